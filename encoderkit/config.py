@@ -1,0 +1,204 @@
+"""Recipes: a frozen pydantic model for each, one YAML loader without YAML's surprises, one override grammar.
+
+PyYAML reads `3e-4` as text, `[yes, no]` as booleans, `010` as eight and `12:30` as 750, lets a later key silently
+replace an earlier one and lets anchors blow up. The loader below fixes these, and remembers on which line each key
+stands, so that a mistake is shown where it was made.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from encoderkit.errors import UsageError, shown
+
+MAX_BYTES, MAX_DEPTH = 256 * 1024, 32
+
+KeyPath = tuple[str | int, ...]
+Lines = dict[KeyPath, int]
+
+
+class Config(BaseModel):
+    """Base of every recipe part: immutable, unknown keys refused, attribute docstrings shown as help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own form)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|false|True|False", "tfTF"),
+    ("null", r"null|~|", "n~\0"),
+    ("int", r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
+    ("float", r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|\.nan|[-+]?\.inf", "-+0123456789."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
+
+
+def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, lines: Lines) -> Any:
+    lines[path] = node.start_mark.line + 1
+    if len(path) > MAX_DEPTH:
+        raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=node.start_mark)
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in result:
+                raise yaml.MarkedYAMLError(problem=f'key "{key}" stands twice', problem_mark=key_node.start_mark)
+            result[key] = _construct(loader, value_node, (*path, key), lines)
+            lines[(*path, key)] = key_node.start_mark.line + 1
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*path, i), lines) for i, item in enumerate(node.value)]
+    return loader.construct_object(node)
+
+
+def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
+    """The value of a YAML text and the line of each of its keys; raises `UsageError` naming the line."""
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        lines: Lines = {}
+        return (None if node is None else _construct(loader, node, (), lines)), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"{where}:{mark.line + 1}" if mark else where
+        raise UsageError(f"not valid YAML: {error.problem}", where=line) from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"not valid YAML: {str(error).splitlines()[0]}", where=where) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The mapping in a recipe file, and the line of each key."""
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise UsageError(f"cannot read the recipe: {reason}", where=path) from None
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"a recipe has at most {MAX_BYTES} bytes, this file has {len(data)}", where=path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        try:  # a recipe saved by an editor on a Chinese Windows
+            text = data.decode("gb18030")
+        except UnicodeDecodeError:
+            raise UsageError("a recipe is a YAML text in UTF-8; this is not text", where=path) from None
+    value, lines = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        found = "nothing" if value is None else type(value).__name__
+        raise UsageError(f"a recipe is a mapping of keys to values, found {found}", where=path)
+    return value, lines
+
+
+def override(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """`data` with each `a.b=value` of `settings` put in its place; values are read as YAML."""
+    result = dict(data)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not all(name.split(".")):
+            raise UsageError(f"expected key=value, found {shown(setting)}", where="--set", fix="--set training.updates=100")
+        value, _ = parse_yaml(text, f"--set {name}")
+        node = result
+        *parents, last = name.split(".")
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = dict(child) if isinstance(child, dict) else {}
+            node = node[parent]
+        node[last] = value
+    return result
+
+
+def validate(model: type[C], data: dict[str, Any], where: str, lines: Lines | None = None) -> C:
+    """`data` as a `model`; raises `UsageError` with the line, the nearest right name and the legal ones."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _explain(model, error, data, where, lines or {}) from None
+
+
+def load(model: type[C], path: Path, settings: list[str] | None = None) -> C:
+    """The recipe at `path`, with the overrides of `settings` (`--set`)."""
+    data, lines = read_yaml(path)
+    return validate(model, override(data, settings or []), str(path), lines)
+
+
+def dump(config: Config) -> str:
+    """The completed recipe as YAML; `load` reads it back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _explain(model: type[Config], error: ValidationError, data: Any, where: str, lines: Lines) -> UsageError:
+    first, more = error.errors()[0], error.error_count() - 1
+    path, node, owner = _locate(model, first["loc"], data)
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    place = f"{where}:{line}" if line else where
+    name = ".".join(map(str, path)) or "the recipe"
+    kind, context = first["type"], first.get("ctx", {})
+    fix = None
+    if kind == "extra_forbidden":
+        message, fix = f"unknown key {shown(str(path[-1]))}" + _inside(path), _nearest(str(path[-1]), owner)
+    elif kind == "missing":
+        message = f"{name} is missing"
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        legal = re.findall(r"'([^']+)'", str(context.get("expected_tags", "")))
+        found = node.get("kind") if isinstance(node, dict) else node
+        message = f"{name} has no kind" if kind.endswith("found") else f"{name}.kind is {shown(str(found))}"
+        fix = _nearest(str(found), legal) if legal else f"{name}: {{kind: ...}}"
+    else:
+        text = first["msg"].removeprefix("Value error, ")
+        message = text if not path else f"{name}: {text[0].lower() + text[1:]}, found {shown(str(node))}"
+    if more:
+        message += f" (and {more} more)"
+    return UsageError(message, where=place, fix=fix)
+
+
+def _inside(path: KeyPath) -> str:
+    return f" in {'.'.join(map(str, path[:-1]))}" if len(path) > 1 else ""
+
+
+def _locate(model: type[Config], loc: KeyPath, data: Any) -> tuple[KeyPath, Any, list[str]]:
+    """The path of a pydantic location in the data (without union tags), the value there, the legal keys beside it."""
+    path: list[str | int] = []
+    node, schema = data, model.model_json_schema()
+    definitions, here, legal = schema.get("$defs", {}), schema, list(schema.get("properties", {}))
+    for i, part in enumerate(loc):
+        last = i == len(loc) - 1
+        options = [definitions[o["$ref"].split("/")[-1]] for o in here.get("anyOf", []) + here.get("oneOf", []) if "$ref" in o]
+        tagged = [o for o in options if o.get("properties", {}).get("kind", {}).get("const") == part or o.get("title") == part]
+        if tagged:
+            here = tagged[0]
+        elif isinstance(node, dict) and (part in node or last):
+            path.append(part)
+            legal = list(here.get("properties", {})) or legal
+            node, here = node.get(part), here.get("properties", {}).get(part, {})
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            path.append(part)
+            node, here = node[part], here.get("items", {})
+        if "$ref" in here:
+            here = definitions[here["$ref"].split("/")[-1]]
+    return tuple(path), node, legal
+
+
+def _nearest(found: str, legal: list[str]) -> str:
+    close = difflib.get_close_matches(found, legal, 1, 0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}legal here: {', '.join(legal)}"

@@ -1,0 +1,100 @@
+"""What a person sees: talk on stderr, results on stdout, a progress bar on a terminal and plain lines elsewhere."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def say(message: str) -> None:
+    """One line of talk, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Something that the user should know about, on stderr."""
+    say(f"warning: {message}")
+
+
+def result(value: dict[str, Any], as_json: bool) -> None:
+    """The result of a command on stdout: one JSON object, or aligned lines."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False), flush=True)
+        return
+    rows = list(_flat(value))
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        print(f"{name:{width}}  {text}")
+    sys.stdout.flush()
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, item in value.items():
+        if isinstance(item, dict) and item:
+            yield from _flat(item, f"{prefix}{name}.")
+        else:
+            yield prefix + name, number(item) if isinstance(item, int | float) else str(item)
+
+
+def number(value: float) -> str:
+    """A number as people read it: thousands apart, four significant digits."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int) or (abs(value) >= 1000 and value == round(value)):
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
+
+
+class Progress:
+    """A counter that shows itself: call `advance` as work is done."""
+
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        self.title, self.total, self.unit, self.done, self.note = title, total, unit, 0, ""
+        self._started = self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def advance(self, by: int = 1, note: str = "") -> None:
+        """Count `by` more units; `note` is shown beside the count."""
+        self.done += by
+        self.note = note or self.note
+        now = time.monotonic()
+        if now - self._shown >= (0.2 if self._terminal else 15):
+            self._shown = now
+            self._show()
+
+    def _show(self) -> None:
+        seconds = time.monotonic() - self._started
+        rate = self.done / max(seconds, 1e-9)
+        text = f"{self.title}: {self.done:,}"
+        if self.total:
+            text += f" of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
+            if self.done:
+                text += f", {duration((self.total - self.done) / max(rate, 1e-9))} left"
+        else:
+            text += f" {self.unit}, {rate:,.0f}/s"
+        text += f"  {self.note}" if self.note else ""
+        print(f"\r\033[K{text[:150]}" if self._terminal else text, file=sys.stderr, end="" if self._terminal else "\n", flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._terminal:
+            print("\r\033[K", file=sys.stderr, end="", flush=True)
+
+
+@contextmanager
+def progress(title: str, total: int | None, unit: str) -> Iterator[Progress]:
+    """Show the progress of the work in the block."""
+    bar = Progress(title, total, unit)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,89 @@
+"""The errors a person can put right, and the exit code each of them ends with.
+
+A message says where, what was found and why it matters; `fix` is what to do about it. Anything that is not
+a `UserError` is a bug of ours and ends with exit code 1 and how to report it.
+"""
+
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """What a script can rely on after a command has ended."""
+
+    DONE = 0
+    FAILED = 1  # our bug, or a run that diverged
+    USAGE = 2  # a flag or a recipe
+    DATA = 3  # the data, or an artefact made from it
+    CHECK = 4  # a requested check did not hold
+    RESOURCE = 5  # out of memory or disk
+    MISSING = 6  # an optional dependency is not installed
+    PREEMPTED = 75  # SIGTERM: saved, run again to continue
+    INTERRUPTED = 130  # Ctrl-C: saved, run again to continue
+
+
+class UserError(ValueError):
+    """Base of the errors that are shown as one or two lines, without a traceback.
+
+    `where` is a place (`file`, `file:line`), `message` what was found there and why that cannot work, `fix` what to do.
+    """
+
+    exit_code = ExitCode.DATA
+
+    def __init__(self, message: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
+        self.message, self.where, self.fix = message, where, fix
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        first = f"{self.where}: {self.message}" if self.where is not None else self.message
+        return first if self.fix is None else f"{first}\n  fix: {self.fix}"
+
+
+class UsageError(UserError):
+    """A flag or a recipe that cannot work."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DataError(UserError):
+    """Data, or a directory written by an earlier stage, that cannot be used."""
+
+    exit_code = ExitCode.DATA
+
+
+class CheckError(UserError):
+    """A check that the user asked for (parity, quality) did not hold."""
+
+    exit_code = ExitCode.CHECK
+
+
+class ResourceError(UserError):
+    """Memory or disk has run out, or a file cannot be written."""
+
+    exit_code = ExitCode.RESOURCE
+
+
+class MissingDependency(UserError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+    exit_code = ExitCode.MISSING
+
+
+class DivergedError(UserError):
+    """The loss or the gradient is no longer finite."""
+
+    exit_code = ExitCode.FAILED
+
+
+class Interrupted(UserError):
+    """The run was asked to stop by a signal and has saved; `exit_code` tells which."""
+
+    def __init__(self, message: str, *, exit_code: ExitCode, fix: str | None = None) -> None:
+        self.exit_code = exit_code
+        super().__init__(message, fix=fix)
+
+
+def shown(text: str, limit: int = 80) -> str:
+    """User text as it may stand in a message: quoted, cut, without control or bidirectional characters."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) + '"'

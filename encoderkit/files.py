@@ -1,0 +1,267 @@
+"""Every write of every command: whole or not at all, hashed, on the disk before it counts.
+
+A directory that a stage writes is staged beside its place, given a `MANIFEST.json` with the size and SHA-256 of each
+file, synced, and renamed into place; the rename is the moment it exists. A reader checks the manifest, so a torn,
+edited or mixed-up directory is never taken for a whole one. (SHA-256 without a key detects accidents, not an attacker.)
+
+Each operation on the disk goes through `_operate`, so that a test can make the n-th one fail or kill the process there.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from encoderkit.errors import DataError, ResourceError, UsageError
+
+MANIFEST = "MANIFEST.json"
+STAGING, TRASH = ".staging-", ".trash-"
+_CHUNK = 4 * 1024 * 1024
+
+
+def _operate(operation: str, path: Path) -> None:
+    """Called before each operation on the disk: nothing in production, a fault in tests."""
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = _free(path)
+            raise ResourceError(
+                f"the disk is full{f' ({free // 2**20} MiB left)' if free is not None else ''}; what was saved before is intact",
+                where=path,
+                fix="free some space, then run the same command again",
+            ) from error
+        raise ResourceError(f"cannot write: {error.strerror or error}", where=path) from error
+
+
+def _free(path: Path) -> int | None:
+    for folder in (path, *path.parents):
+        with suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return None
+
+
+class Writer:
+    """A new file that is hashed while it is written and synced when it is closed.
+
+    Use as a context manager; `sha256` and `size` are known after it. Raises `ResourceError` when the disk fails.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size, self._hash = path, 0, hashlib.sha256()
+        with _explained(path):
+            _operate("create", path)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`."""
+        view = memoryview(data).cast("B")
+        with _explained(self.path):
+            for start in range(0, len(view), _CHUNK):
+                chunk = view[start : start + _CHUNK]
+                self._hash.update(chunk)
+                while chunk:
+                    _operate("write", self.path)
+                    chunk = chunk[os.write(self._fd, chunk) :]
+        self.size += len(view)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what was written so far."""
+        return self._hash.hexdigest()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                with _explained(self.path):
+                    _operate("fsync", self.path)
+                    os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
+
+
+def write_new(path: Path, data: bytes | str) -> None:
+    """A new file with `data`; it must not exist."""
+    with Writer(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def replace(path: Path, data: bytes | str) -> None:
+    """`path` with `data` in place of what was there: readers see the old or the new, never a part."""
+    temporary = path.with_name(f"{STAGING}{path.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        write_new(temporary, data)
+        with _explained(path):
+            _operate("rename", path)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+    except ResourceError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def append(path: Path, line: str) -> None:
+    """One more line at the end of a log."""
+    with _explained(path):
+        _operate("append", path)
+        with open(path, "ab") as file:
+            file.write(line.encode() + b"\n")
+
+
+def make_folder(path: Path) -> None:
+    """The folder `path` and its parents, if they are not there."""
+    with _explained(path):
+        _operate("mkdir", path)
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    _operate("fsync", path)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Remove a directory: renamed first, so that what is half removed is never read."""
+    if not path.exists() and not path.is_symlink():
+        return
+    trash = path if path.name.startswith((TRASH, STAGING)) else path.with_name(f"{TRASH}{path.name}.{os.getpid()}")
+    with _explained(path):
+        _operate("remove", path)
+        if trash != path:
+            shutil.rmtree(trash, ignore_errors=True)
+            path.rename(trash)
+        shutil.rmtree(trash) if trash.is_dir() else trash.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half done in `folder`."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.startswith((STAGING, TRASH)):
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:
+    """Raise `UsageError` if `path` holds something and nobody said that it may go."""
+    if overwrite or not (path.exists() or path.is_symlink()):
+        return
+    if path.is_dir() and not any(p for p in path.iterdir() if p.name != "lock" and not p.name.startswith(STAGING)):
+        return
+    ways = "--resume to continue it, --overwrite to replace it" if resume else "--overwrite to replace it"
+    raise UsageError("exists already and nothing is overwritten unasked", where=path, fix=f"another --out, or {ways}")
+
+
+@contextmanager
+def staged(target: Path, facts: dict[str, Any] | None = None, overwrite: bool = False) -> Iterator[Path]:
+    """A directory to fill that becomes `target`, whole and with a manifest, when the block ends without an error.
+
+    `facts` are kept in the manifest. Raises `UsageError` if `target` exists (unless `overwrite`), `ResourceError` if
+    the disk fails; then nothing of it is left and what was there before is untouched.
+    """
+    refuse_existing(target, overwrite)
+    make_folder(target.parent)
+    staging = target.with_name(f"{STAGING}{target.name}.{os.getpid()}")
+    remove(staging)
+    make_folder(staging)
+    try:
+        yield staging
+        with _explained(staging):
+            entries = _entries(staging)
+            for folder in sorted({staging / Path(name).parent for name in entries}):
+                _sync_folder(folder)
+            write_new(staging / MANIFEST, json.dumps({"files": entries, **(facts or {})}, indent=1, sort_keys=True))
+            _sync_folder(staging)
+            if target.exists() or target.is_symlink():
+                remove(target)
+            _operate("rename", target)
+            staging.rename(target)
+            _sync_folder(target.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of ours; raises `DataError` if it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"not valid JSON ({error})"
+        raise DataError(reason, where=path) from None
+
+
+def verify(folder: Path, hashes: bool = True) -> dict[str, Any]:
+    """The manifest of a directory whose files are all there and unchanged; raises `DataError` otherwise.
+
+    `hashes=False` compares sizes only (for large stores that are opened often).
+    """
+    manifest = read_json(folder / MANIFEST)
+    entries = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(entries, dict):
+        raise DataError("not a manifest of encoderkit", where=folder / MANIFEST)
+    for name, entry in entries.items():
+        path = folder / name
+        if ".." in Path(name).parts or not path.is_file():
+            raise DataError("a file of this directory is missing; it is damaged", where=path)
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise DataError(f"has {size} bytes where {entry['bytes']} were written; it is damaged", where=path)
+        if hashes and sha256(path) != entry["sha256"]:
+            raise DataError("its content has changed since it was written; it is damaged", where=path)
+    return manifest
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone; raises `UsageError` naming who holds it.
+
+    The kernel frees the lock when the process ends, however it ends, so there is nothing stale to remove by hand.
+    """
+    make_folder(folder)
+    path = folder / "lock"
+    with _explained(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another process"
+            raise UsageError(f"in use by {holder}", where=folder, fix="wait for it, or choose another --out") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Encoders: (B, T) ids in, (B, T, D) vectors out."""

@@ -1,0 +1,169 @@
+"""The encoders that a recipe can name: a family is a set of defaults on one of three architectures.
+
+No torch here, so that a mistake in a recipe is told at once; `models/build.py` maps each class to its module.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from encoderkit.config import Config
+
+Position = Literal["learned", "sinusoidal", "rotary", "none"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"]
+
+
+class TransformerConfig(Config):
+    """A bidirectional Transformer; the families below are its defaults."""
+
+    dim: PositiveInt = 256
+    """Width of the residual stream."""
+    layers: PositiveInt = 4
+    """Number of blocks."""
+    heads: PositiveInt = 4
+    """Attention heads; must divide dim."""
+    hidden: PositiveInt | None = None
+    """Inner width of the MLP; 4 x dim if not given."""
+    max_length: PositiveInt = 512
+    """The longest document, special tokens included; learned positions have this many rows."""
+    position: Position = "learned"
+    """How order enters: a learned or sinusoidal vector added to the embeddings, or a rotation of queries and keys."""
+    norm_order: Literal["post", "pre"] = "post"
+    """Layer norm after each addition (BERT) or before each part (ModernBERT, GPT-2)."""
+    mlp: Literal["plain", "gated"] = "plain"
+    """Two matrices, or three with a gate (Shazeer 2020)."""
+    activation: Activation = "gelu"
+    """The nonlinearity of the MLP and of the vocabulary head."""
+    bias: bool = True
+    """Biases in linear layers and norms."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout on embeddings and on the output of each part."""
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on attention weights."""
+    window: PositiveInt | None = None
+    """Local layers see this many tokens around each one, half on either side; None: every layer is global."""
+    global_every: PositiveInt = 1
+    """Every n-th layer is global, the first included; the others are local if `window` is given."""
+    rotary_base: float = 10000.0
+    """Base of the rotary angles in global layers."""
+    rotary_base_local: float = 10000.0
+    """Base of the rotary angles in local layers."""
+    segments: int = Field(2, ge=0)
+    """Rows of the segment (token type) embedding; 0: none, and pairs are told apart by [SEP] alone."""
+    norm_eps: float = 1e-12
+    """Added to the variance in layer norms."""
+    init: Literal["normal", "zero_output"] = "normal"
+    """Weights from N(0, 0.02); `zero_output` starts each block's last matrix at zero, so that a deep stack starts as the identity."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> "TransformerConfig":
+        if self.dim % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide dim ({self.dim})")
+        if self.position == "rotary" and (self.dim // self.heads) % 2:
+            raise ValueError("rotary positions need an even width per head (dim / heads)")
+        return self
+
+    @property
+    def inner(self) -> int:
+        """Inner width of the MLP."""
+        return self.hidden or 4 * self.dim
+
+
+class BertConfig(TransformerConfig):
+    """BERT (Devlin et al. 2019): post-norm, learned positions, segments."""
+
+    kind: Literal["bert"] = "bert"
+    attention_dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class RobertaConfig(TransformerConfig):
+    """RoBERTa (Liu et al. 2019): BERT's block, one segment."""
+
+    kind: Literal["roberta"] = "roberta"
+    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    segments: int = Field(1, ge=0)
+    norm_eps: float = 1e-5
+
+
+class ModernBertConfig(TransformerConfig):
+    """ModernBERT (Warner et al. 2024): pre-norm, rotary, gated MLP, no biases, local and global attention."""
+
+    kind: Literal["modernbert"] = "modernbert"
+    position: Position = "rotary"
+    norm_order: Literal["post", "pre"] = "pre"
+    mlp: Literal["plain", "gated"] = "gated"
+    bias: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+    window: PositiveInt | None = 128
+    global_every: PositiveInt = 3
+    rotary_base: float = 160000.0
+    segments: int = Field(0, ge=0)
+    norm_eps: float = 1e-5
+
+
+class RecurrentConfig(Config):
+    """A stack of recurrent layers; two directions are concatenated."""
+
+    dim: PositiveInt = 256
+    """Width of the output; each direction has dim / directions."""
+    layers: PositiveInt = 1
+    """Number of layers."""
+    directions: Literal[1, 2] = 2
+    """Left to right only, or both."""
+    embedding_dim: PositiveInt | None = None
+    """Width of the word embeddings; dim if not given."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout on the embeddings and between layers."""
+
+    @model_validator(mode="after")
+    def _directions_divide_dim(self) -> "RecurrentConfig":
+        if self.dim % self.directions:
+            raise ValueError("two directions need an even dim")
+        return self
+
+
+class RnnConfig(RecurrentConfig):
+    """Elman's simple recurrent network (1990), with tanh."""
+
+    kind: Literal["rnn"] = "rnn"
+
+
+class LstmConfig(RecurrentConfig):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997)."""
+
+    kind: Literal["lstm"] = "lstm"
+
+
+class GruConfig(RecurrentConfig):
+    """Gated recurrent unit (Cho et al. 2014)."""
+
+    kind: Literal["gru"] = "gru"
+
+
+class CnnConfig(Config):
+    """Residual convolutions over the tokens; padding never enters a window."""
+
+    kind: Literal["cnn"] = "cnn"
+    dim: PositiveInt = 256
+    """Width of every layer."""
+    layers: PositiveInt = 4
+    """Number of convolutions."""
+    kernel: PositiveInt = 3
+    """Window of each convolution; odd."""
+    style: Literal["dilated", "gated"] = "dilated"
+    """Dilation doubling from layer to layer (Strubell et al. 2017), or gated linear units (Dauphin et al. 2017)."""
+    embedding_dim: PositiveInt | None = None
+    """Width of the word embeddings; dim if not given."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout on the embeddings and in each layer."""
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> "CnnConfig":
+        if self.kernel % 2 == 0:
+            raise ValueError("kernel must be odd, so that a window has a middle")
+        return self
+
+
+EncoderConfig = Annotated[
+    BertConfig | RobertaConfig | ModernBertConfig | RnnConfig | LstmConfig | GruConfig | CnnConfig, Field(discriminator="kind")
+]

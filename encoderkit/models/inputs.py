@@ -1,0 +1,35 @@
+"""What an encoder reads."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """Rows of tokens, each row holding one document or several packed one after another.
+
+    Documents in a row are kept apart: attention stays within a document and positions restart, so that a row of
+    three documents gives each the vectors it would have alone.
+    """
+
+    ids: Tensor
+    """(B, T) int64."""
+    documents: Tensor
+    """(B, T) int64: 0 for padding, 1, 2, ... for the first, second, ... document of the row."""
+    positions: Tensor
+    """(B, T) int64: the place of a token in its document, from 0."""
+    segments: Tensor | None = None
+    """(B, T) int64: 0 and 1 for the first and second text of a pair; None where there is only one text."""
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) bool: True for real tokens."""
+        return self.documents > 0
+
+    @staticmethod
+    def of(ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> "Inputs":
+        """One document a row: `mask` (B, T) is True for real tokens, which come first; all are real without it."""
+        documents = torch.ones_like(ids) if mask is None else mask.to(ids.dtype)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) * documents
+        return Inputs(ids, documents, positions, segments)

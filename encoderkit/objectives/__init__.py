@@ -1,0 +1,1 @@
+"""Learners whose labels are made from the text itself."""

@@ -1,0 +1,1 @@
+"""Learners whose labels are read from a file."""

@@ -1,0 +1,1 @@
+"""Optimizer, schedule, loop, checkpoints and runs."""
