@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from encoderkit.errors import UsageError, shown
 
@@ -26,6 +28,19 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        for name, entry in handler.resolve_ref_schema(schema).get("properties", {}).items():
+            entry.setdefault("description", describe(cls, name))
+        return schema
+
+
+def describe(model: type[BaseModel], name: str) -> str:
+    """What a field is for, in its own words or, where a family only changes a default, in those of the class above it."""
+    fields = [base.model_fields.get(name) for base in model.__mro__ if issubclass(base, Config)]
+    return next((field.description for field in fields if field is not None and field.description), "")
+
 
 C = TypeVar("C", bound=Config)
 
@@ -39,13 +54,21 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either PyYAML or the loader above would read as something else."""
+
+
+_Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True))
+
+
 for _tag, _pattern, _first in (
     ("bool", r"true|false|True|False", "tfTF"),
     ("null", r"null|~|", "n~\0"),
     ("int", r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
     ("float", r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|\.nan|[-+]?\.inf", "-+0123456789."),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+    for _end in (_Loader, _Dumper):
+        _end.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
 
 
@@ -143,11 +166,25 @@ def load(model: type[C], path: Path, settings: list[str] | None = None) -> C:
 
 def dump(config: Config) -> str:
     """The completed recipe as YAML; `load` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(_given(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _given(config: Config) -> dict[str, Any]:
+    """The values of a config as JSON has them, without those that are nothing by default."""
+    values = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        part = getattr(config, name)
+        if part is None and field.default is None:
+            del values[name]
+        elif isinstance(part, Config):
+            values[name] = _given(part)
+    return {"kind": values.pop("kind"), **values} if "kind" in values else values
 
 
 def _explain(model: type[Config], error: ValidationError, data: Any, where: str, lines: Lines) -> UsageError:
-    first, more = error.errors()[0], error.error_count() - 1
+    # An unknown key explains a missing one (a typo is both), so it goes first.
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first, more = errors[0], len(errors) - 1
     path, node, owner = _locate(model, first["loc"], data)
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     place = f"{where}:{line}" if line else where

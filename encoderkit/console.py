@@ -75,7 +75,12 @@ class Progress:
         else:
             text += f" {self.unit}, {rate:,.0f}/s"
         text += f"  {self.note}" if self.note else ""
-        print(f"\r\033[K{text[:150]}" if self._terminal else text, file=sys.stderr, end="" if self._terminal else "\n", flush=True)
+        print(
+            f"\r\033[K{text[:150]}" if self._terminal else text,
+            file=sys.stderr,
+            end="" if self._terminal else "\n",
+            flush=True,
+        )
 
     def close(self) -> None:
         """Take the bar away."""

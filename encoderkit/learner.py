@@ -5,11 +5,13 @@ batch change nothing.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 
 IGNORE = -100
@@ -22,8 +24,8 @@ class Batch(NamedTuple):
     inputs: Inputs
     targets: dict[str, Tensor]
     """The learner's own: labels and where they stand."""
-    counts: dict[str, int]
-    """Number of targets of each term of the loss, known before the forward pass."""
+    counts: dict[str, float]
+    """Number of targets (or their weight) of each term of the loss, known before the forward pass."""
     tokens: int
     """Real (not padding) tokens."""
 
@@ -53,26 +55,54 @@ class Encoder(Protocol):
     def named_parameters(self) -> Any: ...
 
 
+class Vocabulary(NamedTuple):
+    """What a learner must know of the tokenizer."""
+
+    size: int
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+
+
 class Learner(Protocol):
-    """Every objective and every task; an nn.Module holding `.encoder` and `.head`."""
+    """Every objective and every task; an nn.Module holding `.encoder` and `.head`, whose forward is the loss."""
 
     encoder: Encoder
+    encoder_config: EncoderConfig
     head: nn.Module
     weights: dict[str, float]
     """The weight of each term in the loss."""
+    directions: dict[str, Literal["min", "max"]]
+    """The metrics that it reports, and whether less or more is better."""
+    monitor: str
+    """The metric that chooses the best checkpoint unless the recipe says otherwise."""
 
-    def collate(self, examples: Sequence[Any], rngs: Sequence[np.random.Generator], progress: float) -> Batch:
+    def collate(self, examples: Sequence[Any], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
         """Examples to a batch, all corruption included.
 
-        `rngs` has one generator an example (addressed by seed, epoch and example), `progress` is the share of the run
-        that is done, for rates that change.
+        `rngs` has one generator an example (addressed by seed, epoch and example); `progress` is the share of the run
+        that is done, for rates that change, and None in evaluation. A task does not look at either.
         """
         ...
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Each term, summed over its targets, in nats."""
+    def __call__(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss: each term, summed over its targets, in nats."""
         ...
 
-    def statistics(self, batch: Batch) -> dict[str, Tensor]:
-        """Sums over the batch from which `metrics` are made; the loss terms and whatever else the learner counts."""
+    def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `metrics` needs, one row a target, in the order of the batch."""
         ...
+
+    def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
+        """Metrics over all targets of a data set, however it was batched."""
+        ...
+
+
+def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:
+    """Rows of different lengths as one (B, width) int64 tensor, filled up with `value`."""
+    out = np.full((len(rows), width), value, dtype=np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return torch.from_numpy(out)

@@ -42,13 +42,13 @@ def _share_or_updates(value: object) -> float:
     return _share(value) if str(value).strip().endswith("%") else float(_count(value))
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
 """A duration: `90s`, `30m`, `6h`, `2d`, or seconds."""
 
-Count = Annotated[int, BeforeValidator(_count)]
+Count = Annotated[int, BeforeValidator(_count, json_schema_input_type=int | str)]
 """A whole number: `2000`, `10k`, `50M`, `2B`."""
 
-Share = Annotated[float, BeforeValidator(_share)]
+Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str)]
 """A share: `5%` or `0.05`."""
 
 
@@ -84,7 +84,7 @@ def _check_span(value: object) -> str | int:
     return f"{size * 100:g}%" if str(value).strip().endswith("%") else int(size)
 
 
-Span = Annotated[str | int, BeforeValidator(_check_span)]
+Span = Annotated[str | int, BeforeValidator(_check_span, json_schema_input_type=int | str)]
 """A part of the run: a share of it (`5%`) or a number of updates."""
 
 

@@ -11,8 +11,8 @@ class CorpusConfig(Config):
     """How files become documents."""
 
     documents: Literal["auto", "line", "blank_line"] = "auto"
-    """In .txt: one document a line, or documents separated by blank lines. auto: blank_line if the first 64 KiB of the
-    first text file hold a blank line between text, else line; which one was taken is said."""
+    """In .txt: one document a line, or documents separated by blank lines. auto: blank_line if the first MiB of the
+    first text file holds a blank line between text, else line; which one was taken is said."""
     column: str = "text"
     """The column or key of the text in .csv, .tsv, .jsonl and .parquet."""
     encoding: Literal["auto", "utf-8", "gb18030"] = "auto"

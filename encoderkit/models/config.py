@@ -52,8 +52,12 @@ class TransformerConfig(Config):
     """Rows of the segment (token type) embedding; 0: none, and pairs are told apart by [SEP] alone."""
     norm_eps: float = 1e-12
     """Added to the variance in layer norms."""
+    embedding_norm: bool = True
+    """A layer norm on the sum of the embeddings; without it, the first pre-norm block has one before its attention."""
+    query_key_norm: bool = False
+    """A layer norm on queries and on keys, over all heads at once: allows higher learning rates (Dehghani et al. 2023)."""
     init: Literal["normal", "zero_output"] = "normal"
-    """Weights from N(0, 0.02); `zero_output` starts each block's last matrix at zero, so that a deep stack starts as the identity."""
+    """Weights from N(0, 0.02); zero_output: each block's last matrices are zero, so that a deep stack starts as the identity."""
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> "TransformerConfig":
@@ -99,6 +103,25 @@ class ModernBertConfig(TransformerConfig):
     rotary_base: float = 160000.0
     segments: int = Field(0, ge=0)
     norm_eps: float = 1e-5
+
+
+class EsmcConfig(TransformerConfig):
+    """ESM C's block (EvolutionaryScale 2024): pre-norm, rotary, gated MLP, no biases, normed queries and keys.
+
+    Made for proteins, nothing in it is about them. The scale of its residuals is part of the weights here.
+    """
+
+    kind: Literal["esmc"] = "esmc"
+    position: Position = "rotary"
+    norm_order: Literal["post", "pre"] = "pre"
+    mlp: Literal["plain", "gated"] = "gated"
+    activation: Activation = "silu"
+    bias: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+    segments: int = Field(0, ge=0)
+    norm_eps: float = 1e-5
+    embedding_norm: bool = False
+    query_key_norm: bool = True
 
 
 class RecurrentConfig(Config):
@@ -165,5 +188,11 @@ class CnnConfig(Config):
 
 
 EncoderConfig = Annotated[
-    BertConfig | RobertaConfig | ModernBertConfig | RnnConfig | LstmConfig | GruConfig | CnnConfig, Field(discriminator="kind")
+    BertConfig | RobertaConfig | ModernBertConfig | EsmcConfig | RnnConfig | LstmConfig | GruConfig | CnnConfig,
+    Field(discriminator="kind"),
 ]
+
+
+def longest(config: EncoderConfig) -> int | None:
+    """The longest document that an encoder of this config can read, if there is a limit: to check before any work."""
+    return config.max_length if isinstance(config, TransformerConfig) else None

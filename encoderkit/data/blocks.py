@@ -1,0 +1,145 @@
+"""Rows of a fixed length from a token store: documents cut into pieces, the ends packed together, nothing lost.
+
+A document is cut into pieces of `length - 2` tokens, each between [CLS] and [SEP]. A full piece is a row. What remains
+at the end of each document shares rows with the ends of others, by best fit in order of falling size over a histogram
+of sizes (after Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination"). The documents of a row are
+numbered and their positions restart, so that an encoder can keep them apart.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from encoderkit.data.store import TokenStore
+from encoderkit.errors import UsageError
+
+
+class Row(NamedTuple):
+    """One row, n <= length tokens, [CLS] and [SEP] included."""
+
+    ids: np.ndarray
+    """(n,) int64."""
+    documents: np.ndarray
+    """(n,) int64: 1, 2, 3, ... for the pieces of the row."""
+    positions: np.ndarray
+    """(n,) int64: the place in the piece, from 0 at its [CLS]."""
+    starts: np.ndarray
+    """(n,) bool: a word begins here; False at special tokens."""
+    special: np.ndarray
+    """(n,) bool: [CLS] or [SEP]."""
+
+
+class Rows:
+    """The rows of a store, or of its documents `documents` (an index array), read from the map when asked for.
+
+    `packed=False` gives each piece a row of its own, for encoders that cannot keep documents apart. Every token of
+    every document is in exactly one row. Takes memory for the documents, not for the tokens.
+    """
+
+    def __init__(
+        self, store: TokenStore, length: int, cls: int, sep: int, documents: np.ndarray | None = None, packed: bool = True
+    ) -> None:
+        if length < 3:
+            raise UsageError(f"a row of {length} has no room for a token between [CLS] and [SEP]", where="data.length")
+        self.store, self.length, self._cap, self._cls, self._sep = store, length, length - 2, cls, sep
+        first, end = store.offsets[:-1], store.offsets[1:]
+        if documents is not None:
+            first, end = first[documents], end[documents]
+        sizes = end - first
+        self._first = first
+        self._full = np.concatenate([[0], np.cumsum(sizes // self._cap)])
+        self.full_rows = int(self._full[-1])
+        """Rows that hold one full piece; they come first."""
+        tails = sizes % self._cap
+        chosen = np.flatnonzero(tails)
+        tails = tails[chosen]
+        rows = pack(tails + 2, length) if packed else np.arange(len(tails))
+        order = np.argsort(rows, kind="stable")
+        self._tail_size = tails[order]
+        self._tail_first = (end[chosen] - tails)[order]
+        self._tail_row = np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64)
+        self.tokens = int(sizes.sum())
+        """Of the documents, special ones not counted."""
+        self.pieces = self.full_rows + len(tails)
+
+    def __len__(self) -> int:
+        return self.full_rows + len(self._tail_row) - 1
+
+    @property
+    def fill(self) -> float:
+        """The share of the places in all rows that hold a token, special ones included."""
+        return (self.tokens + 2 * self.pieces) / max(len(self) * self.length, 1)
+
+    def __getitem__(self, row: int) -> Row:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        if row < self.full_rows:
+            document = int(np.searchsorted(self._full, row, "right")) - 1
+            return self._single(int(self._first[document]) + (row - int(self._full[document])) * self._cap, self._cap)
+        low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
+        if high - low == 1:
+            return self._single(int(self._tail_first[low]), int(self._tail_size[low]))
+        return self._several(self._tail_first[low:high], self._tail_size[low:high])
+
+    def _single(self, first: int, size: int) -> Row:
+        ids = np.empty(size + 2, np.int64)
+        ids[0], ids[-1] = self._cls, self._sep
+        ids[1:-1] = self.store.ids[first : first + size]
+        starts, special = np.zeros(size + 2, bool), np.zeros(size + 2, bool)
+        starts[1:-1] = self.store.starts(first, first + size)
+        special[0] = special[-1] = True
+        return Row(ids, np.ones(size + 2, np.int64), np.arange(size + 2), starts, special)
+
+    def _several(self, first: np.ndarray, size: np.ndarray) -> Row:
+        wide = size + 2
+        end = np.cumsum(wide)
+        begin, places = end - wide, np.arange(end[-1])
+        documents = np.repeat(np.arange(len(wide)), wide)
+        special = np.zeros(len(places), bool)
+        special[begin] = special[end - 1] = True
+        # Where each token is in the store; a special one looks at a neighbour and is overwritten.
+        where = places + (first - begin - 1)[documents]
+        where[begin] += 1
+        where[end - 1] -= 1
+        ids = self.store.ids[where].astype(np.int64)
+        ids[begin], ids[end - 1] = self._cls, self._sep
+        starts = (self.store.bits[where >> 3] >> (where & 7) & 1).astype(bool) & ~special
+        return Row(ids, documents + 1, places - begin[documents], starts, special)
+
+
+def pack(sizes: np.ndarray, length: int) -> np.ndarray:
+    """(n,) the row of each of n pieces of `sizes` (1..length): best fit in order of falling size.
+
+    Equal sizes are placed together, so the time is that of sorting, not of n searches.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    counts = np.bincount(sizes, minlength=length + 1)
+    rows = np.empty(len(sizes), np.int64)
+    room: list[list[np.ndarray]] = [[] for _ in range(length + 1)]  # rows by the places they have left
+    made = done = 0
+    for size in range(length, 0, -1):
+        items = order[done : done + int(counts[size])]
+        done += len(items)
+        for left in range(size, length):
+            while len(items) and room[left]:
+                items = _place(items, room[left].pop(), size, left, rows, room)
+        if len(items):
+            new = np.arange(made, made - (-len(items) // (length // size)))
+            made += len(new)
+            items = _place(items, new, size, length, rows, room)
+    return rows
+
+
+def _place(
+    items: np.ndarray, bins: np.ndarray, size: int, left: int, rows: np.ndarray, room: list[list[np.ndarray]]
+) -> np.ndarray:
+    """Put pieces of `size` into rows that have `left` places, as many as go into each; the pieces that remain."""
+    each = left // size
+    used = min(len(bins), -(-len(items) // each))
+    taken = items[: used * each]
+    rows[taken] = bins[np.arange(len(taken)) // each]
+    last = len(taken) - (used - 1) * each  # the last row may be given fewer
+    for group, count in ((bins[used:], 0), (bins[: used - 1], each), (bins[used - 1 : used], last)):
+        if len(group):
+            room[left - count * size].append(group)
+    return items[len(taken) :]

@@ -1,0 +1,111 @@
+"""Labelled rows for tasks: every row of the file, or an error that says which one is wrong."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from encoderkit.data.corpus import Account, open_content
+from encoderkit.data.records import check_text, missing, read_records
+from encoderkit.data.streams import Encoding, find_sources, lines, texts
+from encoderkit.errors import DataError, shown
+
+
+class Row(NamedTuple):
+    """A row as it stands in the file; the methods give a value as a task needs it, or raise `DataError` with its place."""
+
+    values: dict[str, Any]
+    line: int
+    """In the file, from 1; in .parquet the row."""
+    source: str
+
+    @property
+    def place(self) -> str:
+        """How messages say where the row is."""
+        return f"{self.source}:{self.line}"
+
+    def text(self, column: str) -> str:
+        """A text; anything else, null included, is an error."""
+        value = self._value(column)
+        check_text(value, column, self.place)
+        return value
+
+    def texts(self, column: str) -> list[str]:
+        """A list of texts, such as tokens or tags."""
+        value = self._value(column)
+        if not isinstance(value, list):
+            raise self._wrong(column, "a list of texts")
+        for item in value:
+            check_text(item, column, self.place)
+        return value
+
+    def label(self, column: str) -> str:
+        """A label: the number 1 and the text "1" are the same one, `true` is "true"."""
+        label = _label(self._value(column))
+        if label is None:
+            raise self._wrong(column, "a label (a text or a number, not empty)")
+        return label
+
+    def labels(self, column: str) -> list[str]:
+        """The labels of a row that may have several: a list of them, or a single one."""
+        value = self._value(column)
+        found = [_label(item) for item in value] if isinstance(value, list) else [_label(value)]
+        labels = [label for label in found if label is not None]
+        if len(labels) < len(found):
+            raise self._wrong(column, "a list of labels (texts or numbers, not empty)")
+        if len(set(labels)) < len(labels):
+            raise self._wrong(column, "a list of labels, each once")
+        return labels
+
+    def number(self, column: str) -> float:
+        """A finite number, or a text that is one."""
+        value = self._value(column)
+        try:
+            number = math.nan if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise self._wrong(column, "a number")
+        return number
+
+    def _value(self, column: str) -> Any:
+        if column not in self.values:
+            raise missing(column, list(self.values), self.place)
+        return self.values[column]
+
+    def _wrong(self, column: str, expected: str) -> DataError:
+        value = self.values[column]
+        found = "nothing" if value is None else shown(str(value), 40)
+        return DataError(f"{shown(column)} should be {expected}, found {found}", where=self.place)
+
+
+def _label(value: object) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    label = str(value).strip() if isinstance(value, str | int | float) else ""
+    return label or None
+
+
+def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] = (), encoding: Encoding = "auto") -> list[Row]:
+    """All rows of .jsonl, .csv, .tsv, .parquet (also compressed) or `-`, in order, each with `columns`.
+
+    .csv and .tsv name their columns in the first line. A .txt has one text a line, empty ones included, and serves
+    where one column is asked for. Raises `DataError` with file and line for a row that cannot be read, for a missing
+    column with the columns that are there, and for a file without rows.
+    """
+    (given,) = find_sources([path])
+    source, content = open_content(given, Account())
+    if source.format != "txt":
+        records = read_records(source, columns, encoding, content, optional)
+        rows = [Row(values, line, source.name) for line, values in records]
+    elif len(columns) == 1:
+        numbered = lines(texts(source, encoding, content))
+        rows = [Row({columns[0]: text}, number, source.name) for number, text, _ in numbered]
+    else:
+        names = ", ".join(columns)
+        raise DataError(f"a .txt has no columns, and {names} are needed", where=source.name, fix="use .jsonl, .csv or .tsv")
+    if not rows:
+        raise DataError("holds no row", where=source.name)
+    return rows

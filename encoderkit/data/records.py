@@ -1,0 +1,189 @@
+"""The rows of .jsonl, .csv, .tsv and .parquet files, by column, one at a time.
+
+Nothing is guessed and nothing is swallowed: a row that does not fit is an error with file and line. An empty line
+between rows is no row.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from encoderkit.console import warn
+from encoderkit.data.streams import LINE, Encoding, Source, import_extra, lines, texts
+from encoderkit.errors import DataError, shown
+
+SPAN = 1000
+"""The most lines that one quoted field of a .csv may span: beyond it, a quote is missing somewhere."""
+
+
+class Record(NamedTuple):
+    """One row."""
+
+    line: int
+    """The line of the file where it begins, from 1; in .parquet the row, from 1."""
+    values: dict[str, Any]
+
+
+def read_records(
+    source: Source, columns: Sequence[str], encoding: Encoding, content: Iterable[bytes], optional: Sequence[str] = ()
+) -> Iterator[Record]:
+    """The rows of `source`, whose blocks are `content`, each with `columns`, and with those of `optional` that are there.
+
+    Raises `DataError` with file and line for a row that does not fit. (.parquet is not read from `content`.)
+    """
+    if source.format == "parquet":
+        return _parquet(source, columns, optional)
+    numbered = _whole_lines(source, texts(source, encoding, content))
+    if source.format == "jsonl":
+        return _jsonl(source, columns, numbered)
+    return _table(source, columns, numbered)
+
+
+def missing(column: str, there: Sequence[str], where: str) -> DataError:
+    """The error for a column that is not there."""
+    found = ", ".join(shown(name, 30) for name in list(there)[:20]) or "none"
+    return DataError(f"there is no column {shown(column)}; the columns are {found}", where=where)
+
+
+def check_text(value: object, column: str, where: str) -> None:
+    """Raise `DataError` unless `value` is a text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        message = f"{shown(column)} should be a text, found {type(value).__name__}: {shown(str(value), 40)}"
+        raise DataError(message, where=where)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(value[error.start]):04x}"
+            raise DataError(f"{shown(column)} holds half a character ({half} without its other half)", where=where) from None
+
+
+def _whole_lines(source: Source, decoded: Iterable[str]) -> Iterator[tuple[int, str]]:
+    for number, text, whole in lines(decoded):
+        if not whole:
+            message = f"this line is longer than {LINE // 2**20} MiB, the most that a row may have"
+            raise DataError(message, where=f"{source.name}:{number}")
+        yield number, text
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {shown(next(n for n in names if names.count(n) > 1))} stands twice")
+    return values
+
+
+def _constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _jsonl(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int, str]]) -> Iterator[Record]:
+    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
+    for number, text in numbered:
+        if not text or text.isspace():
+            continue
+        try:
+            values = decoder.decode(text)
+        except json.JSONDecodeError as error:
+            near = shown(text[max(error.pos - 20, 0) : error.pos + 20])
+            message = f"not valid JSON: {error.msg} at character {error.pos + 1}, near {near}"
+            raise DataError(message, where=f"{source.name}:{number}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not valid JSON: {error}", where=f"{source.name}:{number}") from None
+        if not isinstance(values, dict):
+            message = f"each line holds one JSON object, this one {type(values).__name__}: {shown(text, 40)}"
+            raise DataError(message, where=f"{source.name}:{number}")
+        for column in columns:
+            if column not in values:
+                raise missing(column, list(values), f"{source.name}:{number}")
+        yield Record(number, values)
+
+
+def _table(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int, str]]) -> Iterator[Record]:
+    rows = _csv_rows(source, numbered) if source.format == "csv" else _tsv_rows(numbered)
+    header: list[str] | None = None
+    for number, fields in rows:
+        if header is None:
+            header = fields
+            _check_header(header, columns, f"{source.name}:{number}")
+            continue
+        if len(fields) != len(header):
+            message = f"has {len(fields)} fields where the header has {len(header)}"
+            raise DataError(message, where=f"{source.name}:{number}")
+        yield Record(number, dict(zip(header, fields, strict=True)))
+
+
+def _check_header(header: list[str], columns: Sequence[str], where: str) -> None:
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"the column {shown(twice)} stands twice in the header (the first line names the columns)", where=where)
+    for column in columns:
+        if column not in header:
+            error = missing(column, header, where)
+            raise DataError(f"{error.message} (the first line names the columns)", where=where)
+
+
+def _tsv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    for number, text in numbered:
+        if text:
+            yield number, text.split("\t")
+
+
+class _Feed:
+    """Gives lines to the csv reader, and knows how many the row in hand has taken."""
+
+    def __init__(self, source: Source, numbered: Iterator[tuple[int, str]]) -> None:
+        self.source, self.numbered, self.first, self.last, self.size = source, numbered, 0, 0, 0
+
+    def __iter__(self) -> "_Feed":
+        return self
+
+    def __next__(self) -> str:
+        self.last, text = next(self.numbered)
+        self.first, self.size = self.first or self.last, self.size + len(text)
+        if self.last - self.first >= SPAN or self.size > LINE:
+            self.fail(f"a quote is opened here and not closed within {SPAN} lines")
+        return text + "\n"
+
+    def fail(self, message: str) -> NoReturn:
+        fix = 'put a field that holds " in quotes and double the quotes inside it, or use .tsv or .jsonl'
+        raise DataError(message, where=f"{self.source.name}:{self.first}", fix=fix)
+
+
+def _csv_rows(source: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    feed = _Feed(source, numbered)
+    csv.field_size_limit(2 * LINE)
+    reader = csv.reader(feed, strict=True)
+    spanning, longest = 0, (0, 0)
+    while True:
+        feed.first = feed.size = 0
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            feed.fail("a quote is opened here and never closed" if "end of data" in str(error) else f"not valid CSV: {error}")
+        if feed.last > feed.first:
+            spanning, longest = spanning + 1, max(longest, (feed.last - feed.first + 1, feed.first))
+        if fields:
+            yield feed.first, fields
+    if spanning:
+        place = f"the longest {longest[0]} lines, from line {longest[1]}"
+        warn(f"{source.name}: {spanning} rows span several lines ({place}); a missing quote looks like this")
+
+
+def _parquet(source: Source, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
+    parquet, arrow = import_extra("pyarrow.parquet", "parquet"), import_extra("pyarrow", "parquet")
+    try:
+        with parquet.ParquetFile(source.path) as file:
+            there = file.schema_arrow.names
+            _check_header(there, columns, source.name)
+            wanted, row = [*columns, *(name for name in optional if name in there)], 0
+            for batch in file.iter_batches(batch_size=256, columns=wanted):
+                for values in batch.to_pylist():
+                    row += 1
+                    yield Record(row, values)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"cannot be read as parquet: {str(error).split(chr(10))[0]}", where=source.name) from None

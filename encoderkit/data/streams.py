@@ -1,0 +1,253 @@
+"""The bytes of a file as lines of text: compression, encoding, and everything that can be wrong with them.
+
+Memory is bounded by a constant: a block of bytes at a time, a line of at most `LINE` characters. Lines end at "\\n" alone
+(a "\\r" before it goes too); the other separators that Unicode knows are part of the text.
+"""
+
+import bz2
+import codecs
+import gzip
+import importlib
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO, Literal, NamedTuple, get_args
+
+from encoderkit.console import say
+from encoderkit.errors import DataError, MissingDependency, UsageError, shown
+
+BLOCK = 1024 * 1024
+LINE = 16 * 1024 * 1024
+
+Format = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
+Compression = Literal["", "gz", "xz", "zst", "bz2"]
+Encoding = Literal["auto", "utf-8", "gb18030"]
+
+_MAGIC: dict[Compression, re.Pattern[bytes]] = {
+    "gz": re.compile(rb"\x1f\x8b"),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+    "zst": re.compile(rb"\x28\xb5\x2f\xfd"),
+    "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+}
+_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+_PLAIN: Compression = ""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+class Source(NamedTuple):
+    """A file to read, or standard input."""
+
+    path: Path | None
+    """None: standard input."""
+    format: Format
+    compression: Compression
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return "standard input" if self.path is None else str(self.path)
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """A module that an extra brings; raises `MissingDependency` with what to type."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        fix = f'pip install "encoderkit[{extra}]"'
+        raise MissingDependency(f"this file needs the package {package}, which is not installed", fix=fix) from None
+
+
+def find_sources(paths: Sequence[str | Path]) -> list[Source]:
+    """What `paths` name (`-` is standard input); raises `UsageError` for what cannot be read, before anything is."""
+    if not paths:
+        raise UsageError("no file was given", fix="--data FILE")
+    sources = [Source(None, "txt", "") if str(path) == "-" else _find(Path(path)) for path in paths]
+    if sum(source.path is None for source in sources) > 1:
+        raise UsageError("standard input (-) can be read once only")
+    for source in sources:
+        if source.compression == "zst":
+            import_extra("zstandard", "zst")
+        if source.format == "parquet":
+            import_extra("pyarrow.parquet", "parquet")
+    return sources
+
+
+def _find(path: Path) -> Source:
+    try:
+        if path.is_dir():
+            raise UsageError("is a directory; files are expected", where=path, fix=f"--data {path}/*.txt")
+        if not path.exists():
+            raise UsageError("there is no such file", where=path)
+        if not path.is_file():
+            raise UsageError("is not a regular file", where=path, fix="use - to read from a pipe")
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL; UserErrors are ValueErrors too
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"cannot be read: {error}", where=shown(str(path))) from None
+    *_, inner, last = ["", "", *path.name.lower().split(".")]
+    packed = last in get_args(Compression)
+    form, compression = (inner, last) if packed else (last, "")
+    if form not in get_args(Format):
+        known = ", ".join("." + form for form in get_args(Format))
+        raise UsageError(f"its name does not tell its format; {known} are read, also as .gz .xz .zst .bz2", where=path)
+    if form == "parquet" and packed:
+        raise UsageError("a parquet file is compressed inside and is not read from an archive", where=path)
+    return Source(path, form, compression)  # pyright: ignore[reportArgumentType] (both were looked up just now)
+
+
+def blocks(source: Source) -> Iterator[bytes]:
+    """The content of `source`, decompressed, a block at a time; raises `DataError` for a damaged archive."""
+    try:
+        if source.path is None:
+            yield from _unpacked(source, sys.stdin.buffer)
+        else:
+            with open(source.path, "rb") as raw:
+                yield from _unpacked(source, raw)
+    except EOFError:
+        raise DataError("ends in the middle of its compressed data; the file is cut off", where=source.name) from None
+    except (OSError, lzma.LZMAError, zlib.error) as error:
+        raise DataError(f"cannot be read: {error}", where=source.name) from None
+
+
+def _unpacked(source: Source, raw: BinaryIO) -> Iterator[bytes]:
+    first = raw.read(BLOCK) if source.path is None else raw.read(64)
+    found: Compression = next((kind for kind, magic in _MAGIC.items() if magic.match(first)), _PLAIN)
+    if source.path is not None:
+        raw.seek(0)
+        _check_magic(source, first, found)
+    if found == "":
+        if source.path is None and first:
+            yield first
+        yield from iter(lambda: raw.read(BLOCK), b"")
+        return
+    if source.path is None:
+        raise DataError(f"holds {found} data; plain text is expected", where=source.name, fix="decompress it in the pipe")
+    if found == "zst":
+        yield from _unpack_zst(source, raw)
+        return
+    opener = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}[found]
+    with opener(raw, "rb") as stream:
+        yield from iter(lambda: stream.read(BLOCK), b"")
+
+
+def _check_magic(source: Source, first: bytes, found: Compression) -> None:
+    if first.startswith(_POINTER):
+        raise DataError("is a git-lfs pointer, not the file itself", where=source.name, fix="git lfs pull")
+    if found != source.compression and first:
+        expected = f".{source.compression} data, as its name says" if source.compression else "plain text, as its name says"
+        is_what = f"it is .{found} data" if found else "it is something else"
+        raise DataError(f"is not {expected}: {is_what}", where=source.name, fix="give the file its right name")
+
+
+def _unpack_zst(source: Source, raw: BinaryIO) -> Iterator[bytes]:
+    zstandard = import_extra("zstandard", "zst")
+    rest, unpacker = b"", zstandard.ZstdDecompressor().decompressobj()
+    try:
+        while data := rest or raw.read(BLOCK // 16):
+            if unpacker.eof:  # another frame follows
+                unpacker = zstandard.ZstdDecompressor().decompressobj()
+            yield unpacker.decompress(data)
+            rest = unpacker.unused_data if unpacker.eof else b""
+    except zstandard.ZstdError as error:
+        raise DataError(f"is not valid zst data: {error}", where=source.name) from None
+    if not unpacker.eof:
+        raise EOFError
+
+
+def texts(source: Source, encoding: Encoding, content: Iterable[bytes]) -> Iterator[str]:
+    """`content`, the blocks of `source`, decoded; raises `DataError` with line and byte for what is not text.
+
+    With `auto`, a file that begins as ASCII is decided at its first block with other bytes: UTF-8 if that block is
+    valid UTF-8, else GB18030 if it is valid GB18030. A later byte that does not fit is an error, never a guess.
+    """
+    decoder, name = codecs.getincrementaldecoder("utf-8" if encoding == "auto" else encoding)(), encoding
+    line, offset = 1, 0
+    for block in content:
+        data = _without_mark(source, block) if offset == 0 else block
+        if name == "auto" and not data.isascii():
+            name = _encoding(source, data)
+            decoder = codecs.getincrementaldecoder(name)()
+        offset += len(block) - len(data)
+        yield _decode(source, decoder, data, offset, line)
+        offset, line = offset + len(data), line + data.count(b"\n")
+    yield _decode(source, decoder, b"", offset, line, final=True)
+
+
+def _without_mark(source: Source, block: bytes) -> bytes:
+    for mark, name in _MARKS.items():
+        if block.startswith(mark):
+            fix = f"iconv -f {name} -t UTF-8"
+            raise DataError(f"is {name} text; UTF-8 and GB18030 are read", where=source.name, fix=fix)
+    return block.removeprefix(codecs.BOM_UTF8).removeprefix("\ufeff".encode("gb18030"))
+
+
+def _encoding(source: Source, block: bytes) -> Literal["utf-8", "gb18030"]:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(block)
+    except UnicodeDecodeError:
+        try:
+            codecs.getincrementaldecoder("gb18030")().decode(block)
+        except UnicodeDecodeError:
+            return "utf-8"  # neither: the error then tells where it is not UTF-8
+        say(f"{source.name}: not UTF-8, read as GB18030")
+        return "gb18030"
+    return "utf-8"
+
+
+def _decode(source: Source, decoder: codecs.IncrementalDecoder, data: bytes, offset: int, line: int, final: bool = False) -> str:
+    held = len(decoder.getstate()[0])  # the start of a character that the last block cut in two
+    try:
+        return decoder.decode(data, final)
+    except UnicodeDecodeError as error:
+        at = error.start - held
+        where = f"{source.name}:{line + data.count(10, 0, max(at, 0))}"  # 10 is "\n"
+        found = " ".join(f"{byte:02x}" for byte in error.object[error.start : error.start + 4])
+        message = f"is not valid {error.encoding.upper()}: bytes {found} at byte {offset + at} of the file"
+        raise DataError(message, where=where, fix="convert the file to UTF-8, or set `encoding`") from None
+
+
+def lines(decoded: Iterable[str], limit: int = LINE) -> Iterator[tuple[int, str, bool]]:
+    """(number from 1, text without its end, whether the line ends here): a line above `limit` comes in pieces.
+
+    Pieces joined are the line; a piece ends before white space where there is some in its last eighth.
+    """
+    number, rest = 1, ""
+    for text in decoded:
+        complete = text.split("\n")
+        complete[0] = rest + complete[0]
+        rest = complete.pop()
+        for line in complete:
+            line = line[:-1] if line.endswith("\r") else line
+            if len(line) <= limit:
+                yield number, line, True
+            else:
+                yield from ((number, piece, last) for piece, last in cut(line, limit))
+            number += 1
+        while len(rest) > limit:
+            end = _end(rest, 0, limit)
+            yield number, rest[:end], False
+            rest = rest[end:]
+    if rest:
+        yield number, rest[:-1] if rest.endswith("\r") else rest, True
+
+
+def cut(text: str, limit: int) -> Iterator[tuple[str, bool]]:
+    """`text` in pieces of at most `limit` characters, and whether each is the last; cut before white space if it can be."""
+    start = 0
+    while len(text) - start > limit:
+        end = _end(text, start, limit)
+        yield text[start:end], False
+        start = end
+    yield text[start:], True
+
+
+def _end(text: str, start: int, limit: int) -> int:
+    low, high = start + limit - limit // 8, start + limit
+    space = text.rfind("\n", low, high)
+    space = text.rfind(" ", low, high) if space < 0 else space
+    return space if space > start else high

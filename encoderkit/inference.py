@@ -1,0 +1,139 @@
+"""Opening a model directory, and running it over texts."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from encoderkit import files
+from encoderkit.errors import DataError
+from encoderkit.learner import Learner, Vocabulary
+from encoderkit.models.config import EncoderConfig
+from encoderkit.objectives.build import OBJECTIVES
+from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.tasks.build import TASKS
+from encoderkit.tasks.config import TaskConfig
+from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
+from encoderkit.training.checkpoint import FORMAT, load_weights, read_tensors
+
+
+class Model(NamedTuple):
+    """A model directory, ready to run."""
+
+    learner: Learner
+    """The task or objective it was trained on, in evaluation mode."""
+    tokenizer: Tokenizer
+    config: dict[str, Any]
+    """Its config.json."""
+    labels: list[str] | None
+    path: Path
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """What a learner must know of a tokenizer."""
+    return Vocabulary(tokenizer.vocab_size, tokenizer.pad, tokenizer.unk, tokenizer.cls, tokenizer.sep, tokenizer.mask)
+
+
+def read_config(step: Path) -> dict[str, Any]:
+    """The config.json of a model directory; raises `DataError` for one of another kind or version."""
+    path = step / "config.json"
+    config = files.read_json(path)
+    if not isinstance(config, dict) or "encoder" not in config:
+        raise DataError("this is not a model of encoderkit", where=path)
+    if config.get("format") != FORMAT:
+        raise DataError(
+            f"written in format {config.get('format')} by encoderkit {config.get('encoderkit')}, this version reads {FORMAT}",
+            where=path,
+            fix="use the version of encoderkit that wrote it",
+        )
+    return config
+
+
+def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path) -> Learner:
+    """The learner that a config.json describes, with random weights."""
+    try:
+        encoder = TypeAdapter(EncoderConfig).validate_python(config["encoder"])
+        vocabulary = Vocabulary(**config["vocabulary"])
+        if "task" in config:
+            task = TypeAdapter(TaskConfig).validate_python(config["task"])
+            return TASKS[type(task)](task, encoder, vocabulary, config["length"], labels or [])
+        objective = TypeAdapter(ObjectiveConfig).validate_python(config["objective"])
+        return OBJECTIVES[type(objective)](objective, encoder, vocabulary, config["length"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise DataError(f"cannot be understood: {str(error).splitlines()[0]}", where=where / "config.json") from None
+
+
+def open_model(step: Path) -> Model:
+    """The model in a directory (see `preflight.find_step`), after checking that its files are as they were written."""
+    files.verify(step)
+    config = read_config(step)
+    labels = files.read_json(step / "labels.json") if (step / "labels.json").exists() else None
+    tokenizer = open_tokenizer(step / "tokenizer")
+    learner = build_learner(config, labels, step)
+    assert isinstance(learner, nn.Module)
+    with torch.no_grad():
+        load_weights(learner, read_tensors(step / "model.safetensors"), step / "model.safetensors")
+    return Model(learner.eval(), tokenizer, config, labels, step)  # pyright: ignore[reportArgumentType]
+
+
+class Engine(NamedTuple):
+    """A model where it runs: the device, the arithmetic, and how many rows at once."""
+
+    model: Model
+    device: str
+    precision: Literal["fp32", "bf16"]
+    batch: int | None
+    """Rows at once; None: as many as `TOKENS` hold."""
+
+    def tokens(self, texts: Sequence[Sequence[str]]) -> list[Tokens]:
+        """Rows of one text, or a pair, cut to the length that the model was trained with."""
+        return assemble(texts, self.model.tokenizer, self.model.config["length"])
+
+    def run(self, rows: Sequence[Tokens], function: Callable[[Inputs], Tensor]) -> np.ndarray:
+        """(N, ...) float32: `function` of every row, in the order of the rows; N > 0.
+
+        Rows of about the same length are computed together. `function` maps (B, T) inputs to (B, ...).
+        """
+        pad = self.model.learner.vocabulary.pad
+        parts, order = [], []
+        with torch.inference_mode(), torch.autocast(self.device, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            for numbers in batches([len(row.ids) for row in rows], self.batch):
+                inputs = inputs_of([rows[i] for i in numbers], pad).to(self.device)
+                parts.append(function(inputs).float().cpu().numpy())
+                order.append(numbers)
+        joined = np.concatenate(parts)
+        out = np.empty_like(joined)
+        out[np.concatenate(order)] = joined
+        return out
+
+    def logits(self, rows: Sequence[Tokens]) -> np.ndarray:
+        """(N, L) scores of the labels, before softmax or sigmoid; the model must be a task."""
+        return self.run(rows, self.model.learner.logits)
+
+    def vectors(self, rows: Sequence[Tokens], pooling: Pooling) -> np.ndarray:
+        """(N, D) one vector a row. The mean is over all real tokens, special ones included, as sentence-transformers does."""
+        encoder = self.model.learner.encoder
+        return self.run(rows, lambda inputs: pool(pooling, encoder(inputs).float(), inputs.mask))
+
+
+def start(model: Model, precision: Literal["auto", "fp32", "bf16"] = "auto", batch: int | None = None) -> Engine:
+    """Put a model where it runs best on this machine."""
+    device = choose_device("auto")
+    assert isinstance(model.learner, nn.Module)
+    model.learner.to(device)
+    return Engine(model, device, choose_precision(precision, device), batch)
+
+
+def batches(lengths: Sequence[int], rows: int | None = None) -> Iterator[np.ndarray]:
+    """The numbers of the rows of each batch, longest first: `rows` of them, or as many as `TOKENS` hold with padding.
+
+    The longest come first, so that what does not fit into memory fails at once.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    first = 0
+    while first < len(order):
+        size = rows or max(1, TOKENS // lengths[order[first]])
+        yield order[first : first + size]
+        first += size

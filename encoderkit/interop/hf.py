@@ -1,0 +1,113 @@
+"""To and from the files of transformers, without transformers.
+
+`interop.families` says what is called what. A model that no class of transformers can hold is written in our own names
+with a sentence that says why.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from encoderkit.errors import DataError
+from encoderkit.interop.families import Family, Head, HeadKind, SpecialIds, obstacle, rules, settings
+from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, ModernBertConfig, RobertaConfig, longest
+
+AUTO_CLASSES: dict[HeadKind, str] = {
+    "none": "AutoModel",
+    "masked": "AutoModelForMaskedLM",
+    "classify": "AutoModelForSequenceClassification",
+}
+
+
+class Exported(NamedTuple):
+    """The files of an export, and how it is loaded."""
+
+    files: dict[str, bytes]
+    auto_class: str | None
+    """The class of transformers that loads it; None if there is none."""
+    note: str | None
+    """Why there is none."""
+
+
+def to_hf(config: Family, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
+    """Our tensors (`encoder.*`, `head.*`) under transformers' names."""
+    result = {}
+    for rule in rules(config, head, pad):
+        if not rule.present:
+            parts = [torch.zeros(rule.shape) for _ in rule.theirs]
+        else:
+            parts = (tensors[rule.ours].float() * rule.scale).chunk(len(rule.theirs))
+        for name, part in zip(rule.theirs, parts, strict=True):
+            result[name] = torch.cat((part.new_zeros(rule.before, *part.shape[1:]), part)).contiguous()
+    return result
+
+
+def from_hf(config: Family, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
+    """Transformers' tensors under our names. `pad` is the id of padding there.
+
+    Raises `DataError` for a tensor that is missing, or that has something to say for which this config has no place.
+    """
+    result: dict[str, Tensor] = {}
+    for rule in rules(config, head, pad):
+        missing = [name for name in rule.theirs if name not in tensors]
+        if missing:
+            raise DataError(f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}")
+        ours = torch.cat([tensors[name][rule.before :] for name in rule.theirs]) / rule.scale
+        if not rule.present:
+            if ours.any():
+                raise DataError(f"tensor {rule.theirs[0]} is not zero, and the config has no place for it")
+        elif rule.ours in result and not torch.equal(result[rule.ours], ours):
+            raise DataError(f"tensor {rule.theirs[0]} differs from the one it should share; such a head is not supported")
+        else:
+            result[rule.ours] = ours
+    return result
+
+
+def export(
+    config: EncoderConfig,
+    head: Head,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Mapping[str, bytes],
+    vocab_size: int,
+    ids: SpecialIds,
+) -> Exported:
+    """The files that transformers' Auto classes load; in our own names if it has no class for such a model.
+
+    `tensors` is the state of a learner (`encoder.*`, `head.*`), `tokenizer` the files of its directory.
+    """
+    reason = obstacle(config, head)
+    if reason is None and isinstance(config, BertConfig | RobertaConfig | ModernBertConfig | EsmcConfig):
+        named = to_hf(config, head.kind, tensors, ids.pad)
+        described = settings(config, head, vocab_size, ids)
+        auto_class = AUTO_CLASSES[head.kind]
+    else:
+        named = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+        described = {"encoder": config.model_dump(mode="json"), "head": head._asdict(), "vocab_size": vocab_size}
+        auto_class = None
+    files = {
+        "config.json": _json(described),
+        "model.safetensors": safetensors.torch.save(named, metadata={"format": "pt"}),
+        **_tokenizer(tokenizer, longest(config), segments=getattr(config, "segments", 0) > 1),
+    }
+    return Exported(files, auto_class, reason)
+
+
+def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool) -> dict[str, bytes]:
+    """The tokenizer's files, with the settings that depend on the model: its longest input, and whether it has segments."""
+    result = dict(files)
+    if "tokenizer_config.json" in result:
+        described = json.loads(result["tokenizer_config.json"])
+        if length is not None:
+            described["model_max_length"] = length
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        described["model_input_names"] = [name for name in inputs if segments or name != "token_type_ids"]
+        result["tokenizer_config.json"] = _json(described)
+    return result
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

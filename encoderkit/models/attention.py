@@ -1,0 +1,97 @@
+"""Attention within documents: one function, one module, rotary positions, and who may see whom.
+
+A row may hold several documents; `visible` keeps them apart. Padding has document number 0, so padding sees padding and
+no real token ever sees it; no row of the softmax is empty, so there is no NaN to guard against.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoderkit.models.config import TransformerConfig
+
+
+def visible(documents: Tensor, window: int | None = None) -> Tensor:
+    """(B, T) document numbers -> (B, 1, T, T) float: 0 where a query may see a key, -inf where not.
+
+    With a `window`, also only keys at most `window // 2` places away, as ModernBERT's local layers (Warner et al. 2024,
+    section 2.1.2) and Longformer's (Beltagy et al. 2020).
+    """
+    same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+    if window is not None:
+        place = torch.arange(documents.shape[1], device=documents.device)
+        same = same & ((place[:, None] - place[None, :]).abs() <= window // 2)
+    return torch.zeros(same.shape, device=same.device).masked_fill(~same, -math.inf)[:, None]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
+    """softmax(Q K' / sqrt(K) + bias) V: (B, H, T, K) three times and (B, 1, T, T) -> (B, H, T, K). Vaswani et al. 2017, eq. 1.
+
+    On a GPU by torch's fused kernels. On a CPU as two batched products: there the backward pass of
+    `scaled_dot_product_attention` is several times slower than this one, and the compiler fuses what stands between.
+    """
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout_p=dropout)
+    scores = torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5 + bias  # (B, H, T, T), fp32
+    weights = torch.softmax(scores, dim=-1).to(value.dtype)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return torch.matmul(weights, value)
+
+
+class Rotary(nn.Module):
+    """Cosines and sines of rotary positions. Su et al. 2021, "RoFormer", section 3.2.2.
+
+    Pairs are (i, i + K/2), as in GPT-NeoX and every checkpoint that transformers reads.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, width: int, length: int, base: float) -> None:
+        super().__init__()
+        frequencies = base ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)  # (K/2,)
+        angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies  # (length, K/2)
+        angles = torch.cat((angles, angles), dim=-1)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) -> cosines and sines, (B, 1, T, K) each."""
+        return self.cos[positions][:, None], self.sin[positions][:, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(B, H, T, K) turned by its positions; computed in the precision of the tables, given back in that of `x`."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: (B, T, D) -> (B, T, D). Vaswani et al. 2017, section 3.2.
+
+    `qkv` holds the three input matrices, queries first, so that they are one product.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=config.bias)
+        self.out = nn.Linear(config.dim, config.dim, bias=config.bias)
+        norms = config.query_key_norm
+        self.query_norm = nn.LayerNorm(config.dim, config.norm_eps, bias=False) if norms else nn.Identity()
+        self.key_norm = nn.LayerNorm(config.dim, config.norm_eps, bias=False) if norms else nn.Identity()
+
+    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """`bias` is from `visible`, `rotation` from `Rotary`, or None where positions are in the embeddings."""
+        query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
+        query, key, value = (self._split(y) for y in (self.query_norm(query), self.key_norm(key), value))
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0)
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, T, K)

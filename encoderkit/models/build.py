@@ -1,0 +1,65 @@
+"""From a config to a module: one dict says which class builds which kind.
+
+A new encoder is one file, one member of `EncoderConfig` and one line here; a test checks that the two agree.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from encoderkit.models.config import (
+    BertConfig,
+    CnnConfig,
+    EncoderConfig,
+    EsmcConfig,
+    GruConfig,
+    LstmConfig,
+    ModernBertConfig,
+    RnnConfig,
+    RobertaConfig,
+    TransformerConfig,
+)
+from encoderkit.models.convolutional import Convolutional
+from encoderkit.models.heads import ClassificationHead, DenseClassificationHead, VocabularyHead
+from encoderkit.models.recurrent import Recurrent
+from encoderkit.models.transformer import Transformer
+
+AnyEncoder = Transformer | Recurrent | Convolutional
+
+ENCODERS: dict[type[Any], type[Any]] = {
+    BertConfig: Transformer,
+    RobertaConfig: Transformer,
+    ModernBertConfig: Transformer,
+    EsmcConfig: Transformer,
+    RnnConfig: Recurrent,
+    LstmConfig: Recurrent,
+    GruConfig: Recurrent,
+    CnnConfig: Convolutional,
+}
+
+
+def build_encoder(config: EncoderConfig, vocab_size: int, pad_id: int) -> AnyEncoder:
+    """The encoder that `config` describes, with fresh weights; `pad_id` is the row of the embeddings that stays zero."""
+    return ENCODERS[type(config)](config, vocab_size, pad_id)
+
+
+def build_vocabulary_head(config: EncoderConfig, vocab_size: int) -> VocabularyHead:
+    """The head that guesses words from the vectors of `config`'s encoder: (N, D) and the (V, E) embeddings -> (N, V)."""
+    if isinstance(config, TransformerConfig):
+        fixed = isinstance(config, RobertaConfig | EsmcConfig)  # whose heads have GELU whatever the MLPs have
+        activation = "gelu" if fixed else config.activation
+        return VocabularyHead(config.dim, config.dim, vocab_size, activation, config.bias, config.norm_eps)
+    return VocabularyHead(config.dim, config.embedding_dim or config.dim, vocab_size, "gelu", bias=True, eps=1e-5)
+
+
+def build_classification_head(config: EncoderConfig, labels: int, dropout: float) -> ClassificationHead | DenseClassificationHead:
+    """The head that tells `labels` classes from pooled vectors of `config`'s encoder: (B, D) -> (B, L).
+
+    For the Transformer families it is the one that transformers' classes have, so that it can be exported.
+    """
+    if isinstance(config, ModernBertConfig):
+        norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
+        return DenseClassificationHead(config.dim, labels, dropout, config.activation, config.bias, norm)
+    if isinstance(config, TransformerConfig):
+        return DenseClassificationHead(config.dim, labels, dropout, "tanh", bias=True, norm=nn.Identity())
+    return ClassificationHead(config.dim, labels, dropout)

@@ -1,0 +1,72 @@
+"""Convolutional encoders: residual blocks over the tokens, dilated or gated. Padding is zeroed before each window."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoderkit.models.config import CnnConfig
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.layers import dropout, initialise
+
+
+class DilatedBlock(nn.Module):
+    """norm, convolution, GELU, added to what came in: (B, T, D) -> (B, T, D). After Strubell et al. 2017 (ID-CNN).
+
+    Block i skips 2^i - 1 tokens between those it sees, so the view grows exponentially with depth.
+    """
+
+    def __init__(self, config: CnnConfig, index: int) -> None:
+        super().__init__()
+        step = 2**index
+        self.norm = nn.LayerNorm(config.dim)
+        self.convolution = nn.Conv1d(config.dim, config.dim, config.kernel, dilation=step, padding=config.kernel // 2 * step)
+        self.dropout = dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`mask` is (B, T, 1), one for real tokens."""
+        seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
+        return x + self.dropout(F.gelu(self.convolution(seen).transpose(1, 2)))
+
+
+class GatedBlock(nn.Module):
+    """norm, convolution, gated linear unit, added to what came in: (B, T, D) -> (B, T, D). After Dauphin et al. 2017."""
+
+    def __init__(self, config: CnnConfig, index: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim)
+        self.convolution = nn.Conv1d(config.dim, 2 * config.dim, config.kernel, padding=config.kernel // 2)
+        self.dropout = dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`mask` is (B, T, 1), one for real tokens."""
+        seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
+        return x + self.dropout(F.glu(self.convolution(seen).transpose(1, 2), dim=-1))
+
+
+BLOCKS = {"dilated": DilatedBlock, "gated": GatedBlock}
+
+
+class Convolutional(nn.Module):
+    """Word embeddings and a stack of residual convolutions; vectors of padding are zero. (B, T) -> (B, T, D).
+
+    A row holds one document.
+    """
+
+    packs = False
+    max_length = None
+
+    def __init__(self, config: CnnConfig, vocab_size: int, pad_id: int) -> None:
+        super().__init__()
+        self.dim, width = config.dim, config.embedding_dim or config.dim
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
+        self.embedding_projection = nn.Linear(width, config.dim) if width != config.dim else nn.Identity()
+        self.embedding_dropout = dropout(config.dropout)
+        self.layers = nn.ModuleList(BLOCKS[config.style](config, i) for i in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.dim)
+        initialise(self)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        x = self.embedding_projection(self.embedding_dropout(self.tokens(inputs.ids)))
+        mask = inputs.mask[:, :, None].to(x.dtype)  # (B, T, 1)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.final_norm(x) * mask

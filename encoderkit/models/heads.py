@@ -1,0 +1,59 @@
+"""What turns the vectors of an encoder into logits: over the vocabulary, or over labels."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoderkit.models.config import Activation
+from encoderkit.models.layers import ACTIVATIONS, dropout, initialise
+
+
+class VocabularyHead(nn.Module):
+    """A transform, then a product with the encoder's word embeddings. Devlin et al. 2019, appendix A; Press and Wolf 2017.
+
+    The table is given at each call rather than owned: it is the encoder's parameter, saved and optimised once.
+    """
+
+    def __init__(self, dim: int, width: int, vocab_size: int, activation: Activation, bias: bool, eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, width, bias=bias)
+        self.norm = nn.LayerNorm(width, eps=eps, bias=bias)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.activation = ACTIVATIONS[activation]
+        initialise(self)
+
+    def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
+        """(N, D) vectors and (V, E) word embeddings -> (N, V) logits. Give it only the places that have a target."""
+        return F.linear(self.norm(self.activation(self.dense(hidden))), table, self.bias)
+
+
+class ClassificationHead(nn.Module):
+    """Dropout and a linear layer on the vector of a text: (B, D) -> (B, L)."""
+
+    def __init__(self, dim: int, labels: int, rate: float) -> None:
+        super().__init__()
+        self.dropout = dropout(rate)
+        self.out = nn.Linear(dim, labels)
+        initialise(self)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.out(self.dropout(pooled))
+
+
+class DenseClassificationHead(nn.Module):
+    """A dense layer and an activation before the linear one: (B, D) -> (B, L).
+
+    With tanh it is BERT's pooler and classifier and RoBERTa's head; with the encoder's activation and a norm ModernBERT's.
+    """
+
+    def __init__(self, dim: int, labels: int, rate: float, activation: Activation, bias: bool, norm: nn.Module) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+        self.norm = norm
+        self.dropout = dropout(rate)
+        self.out = nn.Linear(dim, labels)
+        initialise(self)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.out(self.dropout(self.norm(self.activation(self.dense(pooled)))))

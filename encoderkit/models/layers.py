@@ -1,0 +1,77 @@
+"""The small parts that blocks are made of: activations, the two kinds of MLP, dropout, initial weights."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoderkit.models.config import Activation
+
+INIT_STD = 0.02
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(0, x)^2, elementwise. So et al. 2021, "Primer", section 3."""
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "relu_squared": relu_squared,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def dropout(rate: float) -> nn.Module:
+    """Dropout, or nothing at all (no kernel, no random numbers) where the rate is zero."""
+    return nn.Dropout(rate) if rate else nn.Identity()
+
+
+class PlainMlp(nn.Module):
+    """Two matrices with an activation between: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, dim: int, inner: int, activation: Activation, bias: bool) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, inner, bias=bias)
+        self.down = nn.Linear(inner, dim, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+class GatedMlp(nn.Module):
+    """An MLP whose inner vector is multiplied by a gate: (B, T, D) -> (B, T, D). Shazeer 2020, "GLU variants", eq. 6.
+
+    `up` holds both matrices, the activated one first, so that they are one product.
+    """
+
+    def __init__(self, dim: int, inner: int, activation: Activation, bias: bool) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, 2 * inner, bias=bias)
+        self.down = nn.Linear(inner, dim, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner, gate = self.up(x).chunk(2, dim=-1)  # (B, T, inner) each
+        return self.down(self.activation(inner) * gate)
+
+
+MLPS = {"plain": PlainMlp, "gated": GatedMlp}
+
+
+def initialise(module: nn.Module) -> None:
+    """Matrices and embeddings from N(0, 0.02), biases and padding rows zero. Devlin et al. 2019; norms keep torch's ones."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=INIT_STD)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            with torch.no_grad():
+                part.weight[part.padding_idx].zero_()

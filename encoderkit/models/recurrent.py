@@ -1,0 +1,83 @@
+"""Recurrent encoders: a stack of RNN, LSTM or GRU layers, in one direction or two.
+
+A layer that reads from right to left must begin at a document's last token, not in its padding. Each document is
+therefore reversed in place before such a layer and back after it; what remains is two plain left-to-right layers, for
+which padding comes last and cannot matter. Unlike packed sequences this needs no lengths on the CPU and no sorting.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from encoderkit.models.config import GruConfig, LstmConfig, RecurrentConfig, RnnConfig
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.layers import dropout, initialise
+
+CELLS: dict[type[RecurrentConfig], type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {
+    RnnConfig: nn.RNN,
+    LstmConfig: nn.LSTM,
+    GruConfig: nn.GRU,
+}
+
+
+def reversal(mask: Tensor) -> Tensor:
+    """(B, T) bool -> (B, T) int64: for each place the one to read so that the real tokens are reversed; its own inverse."""
+    place = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    return torch.where(mask, mask.sum(1, keepdim=True) - 1 - place, place)
+
+
+class RecurrentLayer(nn.Module):
+    """One layer, in one direction or two of half the width each: (B, T, E) -> (B, T, D)."""
+
+    def __init__(self, config: RecurrentConfig, width: int) -> None:
+        super().__init__()
+        cell, size = CELLS[type(config)], config.dim // config.directions
+        self.forwards = cell(width, size, batch_first=True)
+        self.backwards = cell(width, size, batch_first=True) if config.directions == 2 else None
+
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:
+        """`order` is from `reversal`."""
+        left, _ = self.forwards(x)
+        if self.backwards is None:
+            return left
+        right, _ = self.backwards(_read(x, order))
+        return torch.cat((left, _read(right, order)), dim=-1)
+
+
+def _read(x: Tensor, order: Tensor) -> Tensor:
+    return x.gather(1, order[:, :, None].expand_as(x))
+
+
+class Recurrent(nn.Module):
+    """Word embeddings and a stack of recurrent layers; vectors of padding are zero. (B, T) -> (B, T, D).
+
+    A row holds one document. Weights start as torch's do, U(-1/sqrt(size), 1/sqrt(size)), except that an LSTM's forget gate
+    starts open with a bias of 1 (Jozefowicz et al. 2015, section 3.3).
+    """
+
+    packs = False
+    max_length = None
+
+    def __init__(self, config: RecurrentConfig, vocab_size: int, pad_id: int) -> None:
+        super().__init__()
+        self.dim, width = config.dim, config.embedding_dim or config.dim
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
+        self.layers = nn.ModuleList(RecurrentLayer(config, width if i == 0 else config.dim) for i in range(config.layers))
+        self.dropout = dropout(config.dropout)
+        initialise(self)
+        for layer in self.layers.modules():
+            if isinstance(layer, nn.LSTM):
+                _open_forget_gate(layer)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        mask, order = inputs.mask[:, :, None], reversal(inputs.mask)
+        x = self.tokens(inputs.ids)
+        for layer in self.layers:
+            x = layer(self.dropout(x), order)
+        return x * mask.to(x.dtype)
+
+
+def _open_forget_gate(layer: nn.LSTM) -> None:
+    size = layer.hidden_size
+    for name, parameter in layer.named_parameters():
+        if name.startswith("bias"):  # two biases are added: one and zero make one
+            nn.init.constant_(parameter.data[size : 2 * size], 1.0 if name.startswith("bias_ih") else 0.0)

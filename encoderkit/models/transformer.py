@@ -1,0 +1,151 @@
+"""The bidirectional Transformer of which BERT, RoBERTa and ModernBERT are defaults.
+
+Blocks are two small classes, because where the norm stands changes the forward pass; everything else is a number or a
+part chosen when the model is built.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from encoderkit.models.attention import Attention, Rotary, visible
+from encoderkit.models.config import TransformerConfig
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.layers import MLPS, dropout, initialise
+
+
+class Context(NamedTuple):
+    """What layers of one kind (global or local) share in a forward pass."""
+
+    bias: Tensor
+    """(B, 1, T, T), from `attention.visible`."""
+    rotation: tuple[Tensor, Tensor] | None
+    """From `attention.Rotary`; None where positions are in the embeddings."""
+
+
+def _norm(config: TransformerConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
+
+
+class PostNormBlock(nn.Module):
+    """Norm after each addition: (B, T, D) -> (B, T, D). Vaswani et al. 2017; BERT."""
+
+    def __init__(self, config: TransformerConfig, index: int) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.attention_norm = _norm(config)
+        self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
+        self.mlp_norm = _norm(config)
+        self.dropout = dropout(config.dropout)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, context.bias, context.rotation)))
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+
+
+class PreNormBlock(nn.Module):
+    """Norm before each part, so that the sum itself is never scaled: (B, T, D) -> (B, T, D). Xiong et al. 2020.
+
+    A first block that reads embeddings that are normed already has no norm before its attention, as in ModernBERT.
+    """
+
+    def __init__(self, config: TransformerConfig, index: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.Identity() if index == 0 and config.embedding_norm else _norm(config)
+        self.attention = Attention(config)
+        self.mlp_norm = _norm(config)
+        self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
+        self.dropout = dropout(config.dropout)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), context.bias, context.rotation))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+BLOCKS = {"post": PostNormBlock, "pre": PreNormBlock}
+
+
+class SinusoidalPositions(nn.Module):
+    """The fixed vectors of Vaswani et al. 2017, section 3.5: (B, T) -> (B, T, D). Even columns sine, odd columns cosine."""
+
+    table: Tensor
+
+    def __init__(self, length: int, dim: int) -> None:
+        super().__init__()
+        rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))  # (ceil(D/2),)
+        angles = torch.arange(length)[:, None] * rates
+        table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :dim]
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return self.table[positions]
+
+
+def _positions(config: TransformerConfig) -> nn.Module | None:
+    match config.position:
+        case "learned":
+            return nn.Embedding(config.max_length, config.dim)
+        case "sinusoidal":
+            return SinusoidalPositions(config.max_length, config.dim)
+        case "rotary" | "none":
+            return None
+
+
+class Transformer(nn.Module):
+    """An encoder that reads packed rows: each document sees itself alone. (B, T) -> (B, T, D).
+
+    `max_length` bounds the positions; a longer document is an index error here, so callers check before they begin.
+    """
+
+    packs = True
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, pad_id: int) -> None:
+        super().__init__()
+        self.dim, self.max_length = config.dim, config.max_length
+        self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=pad_id)
+        self.positions = _positions(config)
+        self.segments = nn.Embedding(config.segments, config.dim) if config.segments else None
+        self.embedding_norm = _norm(config) if config.embedding_norm else nn.Identity()
+        self.embedding_dropout = dropout(config.dropout)
+        self.layers = nn.ModuleList(BLOCKS[config.norm_order](config, i) for i in range(config.layers))
+        self.final_norm = _norm(config) if config.norm_order == "pre" else nn.Identity()
+        # Layer i reads contexts[kinds[i]]: 0 global, 1 local.
+        local = [config.window is not None and i % config.global_every != 0 for i in range(config.layers)]
+        self._kinds = [int(is_local) for is_local in local]
+        self._windows = [None, config.window] if any(local) else [None]
+        bases = [config.rotary_base, config.rotary_base_local][: len(self._windows)]
+        width = config.dim // config.heads
+        self.rotary = nn.ModuleList(Rotary(width, config.max_length, b) for b in bases if config.position == "rotary")
+        initialise(self)
+        if config.init == "zero_output":
+            self._silence_outputs()
+
+    def _silence_outputs(self) -> None:
+        """Each block starts as the identity. Goyal et al. 2017, section 5.1; Zhang et al. 2019, "Fixup"."""
+        for name, parameter in self.layers.named_parameters():
+            if name.endswith(("attention.out.weight", "mlp.down.weight")):
+                nn.init.zeros_(parameter)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        x = self.embedding_dropout(self.embedding_norm(self._embed(inputs)))
+        contexts = self._contexts(inputs)
+        for layer, kind in zip(self.layers, self._kinds, strict=True):
+            x = layer(x, contexts[kind])
+        return self.final_norm(x)
+
+    def _embed(self, inputs: Inputs) -> Tensor:
+        x = self.tokens(inputs.ids)
+        if self.positions is not None:
+            x = x + self.positions(inputs.positions)
+        if self.segments is not None:
+            # One row stands for every text (RoBERTa), so the second text of a pair has it too.
+            one = inputs.segments is None or self.segments.num_embeddings == 1
+            x = x + (self.segments.weight[0] if one else self.segments(inputs.segments))
+        return x  # (B, T, D)
+
+    def _contexts(self, inputs: Inputs) -> list[Context]:
+        biases = [visible(inputs.documents, window) for window in self._windows]
+        rotations = [rotary(inputs.positions) for rotary in self.rotary] or [None] * len(biases)
+        return [Context(bias, rotation) for bias, rotation in zip(biases, rotations, strict=True)]

@@ -1,0 +1,41 @@
+"""The objectives that a recipe can name. No torch here; `objectives/build.py` maps each class to its module."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from encoderkit.config import Config
+from encoderkit.units import Share
+
+
+class MaskedConfig(Config):
+    """Masked language modelling (Devlin et al. 2019): hide some tokens, predict them from the others."""
+
+    kind: Literal["masked"] = "masked"
+    rate: Share = 0.15
+    """The share of tokens to predict."""
+    final_rate: Share | None = None
+    """The rate at the end of the run, approached linearly (Ankner et al. 2024: 30 % falling to 15 %); rate if not given."""
+    unit: Literal["token", "word", "span"] = "token"
+    """Tokens one by one, whole words, or spans of words (SpanBERT, Joshi et al. 2020)."""
+    span_mean: float = Field(3.0, ge=1)
+    """Mean words in a span; lengths are geometric, at most 10."""
+    mask: Share = 0.8
+    """Of the tokens to predict, the share replaced by [MASK]."""
+    random: Share = 0.1
+    """The share replaced by a random token."""
+    keep: Share = 0.1
+    """The share left as it is."""
+    evaluate_rate: Share = 0.15
+    """The rate on held-out data, the same whatever the training rate, so that runs can be compared."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "MaskedConfig":
+        if abs(self.mask + self.random + self.keep - 1) > 1e-6:
+            raise ValueError(f"mask + random + keep must be 1, found {self.mask + self.random + self.keep:g}")
+        if not (self.rate > 0 and self.evaluate_rate > 0):
+            raise ValueError("rate must be more than 0, or there is nothing to learn")
+        return self
+
+
+ObjectiveConfig = MaskedConfig

@@ -1,0 +1,98 @@
+"""What can be told from the recipe and the file system alone: checked before torch is even imported."""
+
+import json
+from pathlib import Path
+
+from encoderkit import files
+from encoderkit.errors import DataError, UsageError, shown
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+
+_MADE_BY = {"encoderkit.json": "train-tokenizer", "meta.json": "tokenize"}
+
+
+def directory(path: str | Path, kind: str, command: str) -> Path:
+    """`path`, if it is a directory; `kind` and `command` say what is wanted and what makes it."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    found = "this is a file" if folder.exists() else "there is nothing here"
+    raise UsageError(f"expected {kind}, but {found}", where=folder, fix=f"encoderkit {command} ... --out {folder}")
+
+
+def input_file(path: str | Path) -> Path:
+    """`path`, if it is a file that can be read."""
+    file = Path(path)
+    if not file.exists():
+        near = sorted(p.name for p in file.parent.iterdir()) if file.parent.is_dir() else []
+        there = f"; in {file.parent} there are {', '.join(near[:8])}" if near else f"; there is no folder {file.parent}"
+        raise UsageError(f"there is no such file{there}", where=file)
+    if file.is_dir():
+        raise UsageError("expected a file of rows, but this is a directory", where=file)
+    return file
+
+
+def find_step(path: str | Path) -> Path:
+    """The model directory that `path` means: a step itself, or a run's best step (its last if none is best)."""
+    folder = directory(path, "a run or a model directory", "pretrain")
+    if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+        return folder
+    for pointer in ("best", "last"):
+        if (folder / pointer).is_file():
+            return folder / (folder / pointer).read_text(encoding="utf-8").strip()
+    held = next((f"it was written by {made}" for name, made in _MADE_BY.items() if (folder / name).exists()), None)
+    if held is None:
+        held = "its run has saved no checkpoint yet" if (folder / "recipe.yaml").exists() else "it holds neither"
+    raise UsageError(f"expected a run or a model directory, but {held}", where=folder)
+
+
+def output(out: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to write over anything unasked."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    if out.exists() and not out.is_dir():
+        raise UsageError("a run needs a directory, but this is a file", where=out, fix="another --out")
+    if not resume:
+        files.refuse_existing(out, overwrite, resume=True)
+
+
+def pretrain(recipe: PretrainRecipe, out: Path, resume: bool, overwrite: bool) -> None:
+    """All that a pretraining recipe names is there, and is of the kind it should be."""
+    output(out, resume, overwrite)
+    directory(recipe.tokenizer, "a tokenizer directory", "train-tokenizer")
+    stores = [recipe.data.train] + ([recipe.data.dev] if isinstance(recipe.data.dev, str) else [])
+    for store in stores:
+        folder = directory(store, "a token store", f"tokenize --tokenizer {recipe.tokenizer} --data FILE")
+        if not (folder / "meta.json").is_file():
+            raise UsageError("this is not a token store", where=folder, fix=f"encoderkit tokenize --data FILE --out {folder}")
+
+
+def finetune(recipe: FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> None:
+    """All that a fine-tuning recipe names is there, and is of the kind it should be."""
+    output(out, resume, overwrite)
+    for path in (recipe.data.train, recipe.data.dev, recipe.data.test):
+        if isinstance(path, str):
+            input_file(path)
+    if recipe.tokenizer is not None:
+        directory(recipe.tokenizer, "a tokenizer directory", "train-tokenizer")
+    if recipe.checkpoint is not None:
+        step = find_step(recipe.checkpoint)
+        check_length(step, recipe.data.length)
+
+
+def check_length(step: Path, length: int) -> None:
+    """A checkpoint's positions must hold `length` tokens."""
+    config = files.read_json(step / "config.json")
+    try:
+        limit = config["encoder"].get("max_length")
+    except (TypeError, KeyError, AttributeError):
+        raise DataError("not a config.json of encoderkit", where=step / "config.json") from None
+    if limit is not None and length > limit:
+        raise UsageError(
+            f"data.length is {length}, but the checkpoint {shown(str(step))} has {limit} positions",
+            fix=f"--set data.length={limit}",
+        )
+
+
+def read_recipe_of(step: Path) -> dict:
+    """The completed recipe that a model was trained with."""
+    return json.loads((step / "config.json").read_text(encoding="utf-8")).get("recipe", {})

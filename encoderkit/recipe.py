@@ -1,0 +1,121 @@
+"""Recipes: the configs that sit beside what they configure, composed, with the checks that need two of them.
+
+Nothing here imports torch, so that a mistake is told in a fraction of a second.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+
+from encoderkit.config import Config
+from encoderkit.models.config import EncoderConfig, TransformerConfig
+from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.tasks.config import TaskConfig
+from encoderkit.training.config import AdamWConfig, EveryConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from encoderkit.units import Every, Share, interval
+
+HeldOut = Annotated[Share | str, Field(union_mode="left_to_right")]
+"""A share of the data, or a path."""
+
+
+class PretrainData(Config):
+    """What to pretrain on."""
+
+    train: str
+    """A token store, written by `tokenize`."""
+    dev: HeldOut | None = 0.01
+    """Held out: a share of the documents, chosen by their content, or another store."""
+    length: PositiveInt = 128
+    """Tokens a row, special tokens included."""
+
+
+class LabelledData(Config):
+    """What to fine-tune on."""
+
+    train: str
+    """.jsonl, .csv, .tsv or .parquet, also compressed."""
+    dev: HeldOut | None = 0.1
+    """Held out to choose the best checkpoint: a file, or a share of the training rows."""
+    test: str | None = None
+    """Evaluated once, at the end, with the best checkpoint."""
+    length: PositiveInt = 128
+    """The most tokens of an example, special tokens included; longer ones are cut and counted."""
+
+
+class FinetuneEvery(EveryConfig):
+    """How often; none of it changes the training."""
+
+    evaluate: Every = "1 epoch"
+
+
+def _check_length(model: EncoderConfig, length: int) -> None:
+    if isinstance(model, TransformerConfig) and length > model.max_length:
+        raise ValueError(
+            f"data.length ({length}) is more than the model's positions (model.max_length: {model.max_length}); "
+            "shorten data.length or raise model.max_length"
+        )
+
+
+def _check_patience(training: TrainingConfig, every: EveryConfig) -> None:
+    if training.patience and interval(every.evaluate).unit == "seconds":
+        raise ValueError("training.patience needs every.evaluate in updates or epochs: by the clock, a run could not be repeated")
+
+
+class PretrainRecipe(Config):
+    """Train an encoder on raw text."""
+
+    seed: int = 17
+    """Everything random follows from it."""
+    tokenizer: str
+    """A directory written by `train-tokenizer`."""
+    data: PretrainData
+    model: EncoderConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig
+    every: EveryConfig = EveryConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PretrainRecipe":
+        _check_length(self.model, self.data.length)
+        _check_patience(self.training, self.every)
+        if self.training.freeze:
+            raise ValueError("training.freeze is for finetune: here nothing is trained yet")
+        if self.training.metric not in (None, "loss", "accuracy"):
+            raise ValueError("training.metric here is loss or accuracy")
+        return self
+
+
+class FinetuneRecipe(Config):
+    """Train on labels, from a pretrained checkpoint or from random weights."""
+
+    seed: int = 17
+    """Everything random follows from it."""
+    checkpoint: str | None = None
+    """A run or model directory to start from (a run: its best step); or else `model` and `tokenizer`."""
+    model: EncoderConfig | None = None
+    """From random weights."""
+    tokenizer: str | None = None
+    """A tokenizer directory, for `model`."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """The encoder's dropout while fine-tuning; its own if not given."""
+    data: LabelledData
+    task: TaskConfig = TaskConfig()
+    optimizer: OptimizerConfig = AdamWConfig(lr=2e-4)
+    schedule: ScheduleConfig = ScheduleConfig(warmup="6%")
+    training: TrainingConfig = TrainingConfig(epochs=3, batch=32)
+    every: FinetuneEvery = FinetuneEvery()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "FinetuneRecipe":
+        if (self.checkpoint is None) == (self.model is None):
+            raise ValueError("give either checkpoint (pretrained weights) or model and tokenizer (random weights)")
+        if (self.model is None) != (self.tokenizer is None):
+            raise ValueError("model and tokenizer go together; a checkpoint brings its own tokenizer")
+        if self.model is not None:
+            _check_length(self.model, self.data.length)
+        _check_patience(self.training, self.every)
+        if self.training.tokens is not None:
+            raise ValueError("training.tokens is for pretrain; here give epochs, updates or budget")
+        return self

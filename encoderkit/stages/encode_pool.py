@@ -1,0 +1,96 @@
+"""Texts to ids by several processes, in order, with a bounded number of texts under way."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import accumulate, chain
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TypeVar
+
+from encoderkit.data.streams import cut
+from encoderkit.errors import ResourceError
+from encoderkit.text.tokenizers import Encoded, Tokenizer, open_tokenizer
+
+_UNIT = 32 * 1024
+"""Characters that the tokenizer sees at once: its own memory and time grow with the length of a text."""
+_WORTH = 4 * 1024 * 1024
+"""Bytes of input that make another process worth starting."""
+
+T = TypeVar("T")
+
+_tokenizer: Tokenizer | None = None  # of a worker process, set once when it starts
+
+
+def encode_all(
+    jobs: Iterable[tuple[list[str], T]], tokenizer: Tokenizer, path: Path, workers: int, size: int | None
+) -> Iterator[tuple[T, Encoded]]:
+    """The texts of each job encoded, in the order of the jobs, by at most `workers` processes.
+
+    `path` is where the processes find the tokenizer, `size` the bytes of the input if they are known. A job has the
+    same result whoever does it. Raises what a worker raised, or `ResourceError` if one was killed.
+    """
+    if size is not None:
+        workers = min(workers, -(-size // _WORTH))
+    if workers <= 1:
+        yield from ((extra, encode(tokenizer, texts)) for texts, extra in jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # threads of a library do not survive a fork
+    pool = ProcessPoolExecutor(workers, context, _start, (path,))
+    under_way: deque[tuple[T, Future[Encoded]]] = deque()
+    try:
+        for texts, extra in jobs:
+            with _without_interrupt():  # workers inherit it: Ctrl-C is for the parent to deal with
+                under_way.append((extra, pool.submit(_encode, texts)))
+            if len(under_way) >= 3 * workers:
+                done, future = under_way.popleft()
+                yield done, future.result()
+        while under_way:
+            done, future = under_way.popleft()
+            yield done, future.result()
+    except BrokenProcessPool:
+        message = "a worker process was killed, probably because memory ran out"
+        raise ResourceError(message, fix=f"--workers {max(workers // 2, 1)}") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> Encoded:
+    """`texts` encoded, long ones in units whose ends depend on the text alone."""
+    units = [[unit for unit, _ in cut(text, _UNIT)] if len(text) > _UNIT else [text] for text in texts]
+    encoded = tokenizer.encode(list(chain.from_iterable(units)))
+    ends = [0, *accumulate(len(group) for group in units)]
+    return encoded._replace(offsets=encoded.offsets[ends])
+
+
+@contextmanager
+def _without_interrupt() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(path: Path) -> None:
+    """Make this process a worker: one thread, deaf to Ctrl-C, gone when its parent is gone."""
+    global _tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    _tokenizer = open_tokenizer(path)
+
+
+def _encode(texts: list[str]) -> Encoded:
+    assert _tokenizer is not None
+    return encode(_tokenizer, texts)

@@ -1,0 +1,131 @@
+"""`encoderkit finetune`: a task on labelled rows, from a pretrained checkpoint or from random weights."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from encoderkit import files
+from encoderkit.console import say, warn
+from encoderkit.data.labelled import Row, read_rows
+from encoderkit.errors import DataError, shown
+from encoderkit.inference import open_model, read_config, vocabulary_of
+from encoderkit.learner import Encoder
+from encoderkit.models.config import EncoderConfig
+from encoderkit.preflight import find_step
+from encoderkit.recipe import FinetuneRecipe
+from encoderkit.stages.session import Material, outcome, run, session
+from encoderkit.tasks.build import TASKS
+from encoderkit.tasks.classify import Example, find_labels
+from encoderkit.text.tokenizers import open_tokenizer
+from encoderkit.training.checkpoint import load_weights, read_tensors
+from encoderkit.training.evaluate import evaluate
+
+
+class Split(NamedTuple):
+    """The labelled data of a recipe."""
+
+    train: list[Row]
+    dev: list[Row]
+    test: list[Row]
+    files: dict[str, str]
+    """Which file each part is from."""
+
+
+def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Run the recipe into `out`; the JSON of the command."""
+    with session(recipe, out, resume, overwrite):
+        step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
+        split = _read(recipe)
+        labels = find_labels(split.train, recipe.task, recipe.data.train)
+        if len(labels) < 2 and not recipe.task.several:
+            raise DataError(f"all rows have the label {shown(labels[0])}; a classifier needs two", where=recipe.data.train)
+        tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
+        torch.manual_seed(recipe.seed)
+        learner = TASKS[type(recipe.task)](
+            recipe.task, _encoder(recipe, step), vocabulary_of(tokenizer), recipe.data.length, labels
+        )
+        parts = {name: learner.encode(getattr(split, name), tokenizer, path) for name, path in split.files.items()}
+        for name, examples in parts.items():
+            _report(name, examples, recipe.data.length)
+        learner.weigh(parts["train"])
+        inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
+        if step is not None:
+            inputs["checkpoint"] = files.sha256(step / "model.safetensors")
+            _load_encoder(learner.encoder, step)
+        dev, test = parts.get("dev"), parts.get("test")
+        material = Material(learner, parts["train"], dev, tokenizer, labels, recipe.data.length, inputs, one_shape=False)
+        state, plan = run(recipe, material, out)
+        result = outcome(out, state, plan)
+        if test:
+            best = open_model(Path(result["best"])).learner
+            assert isinstance(best, nn.Module)
+            best.to(plan.device)
+            result["test"] = evaluate(best, test, 2 * plan.micro_batch, plan.device, plan.precision)
+        return result
+
+
+def _read(recipe: FinetuneRecipe) -> Split:
+    columns = recipe.task.all_columns
+    train = read_rows(Path(recipe.data.train), columns)
+    dev: list[Row] = []
+    names = {"train": recipe.data.train}
+    if isinstance(recipe.data.dev, str):
+        dev, names["dev"] = read_rows(Path(recipe.data.dev), columns), recipe.data.dev
+    elif recipe.data.dev:
+        train, dev = _hold_out(train, recipe.data.dev, recipe.seed)
+        names["dev"] = recipe.data.train
+        say(f"dev: {len(dev):,} of the rows of {recipe.data.train}, drawn at random (seed {recipe.seed})")
+    test = [] if recipe.data.test is None else read_rows(Path(recipe.data.test), columns)
+    if recipe.data.test is not None:
+        names["test"] = recipe.data.test
+    for name, rows in (("train", train), ("dev", dev), ("test", test)):
+        if name in names and not rows:
+            raise DataError(f"no rows for {name}", where=names[name])
+    return Split(train, dev, test, names)
+
+
+def _hold_out(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """A share of the rows at random, but equal rows on one side: what is held out must not be trained on."""
+    keys = sorted({json.dumps(row.values, sort_keys=True) for row in rows})
+    chosen = np.random.default_rng((seed, 1)).permutation(len(keys))[: round(share * len(keys))]
+    held = {keys[i] for i in chosen}
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        sides[json.dumps(row.values, sort_keys=True) in held].append(row)
+    return sides
+
+
+def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
+    if step is None:
+        assert recipe.model is not None
+        config = recipe.model
+    else:
+        config = TypeAdapter(EncoderConfig).validate_python(read_config(step)["encoder"])
+    return config if recipe.dropout is None else config.model_copy(update={"dropout": recipe.dropout})
+
+
+def _load_encoder(encoder: Encoder, step: Path) -> None:
+    assert isinstance(encoder, nn.Module)
+    files.verify(step)
+    path = step / "model.safetensors"
+    tensors = read_tensors(path)
+    own = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    load_weights(encoder, own, path)
+
+
+def _report(name: str, examples: Sequence[Example], length: int) -> None:
+    cut = sum(example.tokens.cut > 0 for example in examples)
+    lost = sum(example.tokens.cut for example in examples)
+    mean = sum(len(example.tokens.ids) for example in examples) / len(examples)
+    say(f"{name}: {len(examples):,} rows, {mean:.1f} tokens each on average")
+    if cut:
+        warn(
+            f"{name}: {cut:,} rows ({cut / len(examples):.1%}) are longer than data.length = {length} tokens and were cut; "
+            f"{lost:,} tokens are lost"
+        )

@@ -1,0 +1,89 @@
+"""`encoderkit pretrain`: an encoder from a token store."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from encoderkit.console import say
+from encoderkit.data.blocks import Rows
+from encoderkit.data.store import TokenStore, open_store
+from encoderkit.errors import DataError
+from encoderkit.inference import vocabulary_of
+from encoderkit.learner import Learner
+from encoderkit.objectives.build import OBJECTIVES
+from encoderkit.recipe import PretrainRecipe
+from encoderkit.stages.session import Material, outcome, run, session
+from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
+
+DEV_ROWS = 2048
+"""Held-out rows that are evaluated at most, evenly spaced: enough for three digits of the loss."""
+
+
+class Evenly:
+    """At most `count` of the rows, evenly spaced."""
+
+    def __init__(self, rows: Rows, count: int) -> None:
+        self._rows, self._numbers = rows, np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._rows[int(self._numbers[index])]
+
+
+def pretrain(recipe: PretrainRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Run the recipe into `out`; the JSON of the command."""
+    with session(recipe, out, resume, overwrite):
+        tokenizer = open_tokenizer(Path(recipe.tokenizer))
+        store = _open(recipe.data.train, tokenizer)
+        torch.manual_seed(recipe.seed)
+        learner: Learner = OBJECTIVES[type(recipe.objective)](
+            recipe.objective, recipe.model, vocabulary_of(tokenizer), recipe.data.length
+        )
+        train, dev, inputs = _data(recipe, store, tokenizer, learner.encoder.packs)
+        say(f"{len(train):,} rows of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
+        assert isinstance(learner, nn.Module)
+        say(f"{sum(p.numel() for p in learner.parameters()):,} parameters")
+        material = Material(learner, train, dev, tokenizer, None, recipe.data.length, inputs, learner.encoder.packs)
+        state, plan = run(recipe, material, out)
+        return outcome(out, state, plan)
+
+
+def _open(path: str, tokenizer: Tokenizer) -> TokenStore:
+    store = open_store(Path(path))
+    if store.meta.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise DataError(
+            "these tokens were made with another tokenizer than the recipe names, so the ids would mean other things",
+            where=path,
+            fix="name the tokenizer that `tokenize` was given, or tokenize again",
+        )
+    return store
+
+
+def _data(
+    recipe: PretrainRecipe, store: TokenStore, tokenizer: Tokenizer, packed: bool
+) -> tuple[Rows, Evenly | None, dict[str, str]]:
+    """Training rows, held-out rows, and the fingerprints of what they come from."""
+    inputs = {"tokenizer": tokenizer.fingerprint, "data.train": store.meta.fingerprint}
+
+    def rows(of: TokenStore, documents: np.ndarray | None = None) -> Rows:
+        return Rows(of, recipe.data.length, tokenizer.cls, tokenizer.sep, documents, packed)
+
+    if recipe.data.dev is None:
+        return rows(store), None, inputs
+    if isinstance(recipe.data.dev, str):
+        held = _open(recipe.data.dev, tokenizer)
+        inputs["data.dev"] = held.meta.fingerprint
+        return rows(store), Evenly(rows(held), DEV_ROWS), inputs
+    train_documents, dev_documents = store.split(recipe.data.dev)
+    if len(dev_documents) == 0 or len(train_documents) == 0:
+        raise DataError(
+            f"{recipe.data.dev:.3g} of {len(store.offsets) - 1} documents leaves nothing on one side",
+            where=recipe.data.train,
+            fix="give held-out text of its own: --set data.dev=PATH, or --set data.dev=null for none",
+        )
+    return rows(store, train_documents), Evenly(rows(store, dev_documents), DEV_ROWS), inputs

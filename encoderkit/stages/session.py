@@ -1,0 +1,192 @@
+"""What pretraining and fine-tuning have in common: opening or continuing a run, and training it."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from encoderkit import __version__, files
+from encoderkit.config import dump, parse_yaml
+from encoderkit.console import say
+from encoderkit.errors import DataError, UsageError
+from encoderkit.inference import vocabulary_of
+from encoderkit.learner import Learner
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.text.tokenizers import Tokenizer
+from encoderkit.training.checkpoint import FORMAT, Description, State, newest, restore, step_path
+from encoderkit.training.loop import Plan, Source
+from encoderkit.training.optim import build_optimizers, freeze
+from encoderkit.training.plan import draft, settle
+from encoderkit.training.machine import DTYPES
+from encoderkit.training.run import Goal, rewind_log, train
+
+
+class Material(NamedTuple):
+    """What a stage brings to a run."""
+
+    learner: Learner
+    train: Source
+    dev: Source | None
+    tokenizer: Tokenizer
+    labels: list[str] | None
+    length: int
+    inputs: dict[str, str]
+    """Fingerprints of the data and of the parents; a run is only continued on the same."""
+    one_shape: bool
+    """Whether every batch has the same shape."""
+
+
+@contextmanager
+def session(recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold `out` for this run alone, with what was there before refused, removed or (resume) checked to be the same run."""
+    with files.locked(out):
+        files.sweep(out)
+        if overwrite:
+            for path in out.iterdir():
+                if path.name != "lock":
+                    files.remove(path)
+        elif not resume:
+            files.refuse_existing(out, overwrite=False, resume=True)
+        known = out / "recipe.yaml"
+        if resume and known.exists():
+            _same_recipe(parse_yaml(known.read_text(encoding="utf-8"), str(known))[0], _identity(recipe), known)
+        yield
+
+
+def _identity(recipe: PretrainRecipe | FinetuneRecipe) -> dict[str, Any]:
+    return json.loads(recipe.model_dump_json(exclude_none=True))
+
+
+def _same_recipe(before: Any, now: dict[str, Any], where: Path) -> None:
+    changed = [
+        f"{section}.{key}"
+        for section in sorted((before.keys() | now.keys()) - {"every"})
+        for key in _different(before.get(section), now.get(section))
+    ]
+    if changed:
+        raise UsageError(
+            f"the run was begun with another recipe; different: {', '.join(name.removesuffix('.') for name in changed[:8])}",
+            where=where,
+            fix="resume with the recipe it was begun with (only `every` may change), or begin a new run in another --out",
+        )
+
+
+def _different(before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    return [] if before == now else [""]
+
+
+def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path) -> tuple[State, Plan]:
+    """Train `material` as the recipe says, from the newest checkpoint in `out` if there is one."""
+    learner = material.learner
+    assert isinstance(learner, nn.Module)
+    training = recipe.training
+    freeze(learner, training.freeze)
+    found = newest(out)
+    plan = _known_plan(out, material)
+    if found is not None and plan is None:
+        raise DataError("the run has checkpoints but no plan.json; it is damaged", where=out, fix="--overwrite to begin again")
+
+    if plan is None:
+        plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
+        learner.to(plan.device)
+        plan = settle(plan, training, learner, recipe.optimizer, material.train, material.one_shape)
+        _begin(recipe, material, plan, out)
+    else:
+        torch.set_num_threads(plan.threads)
+        learner.to(plan.device)
+        if plan.compile:
+            learner.compile()
+    made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
+    if found is not None:
+        step, state = found
+        restore(step, learner, made)
+        say(f"continuing {out} after update {state.update} of {plan.updates}")
+    rewind_log(out, state.update)
+    goal = _goal(learner, training.metric, training.patience)
+    description = Description(_config(recipe, material), material.labels, material.tokenizer.save_files())
+    if state.update < plan.updates and not (goal.patience and state.stale >= goal.patience):
+        state = train(
+            learner, made, material.train, material.dev, plan, recipe.every, goal, out, description, state
+        )  # fmt: skip
+    return state, plan
+
+
+def _goal(learner: Learner, metric: str | None, patience: int | None) -> Goal:
+    name = metric or learner.monitor
+    if name not in learner.directions:
+        raise UsageError(
+            f"training.metric {name} is not a metric here", fix=f"--set training.metric={'|'.join(learner.directions)}"
+        )
+    return Goal(name, learner.directions[name], patience)
+
+
+def _known_plan(out: Path, material: Material) -> Plan | None:
+    if not (out / "plan.json").exists():
+        return None
+    inputs = files.read_json(out / "manifest.json").get("inputs")
+    if inputs != material.inputs:
+        names = [name for name in material.inputs if inputs.get(name) != material.inputs[name]]
+        raise DataError(
+            f"{' and '.join(names) or 'what the run was begun with'} changed since the run began, so it cannot be continued",
+            where=out,
+            fix="restore the files as they were, or begin a new run in another --out",
+        )
+    return Plan.model_validate(files.read_json(out / "plan.json"))
+
+
+def _begin(recipe: PretrainRecipe | FinetuneRecipe, material: Material, plan: Plan, out: Path) -> None:
+    """Write what the run is; plan.json last, since it says that the rest is there."""
+    manifest = {
+        "encoderkit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "threads": plan.threads, "device": plan.device},
+        "parameters": sum(p.numel() for p in material.learner.parameters()),
+        "inputs": material.inputs,
+    }
+    files.replace(out / "recipe.yaml", dump(recipe))
+    files.replace(out / "manifest.json", json.dumps(manifest, indent=1))
+    files.replace(out / "plan.json", plan.model_dump_json(indent=1))
+
+
+def _config(recipe: PretrainRecipe | FinetuneRecipe, material: Material) -> dict[str, Any]:
+    learner = material.learner
+    part = {"objective": recipe.objective} if isinstance(recipe, PretrainRecipe) else {"task": recipe.task}
+    return {
+        "format": FORMAT,
+        "encoderkit": __version__,
+        "encoder": learner.encoder_config.model_dump(mode="json"),
+        **{name: config.model_dump(mode="json") for name, config in part.items()},
+        "vocabulary": vocabulary_of(material.tokenizer)._asdict(),
+        "length": material.length,
+        "recipe": _identity(recipe),
+    }
+
+
+def outcome(out: Path, state: State, plan: Plan) -> dict[str, Any]:
+    """The JSON of a training command: what was done, and the held-out metrics of the best checkpoint."""
+    best = None if state.best_update is None else step_path(out, state.best_update)
+    dev = {}
+    if (out / "metrics.jsonl").exists():
+        for line in (out / "metrics.jsonl").read_text(encoding="utf-8").split("\n"):
+            entry = json.loads(line) if line else {}
+            if entry.get("update") == state.best_update and "dev" in entry:
+                dev = entry["dev"]
+    return {
+        "updates": state.update,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 1),
+        "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9)),
+        "dev": dev,
+        "test": {},
+        "best": str(best or step_path(out, state.update)),
+        "out": str(out),
+    }

@@ -1,0 +1,153 @@
+"""`encoderkit show` and `schema`: a completed recipe, every key that there is, and the JSON Schema for editors. No torch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from encoderkit.config import Config, KeyPath, describe, override, read_yaml, validate
+from encoderkit.data.config import CorpusConfig
+from encoderkit.errors import UsageError
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.text.config import TokenizerConfig
+from encoderkit.units import Count, Every, Seconds, Share, Span
+
+RECIPES: dict[str, type[Config]] = {
+    "pretrain": PretrainRecipe,
+    "finetune": FinetuneRecipe,
+    "tokenizer": TokenizerConfig,
+    "corpus": CorpusConfig,
+}
+"""Every kind of recipe, by the command (or the thing made) that it is for."""
+
+_UNITS = {
+    Count: "whole number (10k, 50M)",
+    Share: "share (5% or 0.05)",
+    Seconds: "duration (90s, 30m, 6h)",
+    Every: "interval ('20 updates', '1 epoch', 5m)",
+    Span: "share of the run (5%) or updates",
+}
+_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
+
+
+def recipe_kind(data: dict[str, Any], where: Path) -> str:
+    """Which recipe `data` is: the one that knows most of its keys. Raises `UsageError` if none knows any."""
+    known = {kind: len(data.keys() & model.model_fields.keys()) for kind, model in RECIPES.items()}
+    kind = max(known, key=known.__getitem__)
+    if known[kind]:
+        return kind
+    legal = "; ".join(f"{kind}: {', '.join(list(model.model_fields)[:5])}, ..." for kind, model in RECIPES.items())
+    raise UsageError(f"this is no recipe: it has none of the keys that one has ({legal})", where=where, fix="encoderkit init")
+
+
+def complete(path: Path, settings: list[str]) -> tuple[str, Config]:
+    """The kind of the recipe at `path` (a file, or a run, which keeps its own) and the recipe with all that it leaves open."""
+    file = path / "recipe.yaml" if path.is_dir() else path
+    data, lines = read_yaml(file)
+    data = override(data, settings)
+    kind = recipe_kind(data, file)
+    return kind, validate(RECIPES[kind], data, str(file), lines)
+
+
+class Key(NamedTuple):
+    """One key of a recipe, in one of the kinds that its part may be."""
+
+    name: str
+    """Dotted."""
+    kind: str | None
+    """The kind of the part in which it stands; None where there is only one."""
+    type: str
+    default: str
+    text: str
+
+
+def keys(model: type[Config], path: KeyPath = (), kind: str | None = None) -> Iterator[Key]:
+    """Every key of a recipe, parts before the keys in them."""
+    for name, field in model.model_fields.items():
+        dotted = ".".join(map(str, (*path, name)))
+        parts = [part for part in _members(field.annotation) if isinstance(part, type) and issubclass(part, Config)]
+        default = "required" if field.is_required() else "" if parts else _value(field.get_default(call_default_factory=True))
+        yield Key(dotted, kind, _type(field), default, describe(model, name))
+        for part in parts:
+            part_kind = part.model_fields["kind"].default if len(parts) > 1 else None
+            yield from keys(part, (*path, name), part_kind)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, or the type itself; without the marks on it."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [inner for member in get_args(annotation) for inner in _members(member)]
+    return [annotation]
+
+
+def _type(field: FieldInfo) -> str:
+    text = _spell(field.rebuild_annotation())
+    limits = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+    bounds = [f"{words} {getattr(mark, sign):g}" for mark in field.metadata for sign, words in limits.items() if hasattr(mark, sign)]
+    return ", ".join([text, *bounds])
+
+
+def _spell(annotation: Any) -> str:
+    """A type in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        named = (words for unit, words in _UNITS.items() if unit.__metadata__[0] in arguments[1:])
+        return next(named, None) or _spell(arguments[0])
+    if origin in (Union, UnionType):
+        parts = [member for member in _members(annotation) if isinstance(member, type) and issubclass(member, Config)]
+        if parts:
+            return "{kind: " + " | ".join(part.model_fields["kind"].default for part in parts) + ", ...}"
+        return " or ".join(dict.fromkeys(_spell(member) for member in arguments))
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (list, tuple):
+        return "list of " + " and ".join(dict.fromkeys(_spell(inner) for inner in arguments))
+    if origin is dict:
+        return f"{{{_spell(arguments[0])}: {_spell(arguments[1])}}}"
+    return "{...}" if isinstance(annotation, type) and issubclass(annotation, Config) else _NAMES[annotation]
+
+
+def _value(default: Any) -> str:
+    if default is None or isinstance(default, bool):
+        return {None: "null", True: "true", False: "false"}[default]
+    return f"[{', '.join(map(_value, default))}]" if isinstance(default, list | tuple) else str(default)
+
+
+def document(kind: str) -> str:
+    """What every key of a recipe is for: name, type, default and a sentence; kinds of a part that differ stand together."""
+    model = RECIPES[kind]
+    found: dict[str, list[Key]] = {}
+    for key in keys(model):
+        found.setdefault(key.name, []).append(key)
+    everywhere = {name.rpartition(".")[0]: entries for name, entries in found.items() if name.endswith(".kind")}
+    lines = [f"# {kind}: {model.__doc__}"]
+    for name, entries in found.items():
+        if len(entries) > 1 and name.endswith(".kind"):
+            continue  # said by the type of the part itself
+        lines += ["", f"{name}: {entries[0].type}{_defaults(entries)}"]
+        lines += [f"    {line.strip()}" for line in entries[0].text.split("\n") if line.strip()]
+        possible = everywhere.get(name.rpartition(".")[0], [])
+        if len(entries) < len(possible):
+            lines.append(f"    Only for kind: {', '.join(str(key.kind) for key in entries)}.")
+    return "\n".join(lines) + "\n"
+
+
+def _defaults(entries: list[Key]) -> str:
+    """` = 4`, or ` = 0.1 (modernbert: 0.0)` where kinds differ."""
+    first = entries[0].default
+    if first in ("", "required"):
+        return f" ({first})" if first else ""
+    other: dict[str, list[str]] = {}
+    for key in entries:
+        if key.default != first:
+            other.setdefault(key.default, []).append(str(key.kind))
+    return f" = {first}" + "".join(f" ({', '.join(kinds)}: {value})" for value, kinds in other.items())
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors that check and complete YAML."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RECIPES[kind].model_json_schema()}

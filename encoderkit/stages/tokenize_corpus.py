@@ -1,0 +1,199 @@
+"""`encoderkit tokenize`: text files to a token store, in parallel, the same store whatever the number of workers."""
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from encoderkit import files
+from encoderkit.console import duration, progress, say
+from encoderkit.data.config import CorpusConfig
+from encoderkit.data.corpus import Account, Document, read_documents
+from encoderkit.data.store import SourceFile, StoreMeta, StoreWriter, fingerprint, open_store, write_meta
+from encoderkit.data.streams import Source, find_sources
+from encoderkit.errors import DataError, UsageError
+from encoderkit.stages.encode_pool import encode_all
+from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
+
+_JOB = 1024 * 1024
+"""Characters of text that a worker is given at a time."""
+
+
+class _Hashed(NamedTuple):
+    """The files as they were before they were read."""
+
+    sources: list[Source]
+    files: list[SourceFile]
+    times: list[int]
+
+
+class _Ends(NamedTuple):
+    """Of the pieces of text in a job: which of them end a document, and the hashes of those documents."""
+
+    last: np.ndarray
+    hashes: np.ndarray
+
+
+def run(
+    paths: Sequence[str | Path],
+    tokenizer_path: Path,
+    config: CorpusConfig,
+    out: Path,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a token store of `paths` to `out`, or use the one there if it is made of the same things.
+
+    Raises `UsageError` if `out` holds anything else (unless `overwrite`), `DataError` for text that cannot be read.
+    """
+    started = time.monotonic()
+    if workers is not None and workers < 1:
+        raise UsageError(f"should be at least 1, found {workers}", where="--workers")
+    hashed, tokenizer = _hash(find_sources(paths)), open_tokenizer(tokenizer_path)
+    options = config.model_dump()
+    known = all(source.path is not None for source in hashed.sources)
+    if known and (reused := _same(out, hashed.files, tokenizer, options, overwrite)):
+        say(f"{out}: made of the same text, tokenizer and options: used as it is (fingerprint {reused.fingerprint[:12]})")
+        return _result(reused, out, time.monotonic() - started, reused=True)
+    with files.staged(out, {"stage": "tokenize"}, overwrite) as folder:
+        meta = _fill(folder, paths, hashed, tokenizer, tokenizer_path, config, workers or os.cpu_count() or 1)
+        write_meta(folder, meta)
+    result = _result(meta, out, time.monotonic() - started, reused=False)
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in meta.dropped.items()) or "none"
+    say(
+        f"{meta.documents:,} documents, {meta.tokens:,} tokens, {result['bytes_per_token']:.2f} bytes a token, "
+        f"{result['unknown_rate']:.3%} unknown; dropped: {dropped}; {duration(result['seconds'])}"
+    )
+    return result
+
+
+def _result(meta: StoreMeta, out: Path, seconds: float, reused: bool) -> dict[str, Any]:
+    return {
+        "documents": meta.documents,
+        "tokens": meta.tokens,
+        "dropped": meta.dropped,
+        "unknown_rate": meta.unknown / max(meta.tokens, 1),
+        "bytes_per_token": meta.bytes / max(meta.tokens, 1),
+        "fingerprint": meta.fingerprint,
+        "seconds": round(seconds, 3),
+        "out": str(out),
+        "reused": reused,
+    }
+
+
+def _hash(sources: list[Source]) -> _Hashed:
+    found: list[SourceFile] = []
+    for source in sources:
+        if source.path is None:
+            found.append(SourceFile("-", source.format, 0, ""))
+            continue
+        try:
+            found.append(SourceFile(str(source.path), source.format, source.path.stat().st_size, files.sha256(source.path)))
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", where=source.path) from None
+    return _Hashed(sources, found, [_time(source) for source in sources])
+
+
+def _time(source: Source) -> int:
+    return 0 if source.path is None else source.path.stat().st_mtime_ns
+
+
+def _same(
+    out: Path, sources: list[SourceFile], tokenizer: Tokenizer, options: dict[str, Any], overwrite: bool
+) -> StoreMeta | None:
+    """The store at `out` if it is made of the same things; None if there is none, or it may be replaced."""
+    if not (out / "meta.json").is_file():
+        return None
+    try:
+        meta = open_store(out).meta
+    except DataError:
+        if overwrite:
+            return None
+        raise
+    if meta.fingerprint == fingerprint(sources, tokenizer.fingerprint, options):
+        return meta
+    if overwrite:
+        return None
+    content = [[(s.format, s.bytes, s.sha256) for s in group] for group in (meta.sources, sources)]
+    differs = [f"options ({name})" for name in options if meta.options.get(name) != options[name]]
+    differs += ["tokenizer"] if meta.tokenizer.get("fingerprint") != tokenizer.fingerprint else []
+    differs += ["corpus"] if content[0] != content[1] else []
+    message = f"holds a store made of something else; what differs: {', '.join(differs) or 'the format'}"
+    raise UsageError(message, where=out, fix="another --out, or --overwrite to replace it")
+
+
+def _fill(
+    folder: Path,
+    paths: Sequence[str | Path],
+    hashed: _Hashed,
+    tokenizer: Tokenizer,
+    tokenizer_path: Path,
+    config: CorpusConfig,
+    workers: int,
+) -> StoreMeta:
+    account, unknown, without_tokens, size = Account(), 0, 0, sum(file.bytes for file in hashed.files)
+    documents = read_documents(paths, config, account)
+    with StoreWriter(folder, tokenizer.vocab_size) as writer, progress("tokenize", None, "documents") as bar:
+        known = size if all(source.path is not None for source in hashed.sources) else None
+        for ends, encoded in encode_all(_jobs(documents), tokenizer, tokenizer_path, workers, known):
+            places = encoded.offsets[1:][ends.last]
+            without_tokens += writer.write(encoded.ids, encoded.starts, places, ends.hashes)
+            unknown += encoded.unknown
+            bar.advance(len(places), f"{writer.tokens:,} tokens")
+    if not writer.tokens:
+        raise DataError("the tokenizer makes no token of this text", where=str(paths[0]))
+    for source, file, before in zip(hashed.sources, hashed.files, hashed.times, strict=True):
+        if source.path is not None and (source.path.stat().st_size, _time(source)) != (file.bytes, before):
+            raise DataError("changed while it was read", where=source.path, fix="run the same command again")
+    files.make_folder(folder / "tokenizer")
+    for name, data in tokenizer.save_files().items():
+        files.write_new(folder / "tokenizer" / name, data)
+    dropped = account.dropped + Counter(no_tokens=without_tokens)
+    assert account.documents == writer.documents + dropped.total()
+    sources = [f if f.sha256 else f._replace(bytes=account.bytes, sha256=account.stdin_sha256) for f in hashed.files]
+    options = config.model_dump()
+    return StoreMeta(
+        format=1,
+        vocab_size=tokenizer.vocab_size,
+        dtype=writer.dtype.name,
+        documents=writer.documents,
+        tokens=writer.tokens,
+        unknown=unknown,
+        dropped=dict(sorted(dropped.items())),
+        bytes=account.kept_bytes,
+        fingerprint=fingerprint(sources, tokenizer.fingerprint, options),
+        tokenizer=_facts(tokenizer),
+        options=options,
+        sources=sources,
+    )
+
+
+def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
+    special = {name: getattr(tokenizer, name) for name in ("pad", "unk", "cls", "sep", "mask")}
+    return {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint, "special": special}
+
+
+def _jobs(documents: Iterator[Document]) -> Iterator[tuple[list[str], _Ends]]:
+    """Documents (and pieces of long ones) gathered into jobs of about `_JOB` characters."""
+    texts: list[str] = []
+    last: list[bool] = []
+    hashes: list[int] = []
+    size, content = 0, hashlib.blake2b(digest_size=8)
+    for document in documents:
+        texts.append(document.text)
+        last.append(document.last)
+        content.update(document.text.encode())
+        if document.last:
+            hashes.append(int.from_bytes(content.digest(), "little"))
+            content = hashlib.blake2b(digest_size=8)
+        size += len(document.text)
+        if size >= _JOB:
+            yield texts, _Ends(np.array(last, bool), np.array(hashes, np.uint64))
+            texts, last, hashes, size = [], [], [], 0
+    if texts:
+        yield texts, _Ends(np.array(last, bool), np.array(hashes, np.uint64))

@@ -1,0 +1,54 @@
+"""The tasks that a recipe can name. No torch here; `tasks/build.py` maps each class to its module."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from encoderkit.config import Config
+
+Pooling = Literal["cls", "mean", "max"]
+
+
+class ClassifyConfig(Config):
+    """One label, or several, for a text or a pair of texts."""
+
+    kind: Literal["classify"] = "classify"
+    text: str | list[str] = "text"
+    """The column of the text, or the two columns of a pair."""
+    label: str | list[str] = "label"
+    """The column of the label (a list in it: several labels a row), or one column of 0 and 1 for each label."""
+    multiple: bool = False
+    """Several labels a row: each is decided on its own. Set by itself when `label` is a list of columns."""
+    pooling: Pooling = "cls"
+    """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout before the classifier."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """The weight of each label in the loss; balanced: inversely to its frequency."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """The share of each target spread over all labels (Szegedy et al. 2016)."""
+
+    @field_validator("text")
+    @classmethod
+    def _one_or_two(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, list) and len(value) not in (1, 2):
+            raise ValueError("text is one column or a pair of columns")
+        return value
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the texts."""
+        return [self.text] if isinstance(self.text, str) else self.text
+
+    @property
+    def all_columns(self) -> list[str]:
+        """The columns of the texts and of the labels."""
+        return self.columns + ([self.label] if isinstance(self.label, str) else self.label)
+
+    @property
+    def several(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.multiple or isinstance(self.label, list)
+
+
+TaskConfig = ClassifyConfig

@@ -1,0 +1,201 @@
+"""A tokenizer as the rest of the project sees it: texts to arrays of ids, and the five special ids."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+from tokenizers import Tokenizer as Engine
+
+from encoderkit import files
+from encoderkit.errors import DataError
+from encoderkit.text.panics import panics_explained
+from encoderkit.text.special import SpecialIds
+from encoderkit.text.words import spelling, word_starts, word_tables
+
+MAX_BYTES = 64 * 2**20
+"""A tokenizer.json is not larger; what is, is something else."""
+CACHE = 10_000
+"""Words that the library remembers the pieces of, at most; and no cache at all after a text that could fill it."""
+LONG_TEXT = 100_000
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "encoderkit.json",
+    "report.json",
+)
+_DECIDING = FILES[:3]  # the files that ids depend on
+
+_NAMES = {  # what the special tokens are called in the wild, in the order of preference
+    "pad": ("pad_token", "[PAD]", "<pad>"),
+    "unk": ("unk_token", "[UNK]", "<unk>"),
+    "cls": ("cls_token", "bos_token", "[CLS]", "<s>"),
+    "sep": ("sep_token", "eos_token", "[SEP]", "</s>"),
+    "mask": ("mask_token", "[MASK]", "<mask>"),
+}
+_KINDS = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram", "WordLevel": "word"}
+
+
+class Encoded(NamedTuple):
+    """Texts as ids, laid end to end."""
+
+    ids: np.ndarray
+    """(N,) in the smallest unsigned type that holds the vocabulary."""
+    starts: np.ndarray
+    """(N,) bool: a word begins here."""
+    offsets: np.ndarray
+    """(n+1,) int64: text i is ids[offsets[i]:offsets[i+1]]."""
+    unknown: int
+    """How many of the ids are [UNK]."""
+
+
+@final
+class Tokenizer:
+    """Text to ids and back. Made by `open_tokenizer`, or from the files of a freshly trained one.
+
+    Text never turns into special tokens: "[SEP]" in a corpus is five characters like any others.
+    """
+
+    def __init__(self, content: Mapping[str, bytes], where: str | Path = "tokenizer") -> None:
+        self._content, self._where = dict(content), where
+        description = _json(content, "tokenizer.json", where)
+        if not isinstance(description.get("model"), dict):
+            raise DataError("tokenizer.json has no model; is it a file of the tokenizers library?", where=where)
+        with panics_explained("reading tokenizer.json", where):
+            self._engine = Engine.from_str(content["tokenizer.json"].decode())
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        self._engine.encode_special_tokens = True
+        self.vocab_size = 1 + max(self._engine.get_vocab().values(), default=-1)
+        ours = _json(content, "encoderkit.json", where) if "encoderkit.json" in content else {}
+        self.kind = str(ours.get("kind") or _KINDS.get(description["model"].get("type"), "bpe"))
+        self.special = _special_ids(self._engine, content, where)
+        self.pad, self.unk, self.cls, self.sep, self.mask = self.special
+        self.dtype = np.min_scalar_type(max(self.vocab_size - 1, 1))
+        pieces = [self._engine.id_to_token(i) or "" for i in range(self.vocab_size)]
+        special = {i for i, t in self._engine.get_added_tokens_decoder().items() if t.special} | set(self.special)
+        self._tables = word_tables(pieces, special, spelling(description))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files that ids depend on."""
+        digest = hashlib.sha256()
+        for name in _DECIDING:
+            data = self._content.get(name, b"")
+            digest.update(f"{name} {len(data)}\n".encode() + data)
+        return digest.hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Texts to ids, no special tokens added; uses the library's threads.
+
+        Raises `DataError` for a text that the library refuses, such as one with half a surrogate pair.
+        """
+        with panics_explained("encoding text", self._where):
+            try:
+                encodings = self._engine.encode_batch_fast(texts, add_special_tokens=False)
+            except (TypeError, UnicodeEncodeError):
+                self._explain(texts)
+                raise
+        lists = [encoding.ids for encoding in encodings]
+        del encodings
+        if any(len(text) > LONG_TEXT for text in texts):
+            self._forget()
+        offsets = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=offsets[1:])
+        ids = np.empty(offsets[-1], self.dtype)
+        for i, row in enumerate(lists):
+            ids[offsets[i] : offsets[i + 1]] = row
+        starts = word_starts(ids, offsets, self._tables) if len(ids) else np.zeros(0, bool)
+        return Encoded(ids, starts, offsets, int(np.count_nonzero(ids == self.unk)))
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Ids to text, special tokens left out."""
+        with panics_explained("decoding", self._where):
+            return self._engine.decode([int(i) for i in ids])
+
+    def token(self, id: int) -> str:
+        """The piece with this id; raises `DataError` if there is none."""
+        piece = self._engine.id_to_token(int(id)) if 0 <= id < self.vocab_size else None
+        if piece is None:
+            raise DataError(f"id {id} is outside the vocabulary of {self.vocab_size} pieces", where=self._where)
+        return piece
+
+    def save_files(self) -> dict[str, bytes]:
+        """The files of a saved tokenizer by name, to be written into another directory."""
+        return dict(self._content)
+
+    def _forget(self) -> None:
+        """Words of a long text without spaces are as long as it; none of them may stay in memory."""
+        clear = getattr(self._engine.model, "_clear_cache", None)
+        if clear is not None:
+            clear()
+
+    def _explain(self, texts: Sequence[str]) -> None:
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"text {i} is {type(text).__name__}, not a text", where=self._where) from None
+            if any("\ud800" <= c <= "\udfff" for c in text):
+                raise DataError(f"text {i} holds half a surrogate pair, which is no character", where=self._where) from None
+
+
+def open_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a directory: one of ours, one of transformers with a tokenizer.json, or a model directory's.
+
+    Raises `DataError` if it is not there, damaged, or lacks one of the five special tokens.
+    """
+    folder = Path(path)
+    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer" / "tokenizer.json").is_file():
+        folder = folder / "tokenizer"
+    if not folder.is_dir():
+        reason = "is a file, a tokenizer is a directory" if folder.is_file() else "there is no such directory"
+        raise DataError(reason, where=path, fix="encoderkit train-tokenizer --data corpus.txt --out DIR makes one")
+    if (folder / files.MANIFEST).is_file():
+        files.verify(folder)
+    content = {name: (folder / name).read_bytes() for name in FILES if _fits(folder / name)}
+    if "tokenizer.json" not in content:
+        raise DataError("holds no tokenizer.json", where=path, fix="give the directory that train-tokenizer wrote")
+    return Tokenizer(content, path)
+
+
+def _fits(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"has {path.stat().st_size} bytes; a tokenizer's file has at most {MAX_BYTES}", where=path)
+    return True
+
+
+def _json(content: Mapping[str, bytes], name: str, where: str | Path) -> dict[str, Any]:
+    try:
+        value = json.loads(content.get(name, b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is not valid JSON ({error})", where=where) from None
+    if not isinstance(value, dict):
+        raise DataError(f"{name} holds no JSON object", where=where)
+    return value
+
+
+def _special_ids(engine: Engine, content: Mapping[str, bytes], where: str | Path) -> SpecialIds:
+    said = _json(content, "special_tokens_map.json", where) | _json(content, "tokenizer_config.json", where)
+    found: dict[str, int] = {}
+    for role, names in _NAMES.items():
+        for name in names:
+            token = said.get(name) if name.endswith("_token") else name
+            token = token.get("content") if isinstance(token, dict) else token
+            id = engine.token_to_id(token) if isinstance(token, str) else None
+            if id is not None:
+                found[role] = id
+                break
+    missing = [role for role in _NAMES if role not in found]
+    if missing:
+        raise DataError(
+            f"this tokenizer has no {' and no '.join(missing)} token; an encoder needs all of {', '.join(_NAMES)}",
+            where=where,
+            fix="add them to the tokenizer, or train one: encoderkit train-tokenizer",
+        )
+    return SpecialIds(**found)

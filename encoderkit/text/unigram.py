@@ -1,0 +1,1 @@
+def train_unigram(texts, config): raise NotImplementedError

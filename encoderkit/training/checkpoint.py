@@ -1,0 +1,171 @@
+"""Checkpoints: a directory each, whole or not there, that holds all a model needs and all that resuming needs.
+
+    step-0001000/
+      model.safetensors  config.json  labels.json  tokenizer/      the model
+      resume/optimizer.safetensors  resume/state.json              only for resuming
+      MANIFEST.json                                                sizes and SHA-256 of all of these
+
+Moments are kept by parameter name, so that the order of parameters is of no account.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from encoderkit import files
+from encoderkit.config import Config
+from encoderkit.console import warn
+from encoderkit.errors import DataError, DivergedError, UserError
+
+FORMAT = 1
+"""Of config.json; raised when an older reader could not understand a checkpoint."""
+
+
+class Description(NamedTuple):
+    """What a model directory holds beside the weights."""
+
+    config: dict[str, Any]
+    """config.json: enough to rebuild the model without the recipe."""
+    labels: list[str] | None
+    tokenizer: Mapping[str, bytes]
+    """The files of the tokenizer's directory."""
+
+
+class State(Config):
+    """Where a run stands, between two updates."""
+
+    update: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    """Spent training, over all resumptions; evaluation and saving not included."""
+    best_update: int | None = None
+    best_value: float | None = None
+    stale: int = 0
+    """Evaluations since the best one."""
+
+
+def step_path(run: Path, update: int) -> Path:
+    """The directory of a checkpoint."""
+    return run / f"step-{update:07d}"
+
+
+def save(
+    run: Path, learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State, description: Description
+) -> Path:
+    """Commit a checkpoint, point `last` (and `best`) at it, and remove what is no longer needed.
+
+    The two newest checkpoints and the best one are kept. Raises `DivergedError` rather than keep a state that is not
+    finite, `ResourceError` if the disk fails; earlier checkpoints are intact in either case.
+    """
+    target = step_path(run, state.update)
+    weights = {name: t.detach().contiguous() for name, t in learner.state_dict().items()}
+    moments = _moments(learner, optimizers)
+    for name, tensor in [*weights.items(), *moments.items()]:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DivergedError(f"{name} is no longer finite at update {state.update}; the last checkpoint is intact")
+    if not target.exists():
+        with files.staged(target, {"format": FORMAT, "update": state.update}) as folder:
+            files.write_new(folder / "model.safetensors", safetensors.torch.save(weights))
+            files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))
+            if description.labels is not None:
+                files.write_new(folder / "labels.json", json.dumps(description.labels, indent=1, ensure_ascii=False))
+            files.make_folder(folder / "tokenizer")
+            for name, data in description.tokenizer.items():
+                files.write_new(folder / "tokenizer" / name, data)
+            files.make_folder(folder / "resume")
+            files.write_new(folder / "resume" / "optimizer.safetensors", safetensors.torch.save(moments))
+            files.write_new(folder / "resume" / "state.json", state.model_dump_json(indent=1))
+    files.replace(run / "last", target.name + "\n")
+    if state.best_update is not None:
+        files.replace(run / "best", step_path(run, state.best_update).name + "\n")
+    _retain(run, state)
+    return target
+
+
+def _moments(learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    names = {id(p): name for name, p in learner.named_parameters()}
+    return {
+        f"{names[id(p)]}.{key}": value.detach().cpu().contiguous()
+        for optimizer in optimizers
+        for p, entries in optimizer.state.items()
+        for key, value in entries.items()
+    }
+
+
+def _steps(run: Path) -> list[Path]:
+    found = [p for p in run.iterdir() if re.fullmatch(r"step-\d{7,}", p.name) and p.is_dir()] if run.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
+
+
+def _retain(run: Path, state: State) -> None:
+    best = None if state.best_update is None else step_path(run, state.best_update)
+    for old in _steps(run)[2:]:
+        if old != best:
+            files.remove(old)
+
+
+def newest(run: Path) -> tuple[Path, State] | None:
+    """The newest checkpoint whose files are all as they were written; None if there never was one.
+
+    A damaged one is passed over with a warning. Raises `DataError` if there are some and all are damaged: a run is never
+    silently begun again.
+    """
+    steps = _steps(run)
+    for step in steps:
+        try:
+            files.verify(step)
+            return step, State.model_validate(files.read_json(step / "resume" / "state.json"))
+        except UserError as error:
+            warn(f"checkpoint passed over: {error}")
+        except ValueError:
+            warn(f"checkpoint passed over: {step / 'resume' / 'state.json'}: not a state of this version")
+    if steps:
+        raise DataError(
+            f"none of the {len(steps)} checkpoints can be used", where=run, fix="begin again in another --out, or --overwrite"
+        )
+    return None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises `DataError` if it is not one."""
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"not a readable safetensors file: {error}", where=path) from None
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Put `tensors` into `module`; raises `DataError` unless names and shapes are exactly those of the module."""
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or unexpected:
+        raise DataError(
+            f"the weights do not fit this model: {_listed(missing)} missing, {_listed(unexpected)} unexpected", where=where
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise DataError(f"{name} has shape {tuple(tensor.shape)}, the model {tuple(own[name].shape)}", where=where)
+    module.load_state_dict(dict(tensors))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
+
+
+def restore(step: Path, learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Weights and moments of a verified checkpoint."""
+    load_weights(learner, read_tensors(step / "model.safetensors"), step)
+    saved = read_tensors(step / "resume" / "optimizer.safetensors")
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for name, p in zip(group["names"], group["params"], strict=True):
+                keys = [key for key in saved if key.rpartition(".")[0] == name]
+                # Step counts stay where the optimizer's fused kernel wants them: beside the parameter, as float32.
+                optimizer.state[p] = {key.rpartition(".")[2]: saved[key].to(p.device) for key in keys}

@@ -1,0 +1,133 @@
+"""The one training loop: a generator that yields an `Update` for each step of the optimizer.
+
+It knows only the `Learner`. Everything random in update n depends on (seed, n) and on which examples are in it, so
+resuming needs only n, and evaluating or logging between updates cannot change training.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import nn
+
+from encoderkit.config import Config
+from encoderkit.data.order import examples_of, rng
+from encoderkit.errors import DivergedError
+from encoderkit.learner import Batch, Learner
+from encoderkit.training.config import ScheduleConfig
+from encoderkit.training.machine import DTYPES
+from encoderkit.training.schedule import factor
+
+
+class Plan(Config):
+    """What a run has settled on; written into the run, so that a resumed run is the same run."""
+
+    updates: int
+    """Optimizer steps in all."""
+    examples: int
+    """Examples in all: updates * batch, or a little less if the last batch is short."""
+    batch: int
+    micro_batch: int
+    seed: int
+    precision: Literal["fp32", "bf16"]
+    compile: bool
+    device: Literal["cpu", "cuda"]
+    threads: int
+    """Of the CPU; sums depend on it in the last bit."""
+    schedule: ScheduleConfig
+    clip: float | None
+
+
+class Update(NamedTuple):
+    """One step of the optimizer."""
+
+    number: int
+    """1 for the first."""
+    losses: dict[str, float]
+    """Mean of each term, in nats."""
+    loss: float
+    """Their weighted sum, which was minimised."""
+    lr: float
+    norm: float
+    """Of the gradient, before clipping."""
+    tokens: int
+    """Real tokens in it."""
+
+
+class Source(Protocol):
+    """Examples by number."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> Iterator[tuple[Batch, list[int]]]:
+    """The batches of update 0, 1, ..., and the numbers of the examples in each.
+
+    Examples of about the same length come together, so that little is padded.
+    """
+    slots = examples_of(update, plan.batch, len(source), plan.seed, plan.examples)
+    drawn = [(source[index], epoch, index) for epoch, index in slots]
+    drawn.sort(key=lambda item: size(item[0]))
+    for start in range(0, len(drawn), plan.micro_batch):
+        part = drawn[start : start + plan.micro_batch]
+        rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
+        yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates), [i for _, _, i in part]
+
+
+def size(example: Any) -> int:
+    """The tokens of an example."""
+    return len(example.ids if hasattr(example, "ids") else example.tokens.ids)
+
+
+def updates(
+    learner: Learner, optimizers: Sequence[torch.optim.Optimizer], source: Source, plan: Plan, start: int = 0
+) -> Iterator[Update]:
+    """Train from update `start` to the end of the plan. Raises `DivergedError` before a step that is not finite is taken."""
+    assert isinstance(learner, nn.Module)
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    for n in range(start, plan.updates):
+        learner.train()
+        torch.manual_seed(_seed(plan.seed, n))
+        share = factor(plan.schedule, n, plan.updates)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = share * group["lr_peak"]
+        batches = list(micro_batches(learner, source, plan, n))
+        counts = {term: max(sum(batch.counts[term] for batch, _ in batches), 1e-9) for term in learner.weights}
+        sums = dict.fromkeys(learner.weights, 0.0)
+        for batch, _ in batches:
+            moved = batch.to(plan.device)
+            with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
+                terms = learner(moved.inputs, moved.targets)
+            torch.stack([learner.weights[term] * terms[term] / counts[term] for term in terms]).sum().backward()
+            for term in terms:
+                sums[term] += float(terms[term].detach())
+        norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip if plan.clip is not None else float("inf")))
+        losses = {term: sums[term] / counts[term] for term in sums}
+        loss = sum(learner.weights[term] * losses[term] for term in losses)
+        if not (_finite(loss) and _finite(norm)):
+            raise _diverged(n + 1, loss, norm, batches)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
+        yield Update(n + 1, losses, loss, lr, norm, sum(batch.tokens for batch, _ in batches))
+
+
+def _seed(seed: int, update: int) -> int:
+    return (seed * 1_000_003 + update) % (1 << 63)
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _diverged(update: int, loss: float, norm: float, batches: list[tuple[Batch, list[int]]]) -> DivergedError:
+    examples = [i for _, numbers in batches for i in numbers]
+    shown = ", ".join(map(str, examples[:16])) + (f" and {len(examples) - 16} more" if len(examples) > 16 else "")
+    return DivergedError(
+        f"update {update}: the loss is {loss:g} and the gradient's norm {norm:g}, which cannot be trained on; "
+        f"examples {shown}; the last checkpoint is from before and intact",
+        fix="lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out",
+    )

@@ -1,0 +1,46 @@
+"""What this machine is good at: device, arithmetic, compiler. Measured or looked up once, at the start of a run."""
+
+import shutil
+import time
+from typing import Literal
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    """The device to use: a GPU if there is one."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
+    """The arithmetic to use: bf16 only where this machine multiplies matrices clearly faster with it.
+
+    A processor without bfloat16 instructions can be a hundred times slower with it, so it is measured, not looked up.
+    """
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if _product_seconds(torch.bfloat16) < 0.7 * _product_seconds(torch.float32) else "fp32"
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """The time of a product as small models have it; the best of a few, and few if it is slow."""
+    a, b = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)
+    best, started = float("inf"), time.perf_counter()
+    for _ in range(8):
+        before = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - before)
+        if time.perf_counter() - started > 0.1:
+            break
+    return best
+
+
+def can_compile(device: str) -> bool:
+    """Whether torch.compile has what it needs here: a C++ compiler on the CPU."""
+    return device != "cpu" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))

@@ -1,0 +1,132 @@
+"""Optimizers and which parameters each of them moves, at what share of the learning rate.
+
+Every trained parameter is in exactly one group; a test and an assertion hold that.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from encoderkit.models.attention import Attention
+from encoderkit.models.layers import GatedMlp
+from encoderkit.training.config import MuonConfig, OptimizerConfig
+
+
+def depth(name: str, layers: int) -> int:
+    """How deep a parameter lies: 0 for embeddings, i + 1 for layer i, layers + 1 for all above."""
+    if match := re.match(r"encoder\.layers\.(\d+)\.", name):
+        return int(match[1]) + 1
+    return 0 if re.match(r"encoder\.(tokens|positions|segments|embedding_norm)\b", name) else layers + 1
+
+
+def freeze(learner: nn.Module, what: str | int | None) -> None:
+    """Keep the embeddings (and the first n layers) as they are."""
+    if what is None:
+        return
+    limit = 0 if what == "embeddings" else int(what)
+    for name, parameter in learner.named_parameters():
+        if depth(name, layers=1 << 30) <= limit:
+            parameter.requires_grad_(False)
+
+
+def build_optimizers(learner: nn.Module, config: OptimizerConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """The optimizers of a learner; each group has `lr_peak`, which a schedule scales into `lr`.
+
+    `dtype` is that of the run's products; weights and averages are float32 in any case.
+    """
+    named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    layers = max((depth(name, -1) for name, _ in named), default=0)
+    hidden = {name for name, p in named if isinstance(config, MuonConfig) and ".layers." in name and p.ndim == 2}
+    groups: dict[tuple[bool, bool, int], list[tuple[str, nn.Parameter]]] = {}
+    for name, p in named:
+        groups.setdefault((name in hidden, p.ndim >= 2, depth(name, layers)), []).append((name, p))
+    adamw_lr = config.adamw_lr if isinstance(config, MuonConfig) else config.lr
+
+    def settings(muon: bool) -> list[dict]:
+        return [
+            {
+                "params": [p for _, p in members],
+                "names": [name for name, _ in members],
+                "lr_peak": (config.lr if muon else adamw_lr) * config.layer_decay ** (layers + 1 - level),
+                "lr": 0.0,
+                "weight_decay": config.weight_decay if matrix else 0.0,
+            }
+            for (is_muon, matrix, level), members in groups.items()
+            if is_muon == muon
+        ]
+
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest := settings(muon=False):
+        optimizers.append(torch.optim.AdamW(rest, lr=adamw_lr, betas=config.betas, eps=config.eps, fused=True))
+    if matrices := settings(muon=True):
+        assert isinstance(config, MuonConfig)
+        optimizers.append(Muon(matrices, config.momentum, dtype, _fused(learner)))
+    assert sorted(name for o in optimizers for g in o.param_groups for name in g["names"]) == sorted(n for n, _ in named)
+    return optimizers
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is the nearest orthogonal matrix (Jordan et al. 2024), for the matrices of hidden layers.
+
+    torch.optim.Muon always computes in bfloat16, which is slow where the hardware has none; this one computes in
+    the arithmetic of the run, and takes matrices of one shape together as a batch. A fused matrix of queries, keys and
+    values is three matrices, and a gated MLP's first one is two.
+    """
+
+    def __init__(self, groups: Iterable[dict], momentum: float, dtype: torch.dtype, fused: dict[str, int]) -> None:
+        super().__init__(list(groups), {"momentum": momentum})
+        self._dtype, self._fused = dtype, fused
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every matrix that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+            for name, p in zip(group["names"], group["params"], strict=True):
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                direction = torch.lerp(p.grad, state["momentum"], group["momentum"])
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                count = self._fused.get(name, 1)
+                for weight, part in zip(p.chunk(count), direction.chunk(count), strict=True):
+                    by_shape.setdefault(tuple(part.shape), []).append((weight, part))
+            for (rows, columns), pairs in by_shape.items():
+                scale = group["lr"] * max(1.0, rows / columns) ** 0.5
+                changes = orthogonal(torch.stack([part for _, part in pairs]), self._dtype)
+                for (weight, _), change in zip(pairs, changes, strict=True):
+                    weight.add_(change, alpha=-scale)
+
+
+def _fused(learner: nn.Module) -> dict[str, int]:
+    """How many matrices a parameter holds, for those that hold more than one."""
+    parts = {}
+    for path, module in learner.named_modules():
+        if isinstance(module, Attention):
+            parts[f"{path}.qkv.weight"] = 3
+        elif isinstance(module, GatedMlp):
+            parts[f"{path}.up.weight"] = 2
+    return parts
+
+
+def orthogonal(matrices: Tensor, dtype: torch.dtype, steps: int = 5) -> Tensor:
+    """(N, R, C) matrices to about the nearest orthogonal ones, by a quintic Newton-Schulz iteration.
+
+    The coefficients are Jordan's (2024): singular values end between 0.7 and 1.2, which is near enough.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.to(dtype)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        square = x @ x.mT
+        x = a * x + (b * square + c * (square @ square)) @ x
+    return (x.mT if tall else x).to(matrices.dtype)

@@ -1,0 +1,102 @@
+"""Settling how long a run is and in what portions, before its first update."""
+
+import time
+from itertools import islice, pairwise
+
+import torch
+from torch import nn
+
+from encoderkit.console import say
+from encoderkit.errors import DataError, UsageError
+from encoderkit.learner import Learner
+from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from encoderkit.training.loop import Plan, Source, updates
+from encoderkit.training.machine import DTYPES, can_compile, choose_device, choose_precision
+from encoderkit.training.optim import build_optimizers
+
+TOKENS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
+LONG_RUN = 300.0
+"""Seconds of training that repay compiling."""
+
+
+def draft(
+    training: TrainingConfig, schedule: ScheduleConfig, optimizer: OptimizerConfig, seed: int, length: int, examples: int
+) -> Plan:
+    """The plan of a run but for `updates`, which is 0 where only the clock can tell."""
+    if examples == 0:
+        raise DataError("there is nothing to train on: the training data hold no examples")
+    device = choose_device(training.device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("training.device is cuda, but torch finds no GPU here", fix="--set training.device=cpu")
+    micro = max(1, TOKENS_AT_ONCE[device] // length) if training.micro_batch == "auto" else training.micro_batch
+    total = 0
+    if training.epochs is not None:
+        total = round(training.epochs * examples)
+    elif training.updates is not None:
+        total = training.updates * training.batch
+    elif training.tokens is not None:
+        total = max(1, round(training.tokens / (training.batch * length))) * training.batch
+    return Plan(
+        updates=-(-total // training.batch),
+        examples=total,
+        batch=training.batch,
+        micro_batch=min(micro, training.batch),
+        seed=seed,
+        precision=choose_precision(training.precision, device),
+        compile=training.compile == "on",
+        device=device,  # pyright: ignore[reportArgumentType]
+        threads=torch.get_num_threads(),
+        schedule=schedule,
+        clip=optimizer.clip,
+    )
+
+
+def settle(
+    plan: Plan,
+    training: TrainingConfig,
+    learner: Learner,
+    optimizer: OptimizerConfig,
+    source: Source,
+    compilable: bool,
+) -> Plan:
+    """Choose whether to compile, and plan the updates that fit into `training.budget`.
+
+    The speed is that of real updates, whose effect is then undone, so that a run planned by the clock begins like any
+    other. `compilable`: batches have one shape, so that compiling once is enough.
+    """
+    assert isinstance(learner, nn.Module)
+    started = time.monotonic()
+    if training.compile == "auto" and compilable and can_compile(plan.device):
+        long = training.budget is not None and training.budget >= LONG_RUN
+        if training.budget is None:
+            long = plan.updates * _speed(plan, learner, optimizer, source, 3) >= LONG_RUN
+        plan = plan.model_copy(update={"compile": long})
+    if plan.compile and not can_compile(plan.device):
+        raise UsageError(
+            "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
+        )
+    if plan.compile:
+        say("compiling the model (about a minute; --set training.compile=off does without)")
+        learner.compile()
+    if training.budget is None:
+        return plan
+    seconds = _speed(plan, learner, optimizer, source, max(3, min(20, int(training.budget / 20))))
+    left = training.budget - (time.monotonic() - started)
+    count = max(1, int(left / seconds))
+    say(f"{seconds:.2f} s an update: {count:,} updates fit into the budget")
+    return plan.model_copy(update={"updates": count, "examples": count * plan.batch})
+
+
+def _speed(plan: Plan, learner: Learner, optimizer: OptimizerConfig, source: Source, count: int) -> float:
+    """Seconds an update takes, the first (which compiles) left out; the learner is as before afterwards."""
+    assert isinstance(learner, nn.Module)
+    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    trial = plan.model_copy(update={"updates": 1_000_000, "examples": 1_000_000 * plan.batch})
+    times = [time.monotonic()]
+    optimizers = build_optimizers(learner, optimizer, DTYPES[plan.precision])
+    for _ in islice(updates(learner, optimizers, source, trial), count + 1):
+        times.append(time.monotonic())
+    learner.load_state_dict(before)
+    learner.zero_grad(set_to_none=True)
+    spans = sorted(b - a for a, b in pairwise(times[1:]))
+    return sum(spans) / len(spans)

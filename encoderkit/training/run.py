@@ -1,0 +1,175 @@
+"""A run: the loop with its log, evaluations, checkpoints, early stop and signals, for objectives and tasks alike."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from encoderkit import files
+from encoderkit.console import progress, say
+from encoderkit.errors import ExitCode, Interrupted
+from encoderkit.learner import Learner
+from encoderkit.training.checkpoint import Description, State, save
+from encoderkit.training.config import EveryConfig
+from encoderkit.training.evaluate import evaluate
+from encoderkit.training.loop import Plan, Source, Update, updates
+from encoderkit.units import interval
+
+
+class Goal(NamedTuple):
+    """What the best checkpoint is, and when to stop looking for a better one."""
+
+    metric: str
+    direction: str
+    patience: int | None
+
+    def better(self, value: float, than: float | None) -> bool:
+        """Whether `value` is better than the best so far."""
+        return than is None or (value < than if self.direction == "min" else value > than)
+
+
+class Due:
+    """Whether an interval has passed; a clock decides only about looking, never about training."""
+
+    def __init__(self, every: str, epoch: float, start: int) -> None:
+        """`epoch`: updates in one pass over the data."""
+        self._every, self._epoch, self._last, self._time = interval(every), epoch, start, time.monotonic()
+
+    def __call__(self, update: int) -> bool:
+        """Whether it is time, at the end of `update`."""
+        if self._every.unit == "seconds":
+            due = time.monotonic() - self._time >= self._every.size
+        else:
+            step = self._every.size * (self._epoch if self._every.unit == "epochs" else 1)
+            due = int(update / step) > int(self._last / step)
+        if due:
+            self._time = time.monotonic()
+        self._last = update
+        return due
+
+
+@contextmanager
+def stopping() -> Iterator[list[signal.Signals]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT leaves at once (a save is whole or not there)."""
+    received: list[signal.Signals] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in received:
+            os._exit(ExitCode.INTERRUPTED)
+        received.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(
+    learner: Learner,
+    optimizers: Sequence[torch.optim.Optimizer],
+    source: Source,
+    dev: Source | None,
+    plan: Plan,
+    every: EveryConfig,
+    goal: Goal,
+    out: Path,
+    description: Description,
+    state: State,
+) -> State:
+    """Train to the end of the plan, an early stop or a signal; leaves the best and the last checkpoint in `out`.
+
+    Raises `Interrupted` after a signal, once all is saved.
+    """
+    assert isinstance(learner, nn.Module)
+    epoch = len(source) / plan.batch
+    logs, evaluations, saves = (Due(e, epoch, state.update) for e in (every.log, every.evaluate, every.save))
+    recent: list[Update] = []
+    with stopping() as signals, progress("training", plan.updates, "updates") as bar:
+        bar.done = state.update
+        before = time.monotonic()
+        for update in updates(learner, optimizers, source, plan, state.update):
+            seconds = time.monotonic() - before
+            recent.append(update)
+            state = state.model_copy(
+                update={
+                    "update": update.number,
+                    "tokens": state.tokens + update.tokens,
+                    "seconds": state.seconds + seconds,
+                }
+            )
+            ended = update.number == plan.updates
+            if logs(update.number) or ended:
+                _log(out, recent, state)
+                recent = []
+            rate = state.tokens / max(state.seconds, 1e-9)
+            bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {rate:,.0f} tokens/s")
+            improved = False
+            if dev is not None and (evaluations(update.number) or ended):
+                state, improved = _look(learner, dev, plan, goal, out, state)
+            tired = goal.patience is not None and state.stale >= goal.patience
+            if saves(update.number) or improved or ended or tired or signals:
+                save(out, learner, optimizers, state, description)
+            if tired and not ended:
+                say(f"stopped early at update {state.update}: no better {goal.metric} in {state.stale} evaluations")
+                break
+            if signals and not ended:
+                raise _interrupted(signals[0], state, plan)
+            before = time.monotonic()
+    return state
+
+
+def _log(out: Path, recent: list[Update], state: State) -> None:
+    last = recent[-1]
+    entry = {
+        "update": last.number,
+        "loss": sum(u.loss for u in recent) / len(recent),
+        **({} if len(last.losses) == 1 else {"losses": last.losses}),
+        "lr": last.lr,
+        "grad_norm": last.norm,
+        "tokens": state.tokens,
+        "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9)),
+        "seconds": round(state.seconds, 3),
+    }
+    files.append(out / "metrics.jsonl", json.dumps(entry))
+
+
+def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, state: State) -> tuple[State, bool]:
+    """Evaluate, and say so; the new state and whether it is the best so far."""
+    metrics = evaluate(learner, dev, 2 * plan.micro_batch, plan.device, plan.precision)
+    files.append(out / "metrics.jsonl", json.dumps({"update": state.update, "dev": metrics}))
+    better = goal.better(metrics[goal.metric], state.best_value)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    say(f"update {state.update}: dev {shown}{' (best so far)' if better else ''}")
+    if better:
+        return state.model_copy(update={"best_update": state.update, "best_value": metrics[goal.metric], "stale": 0}), True
+    return state.model_copy(update={"stale": state.stale + 1}), False
+
+
+def _interrupted(received: signal.Signals, state: State, plan: Plan) -> Interrupted:
+    code = ExitCode.INTERRUPTED if received == signal.SIGINT else ExitCode.PREEMPTED
+    return Interrupted(f"stopped by {received.name} after update {state.update} of {plan.updates}; all is saved", exit_code=code)
+
+
+def rewind_log(out: Path, update: int) -> None:
+    """Take out of metrics.jsonl what came after `update`, which will be done again, and a line that was half written."""
+    path = out / "metrics.jsonl"
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            if json.loads(line)["update"] <= update:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError):
+            continue
+    files.replace(path, "".join(kept))
