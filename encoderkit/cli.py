@@ -18,6 +18,7 @@ from encoderkit import __version__
 from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError
 
 MAKE, USE, HAND_OVER, LOOK, LEARN = "Make", "Use", "Hand over", "Look", "Learn"
+KINDS = "pretrain, finetune, tokenizer or corpus"
 
 Misuse: Any = typer.BadParameter.__base__
 """A flag or command that is not there, or not complete; typer's own class, from whichever click it brings."""
@@ -101,6 +102,66 @@ def finetune(
     from encoderkit.stages import finetune as stage
 
     _print(stage.finetune(loaded, out, resume, overwrite), json)
+
+
+@app.command(rich_help_panel=LOOK)
+def show(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A YAML file, or a run.", show_default=False)] = None,
+    settings: Settings = None,
+    fields: Annotated[str | None, typer.Option("--fields", metavar="KIND", help=f"Document every key: {KINDS}.")] = None,
+) -> None:
+    """Print a recipe completed with all that it leaves open, or what every key is for."""
+    from encoderkit.config import dump
+    from encoderkit.stages import show as stage
+
+    if (recipe is None) == (fields is None):
+        raise UsageError("show takes a recipe, or --fields", fix="encoderkit show RECIPE, or encoderkit show --fields pretrain")
+    if recipe is None:
+        print(stage.document(stage.kind_of(fields or "")), end="")
+        return
+    kind, completed = stage.complete(recipe, settings or [])
+    print(f"# a {kind} recipe, completed\n{dump(completed)}", end="")
+
+
+@app.command(rich_help_panel=LOOK)
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=KINDS, show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="A file to write; stdout if not given.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write the JSON Schema of a recipe, with which an editor checks and completes it."""
+    from json import dumps
+
+    from encoderkit.stages import init, show
+
+    text = dumps(show.schema(show.kind_of(kind)), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        init.write(text, out, overwrite)
+
+
+@app.command(rich_help_panel=LEARN)
+def init(
+    kind: Annotated[str | None, typer.Argument(metavar="STAGE", help=f"{KINDS}; without it, a list.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option("--kind", metavar="NAME", help="Which recipe.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; - for stdout.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a commented recipe to begin with; without arguments, list what there is."""
+    from encoderkit.stages import init as stage
+
+    if kind is None:
+        print(stage.listing(), end="")
+        return
+    recipe = stage.find(kind, name)
+    text = recipe.read_text(encoding="utf-8")
+    if out == Path("-"):
+        print(text, end="")
+        return
+    target = out or Path(recipe.name)
+    stage.write(text, target, overwrite)
+    print(f"wrote {target}; see it completed with: encoderkit show {shlex.quote(str(target))}", file=sys.stderr)
 
 
 @app.callback(invoke_without_command=True)

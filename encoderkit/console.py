@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +37,21 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(item, f"{prefix}{name}.")
         else:
             yield prefix + name, number(item) if isinstance(item, int | float) else str(item)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of the same length as aligned lines, the first column to the left and the others to the right."""
+    widths = [max(_width(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for first, *others in rows:
+        cells = [" " * (width - _width(cell)) + cell for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first + " " * (widths[0] - _width(first)), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def _width(text: str) -> int:
+    """The columns of a terminal that `text` takes: Chinese characters are two wide."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def number(value: float) -> str:

@@ -1,22 +1,34 @@
 """Opening a model directory, and running it over texts."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from encoderkit import files
 from encoderkit.errors import DataError
 from encoderkit.learner import Learner, Vocabulary
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.pooling import Pooling, pool
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.tasks.build import TASKS
+from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.config import TaskConfig
+from encoderkit.tasks.texts import Tokens, assemble, inputs_of
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights, read_tensors
+from encoderkit.training.machine import DTYPES, choose_device, choose_precision
+
+TOKENS = 16_384
+"""Of a batch, padding included: enough to keep a processor busy, and little memory."""
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Model(NamedTuple):
@@ -109,7 +121,8 @@ class Engine(NamedTuple):
         return out
 
     def logits(self, rows: Sequence[Tokens]) -> np.ndarray:
-        """(N, L) scores of the labels, before softmax or sigmoid; the model must be a task."""
+        """(N, L) scores of the labels, before softmax or sigmoid; the model must be a classifier."""
+        assert isinstance(self.model.learner, Classify)
         return self.run(rows, self.model.learner.logits)
 
     def vectors(self, rows: Sequence[Tokens], pooling: Pooling) -> np.ndarray:
@@ -118,7 +131,7 @@ class Engine(NamedTuple):
         return self.run(rows, lambda inputs: pool(pooling, encoder(inputs).float(), inputs.mask))
 
 
-def start(model: Model, precision: Literal["auto", "fp32", "bf16"] = "auto", batch: int | None = None) -> Engine:
+def start(model: Model, precision: Precision = "auto", batch: int | None = None) -> Engine:
     """Put a model where it runs best on this machine."""
     device = choose_device("auto")
     assert isinstance(model.learner, nn.Module)

@@ -31,9 +31,8 @@ class Batch(NamedTuple):
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        moved = Inputs(*(None if t is None else t.to(device, non_blocking=True) for t in self.inputs))  # pyright: ignore[reportArgumentType]
         targets = {name: t.to(device, non_blocking=True) for name, t in self.targets.items()}
-        return Batch(moved, targets, self.counts, self.tokens)
+        return Batch(self.inputs.to(device), targets, self.counts, self.tokens)
 
 
 class Encoder(Protocol):
@@ -70,6 +69,7 @@ class Learner(Protocol):
     """Every objective and every task; an nn.Module holding `.encoder` and `.head`, whose forward is the loss."""
 
     encoder: Encoder
+    vocabulary: Vocabulary
     encoder_config: EncoderConfig
     head: nn.Module
     weights: dict[str, float]

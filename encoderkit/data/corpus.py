@@ -147,20 +147,20 @@ def _by_line(source: Source, decoded: Iterator[str]) -> Iterator[Document]:
 
 def _by_blank_line(source: Source, decoded: Iterator[str]) -> Iterator[Document]:
     name, held, size, start, part, inside = source.name, [], 0, 0, 0, False
-    for number, text, whole in lines(decoded, PIECE):
+    for number, text, whole in lines(decoded, PIECE - 1):
         if whole and not inside and (not text or text.isspace()):
             if held:
                 yield Document("".join(held), name, start, part)
             held, size, part = [], 0, 0
             continue
-        if held and size + len(text) > PIECE:
+        if held and size + 1 + len(text) > PIECE:
             yield Document("".join(held), name, start, part, False)
             held, size, part = [], 0, part + 1
-        if not inside and (held or part):
-            held.append("\n")
         start = start if held or part else number
+        if not inside and (held or part):
+            text = "\n" + text
         held.append(text)
-        size, inside = size + len(text) + 1, not whole
+        size, inside = size + len(text), not whole
     if held:
         yield Document("".join(held), name, start, part)
 

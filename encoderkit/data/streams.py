@@ -34,7 +34,6 @@ _MAGIC: dict[Compression, re.Pattern[bytes]] = {
     "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
 }
 _MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-_PLAIN: Compression = ""
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -116,7 +115,7 @@ def blocks(source: Source) -> Iterator[bytes]:
 
 def _unpacked(source: Source, raw: BinaryIO) -> Iterator[bytes]:
     first = raw.read(BLOCK) if source.path is None else raw.read(64)
-    found: Compression = next((kind for kind, magic in _MAGIC.items() if magic.match(first)), _PLAIN)
+    found = _recognised(first)
     if source.path is not None:
         raw.seek(0)
         _check_magic(source, first, found)
@@ -133,6 +132,13 @@ def _unpacked(source: Source, raw: BinaryIO) -> Iterator[bytes]:
     opener = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}[found]
     with opener(raw, "rb") as stream:
         yield from iter(lambda: stream.read(BLOCK), b"")
+
+
+def _recognised(first: bytes) -> Compression:
+    for kind, magic in _MAGIC.items():
+        if magic.match(first):
+            return kind
+    return ""
 
 
 def _check_magic(source: Source, first: bytes, found: Compression) -> None:

@@ -14,7 +14,16 @@ from torch import Tensor
 
 from encoderkit.errors import DataError
 from encoderkit.interop.families import Family, Head, HeadKind, SpecialIds, obstacle, rules, settings
-from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, ModernBertConfig, RobertaConfig, longest
+from encoderkit.models.config import (
+    BertConfig,
+    EncoderConfig,
+    EsmcConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    TransformerConfig,
+    longest,
+)
+from encoderkit.models.transformer import SinusoidalPositions
 
 AUTO_CLASSES: dict[HeadKind, str] = {
     "none": "AutoModel",
@@ -35,6 +44,8 @@ class Exported(NamedTuple):
 
 def to_hf(config: Family, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
     """Our tensors (`encoder.*`, `head.*`) under transformers' names."""
+    if config.position == "sinusoidal":  # computed here, a table like a learned one there
+        tensors = {**tensors, "encoder.positions.weight": SinusoidalPositions(config.max_length, config.dim).table}
     result = {}
     for rule in rules(config, head, pad):
         if not rule.present:
@@ -74,10 +85,12 @@ def export(
     tokenizer: Mapping[str, bytes],
     vocab_size: int,
     ids: SpecialIds,
+    length: int | None = None,
 ) -> Exported:
     """The files that transformers' Auto classes load; in our own names if it has no class for such a model.
 
-    `tensors` is the state of a learner (`encoder.*`, `head.*`), `tokenizer` the files of its directory.
+    `tensors` is the state of a learner (`encoder.*`, `head.*`), `tokenizer` the files of its directory, `length` where
+    its texts were cut, if that is shorter than the encoder could read.
     """
     reason = obstacle(config, head)
     if reason is None and isinstance(config, BertConfig | RobertaConfig | ModernBertConfig | EsmcConfig):
@@ -91,7 +104,9 @@ def export(
     files = {
         "config.json": _json(described),
         "model.safetensors": safetensors.torch.save(named, metadata={"format": "pt"}),
-        **_tokenizer(tokenizer, longest(config), segments=getattr(config, "segments", 0) > 1),
+        **_tokenizer(
+            tokenizer, length or longest(config), segments=isinstance(config, TransformerConfig) and config.segments > 1
+        ),
     }
     return Exported(files, auto_class, reason)
 

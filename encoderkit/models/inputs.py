@@ -33,3 +33,9 @@ class Inputs(NamedTuple):
         documents = torch.ones_like(ids) if mask is None else mask.to(ids.dtype)
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) * documents
         return Inputs(ids, documents, positions, segments)
+
+    def to(self, device: str) -> "Inputs":
+        """The same rows on another device."""
+        segments = None if self.segments is None else self.segments.to(device, non_blocking=True)
+        ids, documents, positions = (t.to(device, non_blocking=True) for t in self[:3])
+        return Inputs(ids, documents, positions, segments)

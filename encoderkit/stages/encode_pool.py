@@ -33,7 +33,7 @@ def encode_all(
 ) -> Iterator[tuple[T, Encoded]]:
     """The texts of each job encoded, in the order of the jobs, by at most `workers` processes.
 
-    `path` is where the processes find the tokenizer, `size` the bytes of the input if they are known. A job has the
+    `path` is where the processes find the tokenizer, `size` about the bytes of the input if that is known. A job has the
     same result whoever does it. Raises what a worker raised, or `ResourceError` if one was killed.
     """
     if size is not None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,22 +27,12 @@ from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
 
 
-class Split(NamedTuple):
-    """The labelled data of a recipe."""
-
-    train: list[Row]
-    dev: list[Row]
-    test: list[Row]
-    files: dict[str, str]
-    """Which file each part is from."""
-
-
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run the recipe into `out`; the JSON of the command."""
     with session(recipe, out, resume, overwrite):
         step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
         split = _read(recipe)
-        labels = find_labels(split.train, recipe.task, recipe.data.train)
+        labels = find_labels(split["train"], recipe.task)
         if len(labels) < 2 and not recipe.task.several:
             raise DataError(f"all rows have the label {shown(labels[0])}; a classifier needs two", where=recipe.data.train)
         tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
@@ -50,7 +40,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
         learner = TASKS[type(recipe.task)](
             recipe.task, _encoder(recipe, step), vocabulary_of(tokenizer), recipe.data.length, labels
         )
-        parts = {name: learner.encode(getattr(split, name), tokenizer, path) for name, path in split.files.items()}
+        parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
         for name, examples in parts.items():
             _report(name, examples, recipe.data.length)
         learner.weigh(parts["train"])
@@ -70,24 +60,20 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
         return result
 
 
-def _read(recipe: FinetuneRecipe) -> Split:
-    columns = recipe.task.all_columns
-    train = read_rows(Path(recipe.data.train), columns)
-    dev: list[Row] = []
-    names = {"train": recipe.data.train}
-    if isinstance(recipe.data.dev, str):
-        dev, names["dev"] = read_rows(Path(recipe.data.dev), columns), recipe.data.dev
-    elif recipe.data.dev:
-        train, dev = _hold_out(train, recipe.data.dev, recipe.seed)
-        names["dev"] = recipe.data.train
-        say(f"dev: {len(dev):,} of the rows of {recipe.data.train}, drawn at random (seed {recipe.seed})")
-    test = [] if recipe.data.test is None else read_rows(Path(recipe.data.test), columns)
-    if recipe.data.test is not None:
-        names["test"] = recipe.data.test
-    for name, rows in (("train", train), ("dev", dev), ("test", test)):
-        if name in names and not rows:
-            raise DataError(f"no rows for {name}", where=names[name])
-    return Split(train, dev, test, names)
+def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
+    """The rows of train and, where the recipe has them, dev and test."""
+    columns, data = recipe.task.all_columns, recipe.data
+    parts = {"train": read_rows(data.train, columns)}
+    if isinstance(data.dev, str):
+        parts["dev"] = read_rows(data.dev, columns)
+    elif data.dev:
+        parts["train"], parts["dev"] = _hold_out(parts["train"], data.dev, recipe.seed)
+        say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, drawn at random (seed {recipe.seed})")
+        if not parts["dev"] or not parts["train"]:
+            raise DataError(f"data.dev = {data.dev:g} leaves no rows on one side", where=data.train, fix="--set data.dev=FILE")
+    if data.test is not None:
+        parts["test"] = read_rows(data.test, columns)
+    return parts
 
 
 def _hold_out(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

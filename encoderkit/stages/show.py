@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from encoderkit.config import Config, KeyPath, describe, override, read_yaml, validate
 from encoderkit.data.config import CorpusConfig
-from encoderkit.errors import UsageError
+from encoderkit.errors import UsageError, shown
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.units import Count, Every, Seconds, Share, Span
@@ -42,6 +42,13 @@ def recipe_kind(data: dict[str, Any], where: Path) -> str:
     raise UsageError(f"this is no recipe: it has none of the keys that one has ({legal})", where=where, fix="encoderkit init")
 
 
+def kind_of(text: str) -> str:
+    """`text`, if it is a kind of recipe; raises `UsageError` otherwise."""
+    if text in RECIPES:
+        return text
+    raise UsageError(f"there is no recipe for {shown(text)}", fix=f"one of {', '.join(RECIPES)}")
+
+
 def complete(path: Path, settings: list[str]) -> tuple[str, Config]:
     """The kind of the recipe at `path` (a file, or a run, which keeps its own) and the recipe with all that it leaves open."""
     file = path / "recipe.yaml" if path.is_dir() else path
@@ -66,13 +73,25 @@ class Key(NamedTuple):
 def keys(model: type[Config], path: KeyPath = (), kind: str | None = None) -> Iterator[Key]:
     """Every key of a recipe, parts before the keys in them."""
     for name, field in model.model_fields.items():
-        dotted = ".".join(map(str, (*path, name)))
-        parts = [part for part in _members(field.annotation) if isinstance(part, type) and issubclass(part, Config)]
-        default = "required" if field.is_required() else "" if parts else _value(field.get_default(call_default_factory=True))
-        yield Key(dotted, kind, _type(field), default, describe(model, name))
+        parts = _parts(field.annotation)
+        text = [describe(model, name)]
+        if len(parts) > 1:
+            text += [f"{_kind(part)}: {part.__doc__}" for part in parts]
+        elif parts and not text[0]:
+            text = [str(parts[0].__doc__)]
+        default = "required" if field.is_required() else _value(field.get_default(call_default_factory=True))
+        yield Key(".".join(map(str, (*path, name))), kind, _type(field), default, "\n".join(text).strip())
         for part in parts:
-            part_kind = part.model_fields["kind"].default if len(parts) > 1 else None
-            yield from keys(part, (*path, name), part_kind)
+            yield from keys(part, (*path, name), _kind(part) if len(parts) > 1 else None)
+
+
+def _parts(annotation: Any) -> list[type[Config]]:
+    """The configs among the members of a union, or the config itself."""
+    return [member for member in _members(annotation) if isinstance(member, type) and issubclass(member, Config)]
+
+
+def _kind(part: type[Config]) -> str:
+    return part.model_fields["kind"].default
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -87,7 +106,9 @@ def _members(annotation: Any) -> list[Any]:
 def _type(field: FieldInfo) -> str:
     text = _spell(field.rebuild_annotation())
     limits = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-    bounds = [f"{words} {getattr(mark, sign):g}" for mark in field.metadata for sign, words in limits.items() if hasattr(mark, sign)]
+    bounds = [
+        f"{words} {getattr(mark, sign):,}" for mark in field.metadata for sign, words in limits.items() if hasattr(mark, sign)
+    ]
     return ", ".join([text, *bounds])
 
 
@@ -95,12 +116,11 @@ def _spell(annotation: Any) -> str:
     """A type in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        named = (words for unit, words in _UNITS.items() if unit.__metadata__[0] in arguments[1:])
+        named = (words for unit, words in _UNITS.items() if get_args(unit)[1] in arguments[1:])
         return next(named, None) or _spell(arguments[0])
     if origin in (Union, UnionType):
-        parts = [member for member in _members(annotation) if isinstance(member, type) and issubclass(member, Config)]
-        if parts:
-            return "{kind: " + " | ".join(part.model_fields["kind"].default for part in parts) + ", ...}"
+        if parts := _parts(annotation):
+            return "{kind: " + " | ".join(map(_kind, parts)) + ", ...}"
         return " or ".join(dict.fromkeys(_spell(member) for member in arguments))
     if origin is Literal:
         return " | ".join(map(str, arguments))
@@ -108,44 +128,55 @@ def _spell(annotation: Any) -> str:
         return "list of " + " and ".join(dict.fromkeys(_spell(inner) for inner in arguments))
     if origin is dict:
         return f"{{{_spell(arguments[0])}: {_spell(arguments[1])}}}"
-    return "{...}" if isinstance(annotation, type) and issubclass(annotation, Config) else _NAMES[annotation]
+    return "{...}" if _parts(annotation) else _NAMES[annotation]
 
 
 def _value(default: Any) -> str:
+    """A default as YAML has it; of a part, what it sets differently from its own defaults."""
+    if isinstance(default, Config):
+        changed = default.model_dump(exclude_unset=True)
+        return f"{{{', '.join(f'{name}: {_value(value)}' for name, value in changed.items())}}}" if changed else ""
     if default is None or isinstance(default, bool):
         return {None: "null", True: "true", False: "false"}[default]
     return f"[{', '.join(map(_value, default))}]" if isinstance(default, list | tuple) else str(default)
 
 
 def document(kind: str) -> str:
-    """What every key of a recipe is for: name, type, default and a sentence; kinds of a part that differ stand together."""
-    model = RECIPES[kind]
+    """What every key of a recipe is for: name, type, default and a sentence; the kinds of a part stand together."""
     found: dict[str, list[Key]] = {}
-    for key in keys(model):
+    for key in keys(RECIPES[kind]):
         found.setdefault(key.name, []).append(key)
-    everywhere = {name.rpartition(".")[0]: entries for name, entries in found.items() if name.endswith(".kind")}
-    lines = [f"# {kind}: {model.__doc__}"]
+    kinds = {name.removesuffix("kind"): len(entries) for name, entries in found.items() if name.endswith(".kind")}
+    lines = [f"# {kind}: {RECIPES[kind].__doc__}"]
     for name, entries in found.items():
         if len(entries) > 1 and name.endswith(".kind"):
             continue  # said by the type of the part itself
         lines += ["", f"{name}: {entries[0].type}{_defaults(entries)}"]
-        lines += [f"    {line.strip()}" for line in entries[0].text.split("\n") if line.strip()]
-        possible = everywhere.get(name.rpartition(".")[0], [])
-        if len(entries) < len(possible):
-            lines.append(f"    Only for kind: {', '.join(str(key.kind) for key in entries)}.")
+        lines += [f"    {line.strip()}" for line in _texts(entries).split("\n") if line.strip()]
+        if entries[0].kind and len(entries) < kinds[name[: name.rindex(".") + 1]]:
+            lines.append(f"    Only for {', '.join(str(key.kind) for key in entries)}.")
     return "\n".join(lines) + "\n"
 
 
+def _by_kind(entries: list[Key], values: list[str]) -> dict[str, list[str]]:
+    """The kinds that have each value."""
+    result: dict[str, list[str]] = {}
+    for key, value in zip(entries, values, strict=True):
+        result.setdefault(value, []).append(str(key.kind))
+    return result
+
+
+def _texts(entries: list[Key]) -> str:
+    first, *others = _by_kind(entries, [key.text for key in entries]).items()
+    return "\n".join([first[0], *(f"{', '.join(kinds)}: {text}" for text, kinds in others)])
+
+
 def _defaults(entries: list[Key]) -> str:
-    """` = 4`, or ` = 0.1 (modernbert: 0.0)` where kinds differ."""
-    first = entries[0].default
+    """` = 4`, or ` = 0.1; modernbert: 0.0` where kinds differ."""
+    (first, _), *others = _by_kind(entries, [key.default for key in entries]).items()
     if first in ("", "required"):
         return f" ({first})" if first else ""
-    other: dict[str, list[str]] = {}
-    for key in entries:
-        if key.default != first:
-            other.setdefault(key.default, []).append(str(key.kind))
-    return f" = {first}" + "".join(f" ({', '.join(kinds)}: {value})" for value, kinds in other.items())
+    return f" = {first}" + "".join(f"; {', '.join(kinds)}: {value}" for value, kinds in others)
 
 
 def schema(kind: str) -> dict[str, Any]:

@@ -99,6 +99,10 @@ def _hash(sources: list[Source]) -> _Hashed:
     return _Hashed(sources, found, [_time(source) for source in sources])
 
 
+def _size(source: Source, file: SourceFile) -> int:
+    return file.bytes * (4 if source.compression or source.format == "parquet" else 1)
+
+
 def _time(source: Source) -> int:
     return 0 if source.path is None else source.path.stat().st_mtime_ns
 
@@ -136,10 +140,10 @@ def _fill(
     config: CorpusConfig,
     workers: int,
 ) -> StoreMeta:
-    account, unknown, without_tokens, size = Account(), 0, 0, sum(file.bytes for file in hashed.files)
+    account, unknown, without_tokens, size = Account(), 0, 0, sum(_size(*pair) for pair in zip(hashed.sources, hashed.files, strict=True))
     documents = read_documents(paths, config, account)
     with StoreWriter(folder, tokenizer.vocab_size) as writer, progress("tokenize", None, "documents") as bar:
-        known = size if all(source.path is not None for source in hashed.sources) else None
+        known = None if any(source.path is None for source in hashed.sources) else size
         for ends, encoded in encode_all(_jobs(documents), tokenizer, tokenizer_path, workers, known):
             places = encoded.offsets[1:][ends.last]
             without_tokens += writer.write(encoded.ids, encoded.starts, places, ends.hashes)

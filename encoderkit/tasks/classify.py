@@ -3,7 +3,6 @@
 Labels are strings from the data to the prediction; their order is frozen in `labels.json` beside the model.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -75,22 +74,21 @@ class Classify(nn.Module):
             values = np.array([weights.get(label, 1.0) for label in self.labels])
         self.class_weights = torch.tensor(values, dtype=torch.float32, device=self.class_weights.device)
 
-    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, source: str) -> list[Example]:
-        """Rows of the file `source` as examples; raises `DataError` with file and line for a label that is not known."""
-        texts = [[row.values[column] for column in self.config.columns] for row in rows]
-        return [
-            Example(tokens, self._target(row, f"{source}:{row.line}"))
-            for row, tokens in zip(rows, assemble(texts, tokenizer, self.length), strict=True)
-        ]
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+        """Rows as examples; raises `DataError` with file and line for a label that is not known."""
+        texts = [[row.text(column) for column in self.config.columns] for row in rows]
+        tokens = assemble(texts, tokenizer, self.length)
+        return [Example(own, self.target(row)) for row, own in zip(rows, tokens, strict=True)]
 
-    def _target(self, row: Row, where: str) -> int | np.ndarray:
-        names = _names(row, self.config, where)
+    def target(self, row: Row) -> int | np.ndarray:
+        """The number of a row's label, or (L,) of 0 and 1; raises `DataError` for a label that is not known."""
+        names = _names(row, self.config)
         for name in names:
             if name not in self._numbers:
                 known = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
                 raise DataError(
                     f"label {shown(name)} was not seen in training; the labels are: {known}",
-                    where=where,
+                    where=row.place,
                     fix="correct the row, or train with it",
                 )
         if not self.config.several:
@@ -151,29 +149,20 @@ class Classify(nn.Module):
         return {"loss": float(loss), **{name: float(values[name]) for name in self.directions if name != "loss"}}
 
 
-def _names(row: Row, config: ClassifyConfig, where: str) -> list[str]:
+def _names(row: Row, config: ClassifyConfig) -> list[str]:
     """The names of the labels of a row."""
-    if isinstance(config.label, list):
-        for column in config.label:
-            if row.values[column] not in ("0", "1"):
-                raise DataError(
-                    f"column {shown(column)} holds {shown(str(row.values[column]))}, and should hold 0 or 1", where=where
-                )
-        return [column for column in config.label if row.values[column] == "1"]
-    value = row.values[config.label]
-    if isinstance(value, list):
-        if not config.several:
-            fix = "--set task.multiple=true, if a row may have several labels"
-            raise DataError(f"column {shown(config.label)} holds a list of labels", where=where, fix=fix)
-        return value
-    return [value]
+    if isinstance(config.label, str):
+        return row.labels(config.label) if config.several else [row.label(config.label)]
+    marks = {column: row.label(column) for column in config.label}
+    for column, mark in marks.items():
+        if mark not in ("0", "1"):
+            raise DataError(f"column {shown(column)} holds {shown(mark)}, and should hold 0 or 1", where=row.place)
+    return [column for column, mark in marks.items() if mark == "1"]
 
 
-def find_labels(rows: Sequence[Row], config: ClassifyConfig, source: str) -> list[str]:
+def find_labels(rows: Sequence[Row], config: ClassifyConfig) -> list[str]:
     """The labels in the data, sorted; whole numbers in their order."""
     if isinstance(config.label, list):
         return list(config.label)
-    found: Counter[str] = Counter()
-    for row in rows:
-        found.update(_names(row, config, f"{source}:{row.line}"))
+    found = {name for row in rows for name in _names(row, config)}
     return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() and name.isascii() else (1, 0, name))

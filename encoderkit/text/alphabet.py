@@ -52,29 +52,40 @@ def word_classes() -> np.ndarray:
     return np.fromiter(map(word_class, map(chr, range(0x110000))), np.uint8, 0x110000)
 
 
-def count_characters(texts: Iterable[str], normalize: Callable[[str], str]) -> dict[str, int]:
-    """How often each character occurs in the normalised texts, the commonest first, ties by code point.
-
-    Counts the characters as they stand (composed) and normalises each distinct one alone, which is exact for all but a
-    few sequences of combining marks, and needs no normalised copy of the corpus.
-    """
-    raw = np.zeros(0x110000, np.int64)
+def count_characters(texts: Iterable[str]) -> dict[str, int]:
+    """How often each character occurs in the composed (NFC) texts."""
+    counts = np.zeros(0x110000, np.int64)
     batch: list[str] = []
     size = 0
     for text in texts:
         batch.append(text)
         size += len(text)
         if size > 1 << 22:
-            _count(batch, raw)
+            _count(batch, counts)
             batch, size = [], 0
-    _count(batch, raw)
-    counts: dict[str, int] = {}
-    for code in raw.nonzero()[0].tolist():
-        for character in normalize(chr(code)):
-            counts[character] = counts.get(character, 0) + int(raw[code])
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    _count(batch, counts)
+    return {chr(code): int(counts[code]) for code in counts.nonzero()[0].tolist()}
 
 
 def _count(texts: list[str], totals: np.ndarray) -> None:
-    codes = np.frombuffer(unicodedata.normalize("NFC", "".join(texts)).encode("utf-32-le"), np.uint32)
+    codes = np.frombuffer(composed("".join(texts)).encode("utf-32-le"), np.uint32)
     totals += np.bincount(codes, minlength=len(totals))
+
+
+def composed(text: str) -> str:
+    """The text with letters and their marks as one character where there is one (NFC)."""
+    return unicodedata.normalize("NFC", text)
+
+
+def normalized_counts(raw: dict[str, int], normalize: Callable[[str], str]) -> dict[str, int]:
+    """How often each character occurs after normalising, the commonest first, ties by code point; without spaces.
+
+    Each distinct character is normalised alone, which is exact for all but a few sequences of combining marks and
+    needs no normalised copy of the text.
+    """
+    counts: dict[str, int] = {}
+    for character, count in raw.items():
+        for c in normalize(character):
+            if not c.isspace():
+                counts[c] = counts.get(c, 0) + count
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -2,15 +2,14 @@
 
 from tokenizers import Regex, normalizers
 
-from encoderkit.text.alphabet import HAN_CLASS
 from encoderkit.text.config import TokenizerConfig
 
 SPACE = "▁"
 """The visible space of sentencepiece (U+2581)."""
 
 
-def normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
-    """The normaliser of a tokenizer of this kind, as the tokenizers library writes it into tokenizer.json.
+def characters_normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
+    """What happens to the characters, not yet to runs of spaces.
 
     Accents go by decomposing, removing the marks and composing again, so that Korean syllables stay whole.
     """
@@ -22,16 +21,17 @@ def normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
     if config.kind in ("wordpiece", "word"):
         split, strip, lower = config.splits_chinese(), config.strip_accents, config.lowercase
         steps.append(normalizers.BertNormalizer(True, split, strip, lower))
-        if config.strip_accents:
-            steps.append(normalizers.NFC())
-    else:
-        if config.strip_accents:
-            steps += [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
-        if config.lowercase:
-            steps.append(normalizers.Lowercase())
-    if config.kind == "unigram":
-        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+        return normalizers.Sequence([*steps, normalizers.NFC()] if strip else steps)
+    if config.strip_accents:
+        steps += [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
+    if config.lowercase:
+        steps.append(normalizers.Lowercase())
     return normalizers.Sequence(steps)
 
 
-__all__ = ["HAN_CLASS", "SPACE", "normalizer"]
+def normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
+    """The normaliser of a tokenizer, as the tokenizers library writes it into tokenizer.json."""
+    characters = characters_normalizer(config)
+    if config.kind != "unigram":
+        return characters
+    return normalizers.Sequence([characters, normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])

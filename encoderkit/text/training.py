@@ -8,13 +8,14 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 import encoderkit
 from encoderkit.errors import DataError, UsageError
-from encoderkit.text.alphabet import count_characters, is_han, word_class, NEVER
+from encoderkit.text.alphabet import count_characters, is_han, normalized_counts
 from encoderkit.text.config import TokenizerConfig
-from encoderkit.text.normalization import HAN_CLASS, SPACE, normalizer
+from encoderkit.text.alphabet import HAN_CLASS
+from encoderkit.text.normalization import SPACE, characters_normalizer, normalizer
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.sampling import Kept, Sample, draw
 from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
-from encoderkit.text.unigram import train_unigram
+from encoderkit.text.unigram import SPELLING, train_unigram
 
 KEPT_CHINESE, KEPT_BYTES = 64, 96
 """The longest run that wordpiece (characters) and bpe (bytes) see as one word. Text without spaces would otherwise make
@@ -41,7 +42,7 @@ def train(texts: Iterator[str], config: TokenizerConfig) -> Trained:
     dropped, extra = dict(sample.dropped), dict[str, bytes]()
     with panics_explained("training the tokenizer"):
         if config.kind == "unigram":
-            tokenizer, extra["tokenizer.model"], reserved = train_unigram(sample.training, config)
+            tokenizer, extra["tokenizer.model"], reserved = _unigram(sample.training, config)
             dropped |= reserved
         else:
             tokenizer = _TRAIN[config.kind](sample.training, config)
@@ -57,14 +58,13 @@ def lines(texts: Kept) -> Iterator[str]:
         yield from filter(None, text.split("\n"))
 
 
-def _alphabet(texts: Kept, config: TokenizerConfig, room: int) -> list[str]:
+def _alphabet(raw: dict[str, int], config: TokenizerConfig, room: int) -> list[str]:
     """The characters that enter the vocabulary: the commonest, `config.alphabet` of them or what fits into `room`.
 
     Characters rarer than `min_frequency` stay out. A wordpiece character counts twice if it can continue a word.
     """
-    rule = normalizer(config)
-    counts = count_characters(texts, rule.normalize_str)
-    common = [c for c, n in counts.items() if n >= config.min_frequency and not c.isspace()]
+    counts = normalized_counts(raw, characters_normalizer(config).normalize_str)
+    common = [c for c, n in counts.items() if n >= config.min_frequency]
     if config.alphabet is not None:
         return common[: config.alphabet]
     chosen: list[str] = []
@@ -84,7 +84,7 @@ def continues(character: str, config: TokenizerConfig) -> bool:
 
 
 def _wordpiece(texts: Kept, config: TokenizerConfig) -> Tokenizer:
-    alphabet = sorted(_alphabet(texts, config, config.vocab_size // 2))
+    alphabet = sorted(_alphabet(count_characters(texts), config, config.vocab_size // 2))
     # The trainer numbers ##-characters in the order of a hash table and breaks ties by number: given as special tokens
     # they have fixed numbers, and the same text makes the same vocabulary.
     inside = [f"##{c}" for c in alphabet if continues(c, config)]
@@ -163,7 +163,7 @@ def _word(texts: Kept, config: TokenizerConfig) -> Tokenizer:
 
 def _char(texts: Kept, config: TokenizerConfig) -> Tokenizer:
     room = config.vocab_size - len(SPECIAL) - 1
-    alphabet = _alphabet(texts, config, room)
+    alphabet = _alphabet(count_characters(texts), config, room)
     _must_fit(len(SPECIAL) + 1 + len(alphabet), config, f"an alphabet of {len(alphabet)} characters")
     vocab = {piece: i for i, piece in enumerate([*SPECIAL, SPACE, *alphabet])}
     # Byte-pair encoding without a single merge is the fastest way of the library to cut a text into characters.
@@ -210,3 +210,14 @@ def _files(tokenizer: Tokenizer, config: TokenizerConfig) -> dict[str, bytes]:
 
 def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, indent=1).encode()
+
+
+def _unigram(texts: Kept, config: TokenizerConfig) -> tuple[Tokenizer, bytes, dict[str, int]]:
+    raw = count_characters(texts)
+    fixed = len(SPECIAL) + len(SPELLING) + 1 + (256 if config.byte_fallback else 0)
+    alphabet = set(_alphabet(raw, config, (config.vocab_size - fixed) // 2))
+    what = f"an alphabet of {len(alphabet)} characters" + (" and 256 bytes" if config.byte_fallback else "")
+    _must_fit(fixed + len(alphabet), config, what)
+    rule = characters_normalizer(config).normalize_str
+    rare = {c for c in raw if any(n not in alphabet and not n.isspace() for n in rule(c))}
+    return train_unigram(texts, config, rare)

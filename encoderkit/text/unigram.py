@@ -1,1 +1,141 @@
-def train_unigram(texts, config): raise NotImplementedError
+"""Unigram tokenizers (Kudo 2018, Subword Regularization, section 3.2): trained by sentencepiece, run by tokenizers.
+
+Both files describe the same thing: the `.model` is sentencepiece's, the tokenizer.json is made from it here. They agree
+because the normaliser is ours on both sides: the tokenizers library applies it, and sentencepiece gets a table of what
+it does to every character.
+"""
+
+import io
+import re
+import sys
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import sentencepiece
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from encoderkit.text.alphabet import HAN_CLASS, composed
+from encoderkit.text.config import TokenizerConfig
+from encoderkit.text.normalization import characters_normalizer, normalizer
+from encoderkit.text.sampling import Kept, cut
+from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
+
+LONGEST_LINE = 4096
+"""Bytes; sentencepiece drops lines of more than 4,192 without a word, so longer ones are cut before it sees them."""
+RESERVED = "\u2585"
+"""sentencepiece drops whole lines that hold this character, its own sign for the unknown."""
+BETWEEN = "\u0001"
+"""Put between Chinese characters to keep pieces from crossing it; no text of ours holds it, the normaliser removes it."""
+THREADS = 4
+"""Of the trainer. Fixed: sums of floats, and so the pieces, depend on how the work is shared."""
+NEVER_CHOSEN = -1000.0
+"""The score of special tokens in tokenizer.json: worse than any way of spelling them, so text never becomes one."""
+SPELLING = "".join(sorted(set("".join(SPECIAL))))
+"""These characters are always in the vocabulary, for the same reason."""
+
+
+def train_unigram(
+    texts: Kept, config: TokenizerConfig, rare: set[str]
+) -> tuple[Tokenizer, bytes, dict[str, int]]:
+    """Train on `texts`; the characters of `rare` are taken out of it beforehand, and no piece spans the place.
+
+    Gives the tokenizer, the `.model` and the bytes that were dropped for a reason.
+    """
+    dropped = {"reserved_character": 0, "outside_alphabet": 0}
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        rules = Path(folder) / "rules.tsv"
+        rules.write_text(_rules(config), encoding="utf-8")
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(texts, config.splits_chinese(), rare, dropped),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=config.vocab_size,
+            hard_vocab_limit=False,  # a small text makes a smaller vocabulary instead of an error
+            character_coverage=1.0,
+            required_chars=SPELLING,
+            byte_fallback=config.byte_fallback,
+            max_sentence_length=LONGEST_LINE + 4,
+            seed_sentencepiece_size=max(200_000, 12 * config.vocab_size),
+            shrinking_factor=0.5,
+            num_threads=THREADS,
+            normalization_rule_tsv=str(rules),
+            pretokenization_delimiter=BETWEEN,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            pad_piece=PAD,
+            unk_piece=UNK,
+            bos_piece=CLS,
+            eos_piece=SEP,
+            control_symbols=[MASK],
+            minloglevel=2,
+        )
+    return _converted(model.getvalue(), config), model.getvalue(), {k: n for k, n in dropped.items() if n}
+
+
+def _lines(texts: Kept, split: bool, rare: set[str], dropped: dict[str, int]) -> Iterator[str]:
+    han = re.compile(f"({HAN_CLASS})")
+    outside = re.compile("[" + re.escape("".join(sorted(rare | {RESERVED}))) + "]")
+    for text in map(composed, texts):
+        for character in filter(None, "".join(outside.findall(text))):
+            reason = "reserved_character" if character == RESERVED else "outside_alphabet"
+            dropped[reason] += len(character.encode())
+        text = outside.sub(BETWEEN, text.replace(BETWEEN, ""))
+        if split:
+            text = han.sub(rf"{BETWEEN}\1{BETWEEN}", text)
+        for line in filter(None, text.split("\n")):
+            for piece in cut(line.encode(), LONGEST_LINE):
+                yield piece.decode()
+
+
+def _rules(config: TokenizerConfig) -> str:
+    """What the normaliser does to each character, and to each sequence that composes to one, in sentencepiece's form.
+
+    Korean syllables written in letters (jamo) are left out: 11,172 rules for what hardly occurs.
+    """
+    rule = characters_normalizer(config).normalize_str
+    rows: dict[str, str] = {}
+    for code in range(1, sys.maxunicode + 1):
+        character = chr(code)
+        category = unicodedata.category(character)
+        if category in ("Cn", "Cs", "Co") or 0xAC00 <= code <= 0xD7A3 or character == " ":
+            continue
+        result = re.sub(r"\s", " ", rule(character))
+        if result != character:
+            rows[character] = result
+        for sequence in _sequences(character):
+            rows.setdefault(sequence, re.sub(r"\s", " ", rule(sequence)))
+    return "".join(f"{_hex(source)}\t{_hex(target)}\n" for source, target in sorted(rows.items()) if source != target)
+
+
+def _sequences(character: str) -> set[str]:
+    parts = unicodedata.decomposition(character)
+    if not parts or parts.startswith("<"):
+        return set()
+    whole, first = unicodedata.normalize("NFD", character), "".join(chr(int(p, 16)) for p in parts.split())
+    return {s for s in (whole, first) if len(s) > 1}
+
+
+def _hex(text: str) -> str:
+    return " ".join(f"{ord(c):X}" for c in text)
+
+
+def _converted(model: bytes, config: TokenizerConfig) -> Tokenizer:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    size = processor.get_piece_size()
+    pieces = [
+        (processor.id_to_piece(i), NEVER_CHOSEN if processor.is_control(i) or processor.is_unknown(i) else processor.get_score(i))
+        for i in range(size)
+    ]
+    assert [p for p, _ in pieces[: len(SPECIAL)]] == list(SPECIAL), pieces[: len(SPECIAL)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=1, byte_fallback=config.byte_fallback))
+    tokenizer.normalizer = normalizer(config)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer

@@ -1,0 +1,71 @@
+"""Texts to predict or to embed: row i of the output belongs to row i of the input, so nothing is dropped on the way."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from encoderkit.console import say
+from encoderkit.data.records import check_text, read_records
+from encoderkit.data.streams import BLOCK, LINE, Source, blocks, find_sources, lines, texts
+from encoderkit.errors import DataError, UsageError
+
+_HELD = 64 * 1024 * 1024  # of standard input in memory; what is more goes to a temporary file
+
+
+class Texts(NamedTuple):
+    """The texts, or pairs of texts, of a file: readable more than once, and never in memory as a whole."""
+
+    source: Source
+    columns: Sequence[str]
+    """The column of the text, or the two of a pair; a .txt file has none."""
+    spool: IO[bytes] | None = None
+    """What standard input held."""
+
+    def rows(self) -> Iterator[list[str]]:
+        """The text, or the two texts, of each row; a line is a row in .txt, and an empty line an empty text.
+
+        Raises `DataError` with file and line for a row that has no text.
+        """
+        content = blocks(self.source) if self.spool is None else _again(self.spool)
+        name = self.source.name
+        if self.source.format == "txt":
+            for number, text, whole in lines(texts(self.source, "auto", content)):
+                if not whole:
+                    raise DataError(f"this line is longer than {LINE // 2**20} MiB", where=f"{name}:{number}")
+                yield [text]
+            return
+        for line, values in read_records(self.source, self.columns, "auto", content):
+            for column in self.columns:
+                check_text(values[column], column, f"{name}:{line}")
+            yield [values[column] for column in self.columns]
+
+
+def _again(spool: IO[bytes]) -> Iterator[bytes]:
+    spool.seek(0)
+    return iter(lambda: spool.read(BLOCK), b"")
+
+
+def open_texts(path: str | Path, columns: Sequence[str]) -> Texts:
+    """The texts in a file, or in standard input (`-`), whose format is seen from its first bytes: .jsonl or .txt.
+
+    Raises `UsageError` for a file that cannot be read, or that cannot hold pairs.
+    """
+    [source] = find_sources([path])
+    spool = None
+    if source.path is None:
+        if sys.stdin.isatty():
+            say("reading from the keyboard, a text a line; Ctrl-D ends it")
+        spool = tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115 (closed with the process, and has no name)
+        shutil.copyfileobj(sys.stdin.buffer, spool, BLOCK)
+        spool.seek(0)
+        source = source._replace(format="jsonl" if spool.read(BLOCK).lstrip().startswith(b'{"') else "txt")
+    if source.format == "txt" and len(columns) > 1:
+        raise UsageError(
+            "a line of text cannot hold a pair",
+            where=source.name,
+            fix=f"a .jsonl, .csv or .tsv file with the columns {' and '.join(columns)}",
+        )
+    return Texts(source, columns, spool)

@@ -1,0 +1,160 @@
+"""Handing a model over: a directory that other programs load, checked against the original before it exists."""
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from encoderkit import files
+from encoderkit.console import say, warn
+from encoderkit.errors import CheckError, UsageError, shown
+from encoderkit.inference import Model, open_model
+from encoderkit.interop.families import Head, SpecialIds
+from encoderkit.interop.hf import Exported, export
+from encoderkit.learner import pad
+from encoderkit.models.inputs import Inputs
+from encoderkit.objectives.masked import Masked
+from encoderkit.preflight import find_step
+from encoderkit.tasks.classify import Classify
+from encoderkit.tasks.texts import assemble
+
+TOLERANCE = 1e-5
+"""On logits in fp32, absolute and relative."""
+TARGETS = ("hf",)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
+
+TEXTS = (
+    "",
+    "A fine film, quietly funny and never in a hurry.",
+    "The committee's 3rd report (12 May 2024) costs £4.50; see https://example.org/a?b=c_d for e-mail & terms.",
+    "机器翻译在过去十年里取得了很大的进步,但长句子仍然很难。",
+    "日本語の文章と한국어 문장, затем русский текст, και λίγα ελληνικά.",
+    "naïve café Straße İstanbul Å 𝒳 😀👩‍👩‍👧 a\tb  c\n\nd",
+    "x",
+    "supercalifragilisticexpialidocious" * 4,
+    " ".join(f"Sentence {i} of a text that is longer than most models read." for i in range(200)),
+    "很长的一段中文文本,用来检查截断。" * 120,
+)
+"""What the two models are compared on: short, long, empty, of several scripts; each with its successor makes a pair."""
+
+
+class Parity(NamedTuple):
+    """How far the exported model is from the original."""
+
+    max_abs_diff: float
+    rows: int
+
+
+def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Write the model at `model_dir` (a run or a step of it) to `out` for the programs named in `to`.
+
+    Where transformers is installed the result is loaded by it and compared with the original before `out` exists; raises
+    `CheckError` if the two differ.
+    """
+    for target in to:
+        if target not in TARGETS:
+            raise UsageError(f"unknown target {shown(target)}", where="--to", fix=f"known: {', '.join(TARGETS)}")
+    files.refuse_existing(out, overwrite)
+    model = open_model(find_step(model_dir))
+    exported = _exported(model)
+    with files.staged(out, {"from": str(model.path)}, overwrite) as folder:
+        for name, data in exported.files.items():
+            files.write_new(folder / name, data)
+        parity = _check(model, exported, folder)
+    return {
+        "out": str(out),
+        "files": sorted(exported.files),
+        "loads_with": exported.auto_class,
+        "parity": None if parity is None else parity._asdict(),
+    }
+
+
+def _exported(model: Model) -> Exported:
+    learner = model.learner
+    assert isinstance(learner, Masked | Classify)
+    head, length = Head("masked"), None
+    if isinstance(learner, Classify):
+        task = learner.config
+        head = Head("classify", tuple(learner.labels), task.several, task.pooling, task.dropout)
+        length = learner.length
+    tokenizer = {name: data for name, data in model.tokenizer.save_files().items() if name in TOKENIZER_FILES}
+    ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
+    return export(learner.encoder_config, head, learner.state_dict(), tokenizer, model.tokenizer.vocab_size, ids, length)
+
+
+def _check(model: Model, exported: Exported, folder: Path) -> Parity | None:
+    """Compare the model in `folder` with the original; None, and a sentence that says why, where that cannot be done."""
+    if exported.auto_class is None:
+        warn(f"{exported.note}: wrote its weights under our own names, and config.json; load them with encoderkit or by hand")
+        return None
+    if importlib.util.find_spec("transformers") is None:
+        say("parity not checked: transformers is not installed; pip install 'encoderkit[hf]' brings it")
+        return None
+    return compare(model, exported.auto_class, folder)
+
+
+@torch.inference_mode()
+def compare(model: Model, auto_class: str, folder: Path) -> Parity:
+    """The largest difference between the logits of the original and of the model that transformers loads from `folder`.
+
+    Raises `CheckError` if the tokens or the logits differ.
+    """
+    pairs = isinstance(model.learner, Classify) and len(model.learner.config.columns) == 2
+    rows = [[text, TEXTS[(i + 1) % len(TEXTS)]] if pairs else [text] for i, text in enumerate(TEXTS)]
+    with _quiet() as transformers:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        theirs, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True)
+        if any(report.values()):
+            raise CheckError(f"transformers does not read the exported weights: {report}", where=folder)
+        sides = [list(side) for side in zip(*rows, strict=True)]
+        arguments = tokenizer(*sides, truncation=True, padding=True, return_tensors="pt")
+        found = theirs.eval()(**arguments).logits
+    inputs = _inputs(model, rows, tokenizer.model_max_length)
+    if not torch.equal(arguments["input_ids"], inputs.ids):
+        row = next(i for i, ours in enumerate(inputs.ids) if not torch.equal(arguments["input_ids"][i], ours))
+        raise CheckError(f"transformers' tokenizer splits {shown(' '.join(rows[row]), 40)} in another way", where=folder)
+    expected = _logits(model, inputs)
+    if expected.shape == (*inputs.ids.shape, expected.shape[-1]):
+        expected, found = expected[inputs.mask], found[inputs.mask]
+    difference = (expected - found).abs()
+    if not (difference <= TOLERANCE * (1 + expected.abs())).all():
+        raise CheckError(f"the logits of the exported model differ by up to {float(difference.max()):.2g}", where=folder)
+    return Parity(float(difference.max()), len(rows))
+
+
+def _inputs(model: Model, rows: Sequence[Sequence[str]], length: int) -> Inputs:
+    tokens = assemble(rows, model.tokenizer, length)
+    width = max(len(row.ids) for row in tokens)
+    ids = pad([row.ids for row in tokens], width, model.tokenizer.pad)
+    lengths = torch.tensor([len(row.ids) for row in tokens])
+    second = [row.segments for row in tokens if row.segments is not None]
+    return Inputs.of(ids, torch.arange(width) < lengths[:, None], pad(second, width, 0) if second else None)
+
+
+def _logits(model: Model, inputs: Inputs) -> Tensor:
+    """(B, L) of a classifier, (B, T, V) of a masked language model."""
+    learner = model.learner
+    if isinstance(learner, Classify):
+        return learner.logits(inputs)
+    hidden = learner.encoder(inputs)
+    return learner.head(hidden.flatten(0, 1), learner.encoder.tokens.weight).view(*hidden.shape[:2], -1)
+
+
+@contextmanager
+def _quiet() -> Iterator[Any]:
+    """transformers, without the bars and the advice it prints."""
+    transformers = importlib.import_module("transformers")
+    logging = transformers.utils.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield transformers
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()

@@ -1,0 +1,202 @@
+"""Files to documents: nothing lost, nothing guessed silently, every mistake told with its place."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from encoderkit.data import corpus
+from encoderkit.data.config import CorpusConfig
+from encoderkit.data.corpus import Account, Document, read_documents
+from encoderkit.data.streams import cut, lines
+from encoderkit.errors import DataError, UsageError
+
+LINE, BLANK = CorpusConfig(documents="line"), CorpusConfig(documents="blank_line")
+
+
+def read(path: Path, config: CorpusConfig = LINE) -> list[str]:
+    return [document.text for document in read_documents([path], config, Account())]
+
+
+def write(folder: Path, name: str, data: bytes | str) -> Path:
+    path = folder / name
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        ("", bytes),
+        (".gz", gzip.compress),
+        (".xz", lzma.compress),
+        (".bz2", bz2.compress),
+        (".zst", zstandard.ZstdCompressor().compress),
+    ],
+)
+def test_every_format_in_every_compression_gives_the_same_documents(tmp_path: Path, suffix: str, pack) -> None:
+    texts = ["one, two", 'say "hi"', "三 四", "x\u2028y\x85z\x1c"]
+    files = {
+        "a.txt": "\n".join(texts),
+        "b.jsonl": "\n".join(json.dumps({"id": 1, "text": text}) for text in texts),
+        "c.csv": "id,text\r\n" + "\r\n".join(f'1,"{text.replace(chr(34), chr(34) * 2)}"' for text in texts),
+        "d.tsv": "id\ttext\n" + "\n".join(f"1\t{text}" for text in texts) + "\n",
+    }
+    for name, content in files.items():
+        assert read(write(tmp_path, name + suffix, pack(content.encode()))) == texts, name
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", None, "b"], "n": [1, 2, 3]}), tmp_path / "a.parquet")
+    account = Account()
+    assert [d.text for d in read_documents([tmp_path / "a.parquet"], LINE, account)] == ["a", "b"]
+    assert account.dropped == {"empty": 1} and account.documents == 3
+    with pytest.raises(DataError, match='no column "body"; the columns are "text", "n"'):
+        read(tmp_path / "a.parquet", CorpusConfig(column="body"))
+
+
+@given(st.text(alphabet=st.sampled_from(["a", "字", " ", "\n", "\r", "\0", "\u2028", "é"]), max_size=80))
+def test_lines_of_text_are_accounted_for_to_the_byte(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = write(tmp_path_factory.getbasetemp(), "any.txt", text)
+    expected = [line[:-1] if line.endswith("\r") else line for line in text.split("\n")]
+    expected = expected[:-1] if text.endswith("\n") or not text else expected
+    account = Account()
+    try:
+        found = [document.text for document in read_documents([path], LINE, account)]
+    except DataError:
+        found = []
+    assert found == [line for line in expected if line and not line.isspace()]
+    assert account.bytes == len(text.encode())
+    assert account.documents == len(expected) == account.kept + account.dropped.total()
+    assert account.document_bytes == sum(len(line.encode()) for line in expected)
+    assert account.document_bytes == account.kept_bytes + account.dropped_bytes.total()
+
+
+@given(st.text(alphabet="ab \n\r", max_size=120), st.integers(2, 9), st.integers(1, 7))
+def test_long_documents_come_in_pieces_that_join_to_the_text(text: str, limit: int, block: int) -> None:
+    blocks = [text[i : i + block] for i in range(0, len(text), block)]
+    whole = [line for _, line, _ in lines(blocks)]
+    joined, held = [], ""
+    for _, piece, last in lines(blocks, limit):
+        assert len(piece) <= limit
+        held += piece
+        if last:
+            joined.append(held)
+            held = ""
+    assert joined == whole == [line[:-1] if line.endswith("\r") else line for line in text.split("\n")][: len(whole)]
+    assert "".join(piece for piece, _ in cut(text, limit)) == text
+
+
+def test_documents_above_the_limit_keep_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paragraphs = ["word " * 30, "x" * 100, "z"]
+    path = write(tmp_path, "a.txt", "\n".join(paragraphs) + "\n\n \nsecond\n")
+    monkeypatch.setattr(corpus, "PIECE", 64)
+    found = list(read_documents([path], BLANK, Account()))
+    assert max(len(document.text) for document in found) <= 64
+    assert "".join(document.text for document in found[:-1]) == "\n".join(paragraphs)
+    assert [document.part for document in found] == [*range(len(found) - 1), 0]
+    assert [document.last for document in found] == [False] * (len(found) - 2) + [True, True]
+    assert found[-1] == Document("second", str(path), 6)
+
+
+def test_auto_is_decided_once_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = write(tmp_path, "a.txt", "\na\nb\n\nc\n\n"), write(tmp_path, "b.txt", "d\ne\n")
+    found = [d.text for d in read_documents([first, second], CorpusConfig(), Account())]
+    assert found == ["a\nb", "c", "d\ne"] and "separated by blank lines" in capsys.readouterr().err
+    assert [d.text for d in read_documents([second, first], CorpusConfig(), Account())] == ["d", "e", "a", "b", "c"]
+    assert "one document a line" in capsys.readouterr().err
+
+
+def test_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "plain\n" + "汉字𠀀\n" * 3
+    assert read(write(tmp_path, "a.txt", b"\xef\xbb\xbf" + text.encode())) == text.split("\n")[:-1]
+    assert "GB18030" not in capsys.readouterr().err
+    assert read(write(tmp_path, "b.txt", text.encode("gb18030"))) == text.split("\n")[:-1]
+    assert "read as GB18030" in capsys.readouterr().err
+    long = "a" * (2**20 - 1) + "汉字\n"  # a character across two blocks, and ASCII alone in the first
+    for encoding in ("utf-8", "gb18030"):
+        (line,) = read(write(tmp_path, "c.txt", long.encode(encoding)), CorpusConfig(documents="blank_line", min_chars=0))[-1:]
+        assert line.endswith("汉字")
+    with pytest.raises(DataError, match="is UTF-16 text"):
+        read(write(tmp_path, "d.txt", "a".encode("utf-16")))
+
+
+def test_bad_bytes_are_told_with_line_and_offset(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "好\nok\nab".encode() + b"\xff\xfe\n")
+    with pytest.raises(DataError, match=r"a\.txt:3: is not valid UTF-8: bytes ff at byte 9 of the file"):
+        read(path)
+    big = "好\n" * 400_000
+    with pytest.raises(DataError, match=rf"b\.txt:400001: .* at byte {len(big.encode())} "):
+        read(write(tmp_path, "b.txt", big.encode() + b"\xe5\xa5\n"))
+    with pytest.raises(DataError, match=r"c\.txt:2: .* at byte 2 "):
+        read(write(tmp_path, "c.txt", b"a\n\xe5\xa5"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text": \n', r"a\.jsonl:2: not valid JSON"),
+        ("a.jsonl", '{"text": "a"}\n\n["text"]\n', r"a\.jsonl:3: each line holds one JSON object, this one list"),
+        ("a.jsonl", '{"txt": "a", "id": 3}\n', r'a\.jsonl:1: there is no column "text"; the columns are "txt", "id"'),
+        ("a.jsonl", '{"text": "a", "text": "b"}\n', r'a\.jsonl:1: .*the key "text" stands twice'),
+        ("a.jsonl", '{"text": 3}\n', r'a\.jsonl:1: "text" should be a text, found int'),
+        ("a.jsonl", '{"text": "\\ud800"}\n', r'a\.jsonl:1: "text" holds half a character'),
+        ("a.jsonl", '{"text": ' + "[" * 100_000 + "\n", r"a\.jsonl:1: not valid JSON"),
+        ("a.csv", "id,txt\n1,a\n", r'a\.csv:1: there is no column "text"; the columns are "id", "txt"'),
+        ("a.csv", "text,text\n1,a\n", r'a\.csv:1: the column "text" stands twice'),
+        ("a.csv", 'id,text\n1,a\n2,"b\n3,c\n', r"a\.csv:3: a quote is opened here and never closed"),
+        ("a.csv", 'id,text\n1,"a\n2,"b"\n', r"a\.csv:2: not valid CSV"),
+        ("a.csv", 'id,text\n1,"a\n' + "2,b\n" * 2000 + '3,"c"\n', r"a\.csv:2: a quote is opened here and not closed"),
+        ("a.csv", "id,text\n1,a,b\n", r"a\.csv:2: has 3 fields where the header has 2"),
+        ("a.tsv", "id\ttext\n1\ta\tb\n", r"a\.tsv:2: has 3 fields where the header has 2"),
+        ("a.txt", "version https://git-lfs.github.com/spec/v1\noid", r"is a git-lfs pointer"),
+        ("a.txt", "", r"no document is left to read: there is no text"),
+        ("a.txt", "\n \n", r"no document is left to read \(dropped: 2 empty\)"),
+        ("a.txt.gz", "plain", r"is not \.gz data, as its name says"),
+        ("a.txt", gzip.compress(b"a"), r"is not plain text, as its name says: it is \.gz data"),
+        ("a.txt.gz", gzip.compress(b"abc" * 99)[:-9], r"ends in the middle of its compressed data"),
+        ("a.txt.xz", lzma.compress(b"abc" * 99)[:-9], r"ends in the middle of its compressed data"),
+        ("a.txt.zst", zstandard.ZstdCompressor().compress(b"abc" * 99)[:-2], r"ends in the middle of its compressed data"),
+        ("a.txt.bz2", bz2.compress(b"abc" * 99)[:-9], r"ends in the middle of its compressed data"),
+        ("a.txt.xz", lzma.compress(b"abc" * 99)[:40] + b"\0" * 60, r"cannot be read"),
+        ("a.parquet", "text", r"cannot be read as parquet"),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_its_place(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path, name, content))
+
+
+def test_rows_that_span_lines_are_kept_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, "a.csv", 'id,text\r\n1,"a\r\nb"\r\n2,c\0\r\n')
+    assert read(path) == ["a\nb", "c\0"] and "1 rows span several lines (the longest 2 lines, from line 2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "message"), [("none.txt", "no such file"), (".", "is a directory"), ("a.pdf", "format"), ("a\0", "cannot")])
+def test_paths_are_checked_before_anything_is_read(tmp_path: Path, name: str, message: str) -> None:
+    write(tmp_path, "a.pdf", "")
+    with pytest.raises(UsageError, match=message):
+        read(tmp_path / name)
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, said in ((b"a\nb\n", ".txt"), (b'{"text": "a"}\n{"text": "b"}', ".jsonl")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert [d.text for d in read_documents(["-"], LINE, Account())] == ["a", "b"]
+        assert f"standard input: read as {said}" in capsys.readouterr().err
+
+
+def test_short_documents_are_dropped_and_counted(tmp_path: Path) -> None:
+    account = Account()
+    path = write(tmp_path, "a.txt", "ab\nabc\n\nabcd\n")
+    assert [d.text for d in read_documents([path], CorpusConfig(documents="line", min_chars=3), account)] == ["abc", "abcd"]
+    assert account.dropped == {"too_short": 1, "empty": 1} and (account.kept, account.documents) == (2, 4)

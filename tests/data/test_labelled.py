@@ -1,0 +1,53 @@
+"""Labelled rows: all of them, or the one that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from encoderkit.data.labelled import read_rows
+from encoderkit.errors import DataError
+
+
+def test_labels_are_the_same_in_every_format(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "label": 1}\n{"text": "", "label": true}\n\n', encoding="utf-8")
+    (tmp_path / "b.csv").write_text('text,label\nx,1\n"",true\n', encoding="utf-8")
+    (tmp_path / "c.tsv").write_text("text\tlabel\nx\t1\n\ttrue\n", encoding="utf-8")
+    for name in ("a.jsonl", "b.csv", "c.tsv"):
+        rows = read_rows(tmp_path / name, ["text", "label"])
+        assert [(row.text("text"), row.label("label")) for row in rows] == [("x", "1"), ("", "true")]
+    assert [row.line for row in rows] == [2, 3]
+
+
+def test_values_as_a_task_needs_them(tmp_path: Path) -> None:
+    line = '{"many": ["a", 2], "one": "a", "n": "2.5", "i": 3, "tokens": ["x", "y"], "bad": null, "f": 1.0, "nan": "nan"}'
+    (tmp_path / "a.jsonl").write_text(line + "\n", encoding="utf-8")
+    (row,) = read_rows(tmp_path / "a.jsonl", ["many"], optional=["absent"])
+    assert (row.labels("many"), row.labels("one"), row.number("n"), row.number("i")) == (["a", "2"], ["a"], 2.5, 3.0)
+    assert (row.texts("tokens"), row.label("f")) == (["x", "y"], "1")
+    for read, column in ((row.label, "bad"), (row.number, "nan"), (row.number, "one"), (row.text, "i"), (row.texts, "one")):
+        with pytest.raises(DataError, match=rf'a\.jsonl:1: "{column}"'):
+            read(column)
+    with pytest.raises(DataError, match=r'a\.jsonl:1: there is no column "absent"; the columns are "many", "one"'):
+        row.text("absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", r"holds no row"),
+        ("a.csv", "text,label\n", r"holds no row"),
+        ("a.csv", "good film,1\nbad film,0\n", r'a\.csv:1: there is no column "text"; .*the first line names the columns'),
+        ("a.tsv", "text\tlabel\n\na\t1\nb\n", r"a\.tsv:4: has 1 fields"),
+        ("a.jsonl", '{"text": "a"}\n', r'a\.jsonl:1: there is no column "label"'),
+        ("a.txt", "a\n", r"a \.txt has no columns"),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / name, ["text", "label"])
+
+
+def test_plain_text_is_one_column_with_every_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\n\nb", encoding="utf-8")
+    assert [row.text("sentence") for row in read_rows(tmp_path / "a.txt", ["sentence"])] == ["a", "", "b"]

@@ -1,0 +1,199 @@
+"""Parity with transformers' own classes at 1e-5, on random weights, in both directions of the tables of names."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from encoderkit.errors import DataError
+from encoderkit.interop.families import Family, Head, HeadKind, SpecialIds, obstacle
+from encoderkit.interop.hf import export, from_hf, to_hf
+from encoderkit.models.build import build_classification_head, build_encoder, build_vocabulary_head
+from encoderkit.models.config import (
+    BertConfig,
+    CnnConfig,
+    EncoderConfig,
+    EsmcConfig,
+    LstmConfig,
+    ModernBertConfig,
+    RobertaConfig,
+)
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.pooling import pool
+
+transformers = pytest.importorskip("transformers")
+
+VOCABULARY = 67
+IDS = SpecialIds(pad=0, cls=2, sep=3)
+LABELS = ("bad", "good", "很好")
+FAMILIES: dict[str, Family] = {
+    "bert": BertConfig(dim=20, layers=2, heads=4, hidden=33, max_length=40),
+    "bert-other": BertConfig(
+        dim=18, layers=3, heads=3, max_length=31, activation="relu_squared", bias=False, segments=0, position="sinusoidal"
+    ),
+    "bert-no-positions": BertConfig(dim=16, layers=1, heads=1, position="none", segments=3, activation="silu"),
+    "roberta": RobertaConfig(dim=20, layers=2, heads=2, hidden=50, max_length=33, activation="gelu_tanh"),
+    "modernbert": ModernBertConfig(dim=24, layers=5, heads=3, hidden=31, window=6, max_length=50),
+    "modernbert-other": ModernBertConfig(
+        dim=12, layers=3, heads=1, hidden=20, window=5, global_every=2, bias=True, activation="relu_squared", rotary_base=50.0
+    ),
+    "modernbert-global": ModernBertConfig(dim=12, layers=2, heads=2, hidden=20, window=None, norm_eps=1e-6),
+    "esmc": EsmcConfig(dim=24, layers=3, heads=2, hidden=31, max_length=44),
+}
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+class Ours(nn.Module):
+    """An encoder and its head, named as a learner names them."""
+
+    def __init__(self, config: EncoderConfig, kind: HeadKind, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.kind = kind
+        self.encoder: Any = build_encoder(config, VOCABULARY, IDS.pad)
+        self.head: Any = nn.Identity()
+        if kind == "masked":
+            self.head = build_vocabulary_head(config, VOCABULARY)
+        elif kind == "classify":
+            self.head = build_classification_head(config, len(LABELS), 0.1)
+        for parameter in self.parameters():  # as unlike fresh weights as can be: no zeros, no ones
+            nn.init.normal_(parameter, std=0.25)
+        self.eval()
+
+    def forward(self, inputs: Inputs, pooling: Any = "cls") -> Tensor:
+        hidden = self.encoder(inputs)
+        if self.kind == "masked":
+            return self.head(hidden.flatten(0, 1), self.encoder.tokens.weight).view(*hidden.shape[:2], -1)
+        return self.head(pool(pooling, hidden, inputs.mask)) if self.kind == "classify" else hidden
+
+
+def batch(segments: int) -> tuple[Inputs, dict[str, Tensor]]:
+    """A padded batch of odd size, for us and for transformers."""
+    lengths = torch.tensor([29, 1, 17])
+    mask = torch.arange(29) < lengths[:, None]
+    ids = torch.randint(5, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(3)) * mask
+    types = ((torch.arange(29) >= 9) & mask).long() if segments > 1 else None
+    theirs = {"input_ids": ids, "attention_mask": mask.long()}
+    return Inputs.of(ids, mask, types), theirs if types is None else {**theirs, "token_type_ids": types}
+
+
+def write(folder: Path, config: EncoderConfig, head: Head, ours: Ours) -> str | None:
+    exported = export(config, head, ours.state_dict(), {}, VOCABULARY, IDS)
+    for name, data in exported.files.items():
+        (folder / name).write_bytes(data)
+    assert (exported.auto_class is None) == (exported.note is not None)
+    return exported.auto_class
+
+
+def load(folder: Path, auto_class: str | None, **settings: Any) -> Any:
+    """With transformers' report of missing and unexpected tensors held to be empty."""
+    assert auto_class is not None
+    model, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True, **settings)
+    assert not any(report.values()), report
+    return model.eval()
+
+
+@every_family
+def test_hidden_states(name: str, tmp_path: Path) -> None:
+    config = FAMILIES[name]
+    ours = Ours(config, "none")
+    auto_class = write(tmp_path, config, Head("none"), ours)
+    pooler = {"add_pooling_layer": False} if isinstance(config, BertConfig | RobertaConfig) else {}
+    theirs = load(tmp_path, auto_class, **pooler)
+    inputs, arguments = batch(config.segments)
+    difference = ours(inputs) - theirs(**arguments).last_hidden_state
+    assert difference[inputs.mask].abs().max() < 1e-5
+
+
+@every_family
+def test_masked_logits(name: str, tmp_path: Path) -> None:
+    config = FAMILIES[name]
+    ours = Ours(config, "masked")
+    theirs = load(tmp_path, write(tmp_path, config, Head("masked"), ours))
+    inputs, arguments = batch(config.segments)
+    difference = ours(inputs) - theirs(**arguments).logits
+    assert difference[inputs.mask].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("several", [False, True])
+@every_family
+def test_classification_logits(name: str, several: bool, tmp_path: Path) -> None:
+    config = FAMILIES[name]
+    pooling = "mean" if several and isinstance(config, ModernBertConfig) else "cls"
+    ours = Ours(config, "classify")
+    theirs = load(tmp_path, write(tmp_path, config, Head("classify", LABELS, several, pooling, 0.1), ours))
+    inputs, arguments = batch(config.segments)
+    assert (ours(inputs, pooling) - theirs(**arguments).logits).abs().max() < 1e-5
+    assert theirs.config.id2label == dict(enumerate(LABELS))
+    assert theirs.config.label2id == {label: i for i, label in enumerate(LABELS)}
+    assert theirs.config.problem_type == ("multi" if several else "single") + "_label_classification"
+
+
+@pytest.mark.parametrize("kind", ["none", "masked", "classify"])
+@every_family
+def test_from_hf_undoes_to_hf(name: str, kind: HeadKind) -> None:
+    config = FAMILIES[name]
+    ours = Ours(config, kind).state_dict()
+    back = from_hf(config, kind, to_hf(config, kind, ours, IDS.pad), IDS.pad)
+    if config.position == "sinusoidal":
+        assert back.pop("encoder.positions.weight").shape == (config.max_length, config.dim)
+    assert back.keys() == ours.keys()
+    for label, tensor in ours.items():
+        torch.testing.assert_close(back[label], tensor, atol=0, rtol=1e-6)
+
+
+def test_a_roberta_whose_padding_is_1_counts_positions_from_2() -> None:
+    theirs = transformers.RobertaModel(
+        transformers.RobertaConfig(
+            vocab_size=VOCABULARY, hidden_size=20, num_hidden_layers=2, num_attention_heads=2, intermediate_size=50,
+            max_position_embeddings=35, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5,
+        ),
+        add_pooling_layer=False,
+    ).eval()  # fmt: skip
+    config = RobertaConfig(dim=20, layers=2, heads=2, hidden=50, max_length=33)
+    encoder = build_encoder(config, VOCABULARY, 1).eval()
+    tensors = from_hf(config, "none", theirs.state_dict(), pad=1)
+    encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in tensors.items()})
+    inputs, arguments = batch(1)
+    ids = torch.where(inputs.mask, inputs.ids, 1)
+    difference = encoder(inputs._replace(ids=ids)) - theirs(**{**arguments, "input_ids": ids}).last_hidden_state
+    assert difference[inputs.mask].abs().max() < 1e-5
+
+
+def test_from_hf_refuses_what_it_cannot_keep() -> None:
+    config = FAMILIES["bert"]
+    tensors = to_hf(config, "none", Ours(config, "none").state_dict(), 0)
+    with pytest.raises(DataError, match="no place"):
+        from_hf(config.model_copy(update={"bias": False}), "none", tensors, 0)
+    del tensors["encoder.layer.1.output.dense.weight"]
+    with pytest.raises(DataError, match="missing"):
+        from_hf(config, "none", tensors, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "head", "reason"),
+    [
+        (LstmConfig(dim=8), Head("classify", LABELS), "no class for encoders of kind lstm"),
+        (CnnConfig(dim=8), Head("masked"), "no class for encoders of kind cnn"),
+        (FAMILIES["bert"], Head("classify", LABELS, pooling="mean"), "bert cannot have pooling: mean"),
+        (FAMILIES["modernbert"], Head("classify", LABELS, pooling="max"), "modernbert cannot have pooling: max"),
+        (BertConfig(position="rotary", norm_order="pre"), Head("none"), "bert cannot have position: rotary, norm_order: pre"),
+        (EsmcConfig(window=8, global_every=2), Head("none"), "esmc cannot have window: 8"),
+    ],
+)
+def test_what_transformers_does_not_have_is_said_and_written_anyway(config: Any, head: Head, reason: str) -> None:
+    assert obstacle(config, head) is not None
+    exported = export(config, head, Ours(config.model_copy(update={"dim": 8, "layers": 1}), head.kind).state_dict(), {}, 1, IDS)
+    assert exported.auto_class is None and exported.note is not None and reason in exported.note
+    assert set(exported.files) == {"config.json", "model.safetensors"}
+    assert json.loads(exported.files["config.json"])["encoder"]["kind"] == config.kind

@@ -1,0 +1,57 @@
+"""Attention against a float64 einsum, rotary positions against their formula, and who sees whom."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoderkit.models.attention import Rotary, attend, rotate, visible
+
+
+@pytest.mark.parametrize(("batch", "heads", "length", "width"), [(1, 1, 1, 1), (2, 3, 7, 5), (3, 2, 33, 16)])
+def test_attention_equals_float64_einsum(batch: int, heads: int, length: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    query, key, value = torch.randn(3, batch, heads, length, width, generator=generator).unbind(0)
+    documents = torch.randint(0, 3, (batch, length), generator=generator)
+    scores = torch.einsum("bhik,bhjk->bhij", query.double(), key.double()) / math.sqrt(width)
+    scores[~(documents[:, None, :, None] == documents[:, None, None, :]).expand_as(scores)] = -math.inf
+    expected = torch.einsum("bhij,bhjk->bhik", scores.softmax(-1), value.double())
+    torch.testing.assert_close(attend(query, key, value, visible(documents)).double(), expected, atol=1e-6, rtol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.none() | st.integers(1, 9))
+def test_a_token_sees_its_document_within_the_window(documents: list[int], window: int | None) -> None:
+    bias = visible(torch.tensor([documents]), window)[0, 0]
+    for i, mine in enumerate(documents):
+        for j, other in enumerate(documents):
+            seen = mine == other and (window is None or abs(i - j) <= window // 2)
+            assert bias[i, j].item() == (0 if seen else -math.inf)
+
+
+def test_rotary_is_a_rotation_of_pairs_by_position_times_frequency() -> None:
+    width, base = 8, 100.0
+    x = torch.randn(1, 1, 5, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([[0, 1, 2, 0, 9]])
+    rotated = rotate(x, *Rotary(width, 10, base)(positions))
+    for t, position in enumerate(positions[0].tolist()):
+        for i in range(width // 2):
+            turn = complex(math.cos(a := position * base ** (-2 * i / width)), math.sin(a))
+            expected = complex(x[0, 0, t, i], x[0, 0, t, i + width // 2]) * turn
+            found = complex(rotated[0, 0, t, i], rotated[0, 0, t, i + width // 2])
+            assert abs(found - expected) < 1e-6
+
+
+def test_rotated_products_depend_on_the_distance_alone() -> None:
+    query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(1)).unbind(0)
+    rotary = Rotary(16, 200, 10000.0)
+
+    def product(i: int, j: int) -> float:
+        turned = (rotate(x, *rotary(torch.tensor([[p]]))) for x, p in ((query, i), (key, j)))
+        left, right = turned
+        return float((left * right).sum())
+
+    assert product(3, 10) == pytest.approx(product(150, 157), abs=1e-4)
+    assert product(3, 10) != pytest.approx(product(3, 11), abs=1e-4)

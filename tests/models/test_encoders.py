@@ -1,0 +1,173 @@
+"""What holds of every encoder: padding and batch change nothing, gradients reach every parameter, it compiles."""
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import nn
+
+from encoderkit.models.build import ENCODERS, build_classification_head, build_encoder, build_vocabulary_head
+from encoderkit.models.config import (
+    BertConfig,
+    CnnConfig,
+    EncoderConfig,
+    EsmcConfig,
+    GruConfig,
+    LstmConfig,
+    ModernBertConfig,
+    RnnConfig,
+    RobertaConfig,
+    longest,
+)
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.pooling import Pooling, pool
+
+VOCABULARY = 50
+CONFIGS = {
+    "bert": BertConfig(dim=24, layers=3, heads=3, hidden=40),
+    "roberta": RobertaConfig(dim=24, layers=2, heads=2, activation="gelu_tanh"),
+    "modernbert": ModernBertConfig(dim=24, layers=4, heads=2, hidden=30, window=4, dropout=0.1),
+    "esmc": EsmcConfig(dim=24, layers=2, heads=2, hidden=30),
+    "sinusoidal": BertConfig(dim=24, layers=2, heads=2, position="sinusoidal", norm_order="pre", segments=0),
+    "none": BertConfig(dim=24, layers=2, heads=2, position="none", bias=False, mlp="gated", activation="relu_squared"),
+    "rnn": RnnConfig(dim=10, layers=2),
+    "lstm": LstmConfig(dim=10, layers=2, embedding_dim=7),
+    "gru": GruConfig(dim=10, layers=2, directions=1),
+    "dilated": CnnConfig(dim=12, layers=3, embedding_dim=9),
+    "gated": CnnConfig(dim=12, layers=2, style="gated", kernel=5),
+}
+PACKING = ("bert", "roberta", "modernbert", "esmc", "sinusoidal", "none")
+every_encoder = pytest.mark.parametrize("name", CONFIGS)
+
+
+def encoder_of(name: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    encoder = build_encoder(CONFIGS[name], VOCABULARY, 0)
+    for parameter in encoder.parameters():  # far enough from zero that a leak would show
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.3)
+    return encoder
+
+
+def rows(*lengths: int, width: int | None = None, seed: int = 0) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.zeros(len(lengths), width or max(lengths), dtype=torch.int64)
+    for i, length in enumerate(lengths):
+        ids[i, :length] = torch.randint(5, VOCABULARY, (length,), generator=generator)
+    return Inputs.of(ids, ids > 0)
+
+
+def test_the_union_and_the_dict_agree() -> None:
+    union = get_args(EncoderConfig)[0]
+    assert set(get_args(union)) == set(ENCODERS)
+
+
+@every_encoder
+def test_shape_and_contract(name: str) -> None:
+    encoder = encoder_of(name).eval()
+    out = encoder(rows(5, 3))
+    assert out.shape == (2, 5, encoder.dim) and out.isfinite().all()
+    assert encoder.packs == (name in PACKING)
+    assert encoder.max_length == longest(CONFIGS[name])
+    assert isinstance(encoder.tokens, nn.Embedding) and encoder.tokens.padding_idx == 0
+
+
+@every_encoder
+def test_padding_and_batch_change_nothing(name: str) -> None:
+    encoder = encoder_of(name).eval()
+    batch = rows(9, 4, 1, width=14)
+    together = encoder(batch)
+    for i, length in enumerate((9, 4, 1)):
+        alone = encoder(Inputs.of(batch.ids[i : i + 1, :length]))
+        torch.testing.assert_close(together[i, :length], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@every_encoder
+def test_the_content_of_padding_is_never_read(name: str) -> None:
+    encoder = encoder_of(name).eval()
+    batch = rows(6, 2)
+    noisy = batch._replace(ids=torch.where(batch.mask, batch.ids, 7))
+    assert torch.equal(encoder(batch)[batch.mask], encoder(noisy)[batch.mask])
+
+
+@pytest.mark.parametrize("name", PACKING)
+def test_packed_documents_are_what_they_are_alone(name: str) -> None:
+    encoder = encoder_of(name).eval()
+    first, second = rows(6, seed=1), rows(5, seed=2)
+    packed = Inputs(
+        torch.cat((first.ids, second.ids, torch.zeros(1, 2, dtype=torch.int64)), 1),
+        torch.tensor([[1] * 6 + [2] * 5 + [0] * 2]),
+        torch.tensor([[*range(6), *range(5), 0, 0]]),
+    )
+    out = encoder(packed)
+    torch.testing.assert_close(out[:, :6], encoder(first), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out[:, 6:11], encoder(second), atol=1e-5, rtol=1e-5)
+    changed = packed._replace(ids=packed.ids.index_fill(1, torch.tensor([2, 5]), 9))
+    assert torch.equal(encoder(changed)[:, 6:11], out[:, 6:11])  # exactly: nothing leaks at all
+    assert not torch.equal(encoder(changed)[:, :6], out[:, :6])
+
+
+@every_encoder
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    encoder = encoder_of(name)
+    encoder.train()
+    head = build_classification_head(CONFIGS[name], 3, dropout=0.1)
+    words = build_vocabulary_head(CONFIGS[name], VOCABULARY)
+    batch = rows(12, 8)
+    if name == "bert":
+        batch = batch._replace(segments=(batch.positions > 4).long())
+    hidden = encoder(batch)
+    loss = words(hidden[batch.mask], encoder.tokens.weight).logsumexp(-1).sum()
+    (loss + head(pool("mean", hidden, batch.mask)).square().sum()).backward()
+    for part in (encoder, head, words):
+        for label, parameter in part.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, label
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "esmc"])
+def test_zero_output_starts_each_block_as_the_identity(name: str) -> None:
+    config = CONFIGS[name].model_copy(update={"init": "zero_output", "norm_order": "pre"})
+    encoder = build_encoder(config, VOCABULARY, 0).eval()
+    batch = rows(5)
+    expected = encoder.final_norm(encoder.embedding_norm(encoder._embed(batch)))
+    torch.testing.assert_close(encoder(batch), expected)
+    assert all(not layer.attention.out.weight.any() and not layer.mlp.down.weight.any() for layer in encoder.layers)
+
+
+def test_fresh_weights() -> None:
+    encoder = build_encoder(BertConfig(dim=64, layers=1, heads=2), 1000, 0)
+    assert not encoder.tokens.weight[0].any() and not encoder.layers[0].attention.qkv.bias.any()
+    assert encoder.layers[0].attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    lstm = build_encoder(LstmConfig(dim=8), 10, 0).layers[0].forwards
+    torch.testing.assert_close(lstm.bias_ih_l0[4:8] + lstm.bias_hh_l0[4:8], torch.ones(4))
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "esmc", "dilated"])
+def test_traces_without_a_graph_break(name: str) -> None:
+    encoder = encoder_of(name).eval()
+    traced = torch.compile(encoder, fullgraph=True, backend="eager")
+    batch = rows(7, 5)
+    torch.testing.assert_close(traced(batch), encoder(batch))
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "esmc", "lstm", "dilated"])
+def test_bf16_autocast_is_near_fp32(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(CONFIGS[name], VOCABULARY, 0).eval()
+    batch = rows(9, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = encoder(batch)
+    torch.testing.assert_close(low.float(), encoder(batch), atol=0.05, rtol=0.05)
+
+
+def test_pooling() -> None:
+    hidden = torch.tensor([[[1.0, -1], [3, -5], [9, 9]], [[2, 2], [8, 8], [8, 8]]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    expected: dict[Pooling, list[list[float]]] = {
+        "cls": [[1, -1], [2, 2]],
+        "mean": [[2, -3], [2, 2]],
+        "max": [[3, -1], [2, 2]],
+        "last": [[3, -5], [2, 2]],
+    }
+    for kind, vectors in expected.items():
+        assert pool(kind, hidden, mask).tolist() == vectors
