@@ -9,7 +9,7 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -35,6 +35,14 @@ class Grouped(typer.core.TyperGroup):
                 with formatter.section(panel):
                     formatter.write_dl([(name, command.get_short_help_str(90)) for name, command in commands])
 
+    def invoke(self, ctx: Any) -> Any:
+        """The command; a reader that leaves (`| head`) ends it without a word. Outside of here, click makes it an exit 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return int(ExitCode.DONE)
+
 
 app = typer.Typer(
     name="encoderkit",
@@ -53,6 +61,17 @@ Settings = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or begin it if there is none.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run (its best step), or a step.", show_default=False)]
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16"], typer.Option("--precision", help="auto: bf16 where this machine is faster with it.")
+]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Rows at once; as many as 16,384 tokens if not given.", show_default=False)
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="NAME", help="The column of the text; twice for a pair.", show_default=False),
+]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see `encoderkit init`.", show_default=False)]
 
 
@@ -60,6 +79,75 @@ def _print(value: dict[str, Any], as_json: bool) -> None:
     from encoderkit.console import result
 
     result(value, as_json)
+
+
+Data = Annotated[
+    list[Path],
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help=".txt, .jsonl, .csv, .tsv, .parquet, also compressed; - is stdin; repeatable.",
+        show_default=False,
+    ),
+]
+OptionalRecipe = Annotated[
+    Path | None, typer.Argument(metavar="[RECIPE]", help="A YAML file with all other keys.", show_default=False)
+]
+
+
+@app.command(rich_help_panel=MAKE)
+def train_tokenizer(
+    data: Data,
+    out: Out,
+    recipe: OptionalRecipe = None,
+    kind: Annotated[
+        Literal["wordpiece", "bpe", "unigram", "word", "char"] | None,
+        typer.Option("--kind", help="wordpiece if not given.", show_default=False),
+    ] = None,
+    vocab_size: Annotated[
+        str | None, typer.Option("--vocab-size", metavar="N", help="The most pieces; 16,384 if not given.", show_default=False)
+    ] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Learn a vocabulary from raw text."""
+    from encoderkit import preflight
+    from encoderkit.config import load
+    from encoderkit.recipe import TokenizerRecipe
+
+    flags = [f"{key}={value}" for key, value in (("kind", kind), ("vocab_size", vocab_size)) if value is not None]
+    loaded = load(TokenizerRecipe, recipe, flags + (settings or []))
+    preflight.corpus(data, out, overwrite)
+    from encoderkit.stages import train_tokenizer as stage
+
+    _print(stage.run(data, loaded, loaded.corpus, out, overwrite), json)
+
+
+@app.command(rich_help_panel=MAKE)
+def tokenize(
+    data: Data,
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="A directory written by train-tokenizer.", show_default=False)],
+    out: Out,
+    recipe: OptionalRecipe = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.", show_default=False)
+    ] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Turn raw text into a token store."""
+    from encoderkit import preflight
+    from encoderkit.config import load
+    from encoderkit.data.config import CorpusConfig
+
+    loaded = load(CorpusConfig, recipe, settings)
+    preflight.directory(tokenizer, "a tokenizer directory", "train-tokenizer")
+    preflight.corpus(data, out, overwrite=True)  # a store that is there may be the one wanted: the stage looks
+    from encoderkit.stages import tokenize_corpus as stage
+
+    _print(stage.run(data, tokenizer, loaded, out, workers, overwrite), json)
 
 
 @app.command(rich_help_panel=MAKE)
@@ -102,6 +190,107 @@ def finetune(
     from encoderkit.stages import finetune as stage
 
     _print(stage.finetune(loaded, out, resume, overwrite), json)
+
+
+@app.command(rich_help_panel=USE)
+def evaluate(
+    model: Model,
+    data: Annotated[
+        Path, typer.Option("--data", help="Labelled rows; for a pretrained model, a token store.", show_default=False)
+    ],
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = None,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Do not fit the simple models beside it.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure a model on labelled data, beside simple baselines."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    preflight.evaluated(step, data)
+    from encoderkit.stages import evaluate as stage
+
+    result = stage.evaluate(step, data, precision, batch, not no_baselines)
+    if json:
+        _print(result, json)
+    else:
+        print(stage.describe(result))
+
+
+@app.command(rich_help_panel=USE)
+def predict(
+    model: Model,
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False),
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text; repeatable.", show_default=False)] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option("--text-pair", help="The second text of a pair; repeatable.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; stdout if not given.", show_default=False)] = None,
+    form: Annotated[Literal["jsonl", "csv"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
+    column: Column = None,
+    top: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Only the k best scores, best first.", show_default=False)
+    ] = None,
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --out names.")] = False,
+) -> None:
+    """Predict the labels of texts; a pretrained model fills [MASK]."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    rows = preflight.predicted(step, source, text or [], text_pair or [])
+    from encoderkit.stages import predict as stage
+
+    stage.predict(step, source, rows, out, form, column, top, precision, batch, overwrite)
+
+
+@app.command(rich_help_panel=USE)
+def embed(
+    model: Model,
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The .npy file to write.", show_default=False)],
+    pooling: Annotated[
+        Literal["cls", "mean", "max", "last"], typer.Option("--pooling", help="From one vector a token to one a text.")
+    ] = "mean",
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
+    column: Column = None,
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --out names.")] = False,
+    json: Json = False,
+) -> None:
+    """Turn texts into vectors, in a .npy file."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    preflight.text_file(source)
+    from encoderkit.stages import embed as stage
+
+    _print(stage.embed(step, source, out, pooling, normalize, column, precision, batch, overwrite), json)
+
+
+@app.command(rich_help_panel=HAND_OVER)
+def export(
+    model: Model,
+    out: Out,
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf: a directory that transformers loads.")] = "hf",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Hand a model over to other programs, checked against the original."""
+    from encoderkit import files, preflight
+
+    step = preflight.find_step(model)
+    files.refuse_existing(out, overwrite)
+    from encoderkit.stages import export as stage
+
+    _print(stage.run(step, to.split(","), out, overwrite), json)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -164,6 +353,25 @@ def init(
     print(f"wrote {target}; see it completed with: encoderkit show {shlex.quote(str(target))}", file=sys.stderr)
 
 
+@app.command(rich_help_panel=LEARN)
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The directory to write.")] = Path("encoderkit-demo"),
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """The whole way in two minutes: tokenizer, pretraining, fine-tuning, evaluation, export."""
+    from encoderkit import files
+
+    files.refuse_existing(out, overwrite)
+    from encoderkit.stages import demo as stage
+
+    value = stage.run(out, overwrite)
+    if json:
+        _print(value, json)
+    else:
+        print(stage.describe(value), end="")
+
+
 @app.callback(invoke_without_command=True)
 def version(
     context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
@@ -205,7 +413,8 @@ def _run() -> int:
         help_of = error.ctx.command_path if error.ctx else "encoderkit"
         return _fail(UsageError(error.format_message(), fix=f"{help_of} --help"))
     except Interrupted as stop:
-        command = shlex.join(sys.argv if "--resume" in sys.argv else [*sys.argv, "--resume"])
+        words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
+        command = shlex.join(["encoderkit", *words, "--resume"])
         print(f"{stop.message}\n  to continue: {command}", file=sys.stderr)
         return int(stop.exit_code)
     except UserError as error:
@@ -215,9 +424,6 @@ def _run() -> int:
         return int(ExitCode.INTERRUPTED)
     except MemoryError:
         return _fail(ResourceError("out of memory", fix="a smaller training.micro_batch, data.length or model"))
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(ResourceError("the GPU is out of memory", fix="--set training.micro_batch=8"))

@@ -65,7 +65,7 @@ for _tag, _pattern, _first in (
     ("bool", r"true|false|True|False", "tfTF"),
     ("null", r"null|~|", "n~\0"),
     ("int", r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
-    ("float", r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|\.nan|[-+]?\.inf", "-+0123456789."),
+    ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|\.nan|[-+]?\.inf", "-+0123456789."),
 ):
     for _end in (_Loader, _Dumper):
         _end.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
@@ -158,10 +158,10 @@ def validate(model: type[C], data: dict[str, Any], where: str, lines: Lines | No
         raise _explain(model, error, data, where, lines or {}) from None
 
 
-def load(model: type[C], path: Path, settings: list[str] | None = None) -> C:
-    """The recipe at `path`, with the overrides of `settings` (`--set`)."""
-    data, lines = read_yaml(path)
-    return validate(model, override(data, settings or []), str(path), lines)
+def load(model: type[C], path: Path | None, settings: list[str] | None = None) -> C:
+    """The recipe at `path` (all defaults without one), with the overrides of `settings` (`--set`)."""
+    data, lines = read_yaml(path) if path is not None else ({}, {})
+    return validate(model, override(data, settings or []), str(path or "--set"), lines)
 
 
 def dump(config: Config) -> str:
@@ -185,21 +185,19 @@ def _explain(model: type[Config], error: ValidationError, data: Any, where: str,
     # An unknown key explains a missing one (a typo is both), so it goes first.
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first, more = errors[0], len(errors) - 1
-    path, node, owner = _locate(model, first["loc"], data)
+    path, node, owner, kinds = _locate(model, first["loc"], data)
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     place = f"{where}:{line}" if line else where
     name = ".".join(map(str, path)) or "the recipe"
-    kind, context = first["type"], first.get("ctx", {})
-    fix = None
+    kind, fix = first["type"], None
     if kind == "extra_forbidden":
         message, fix = f"unknown key {shown(str(path[-1]))}" + _inside(path), _nearest(str(path[-1]), owner)
     elif kind == "missing":
         message = f"{name} is missing"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        legal = re.findall(r"'([^']+)'", str(context.get("expected_tags", "")))
         found = node.get("kind") if isinstance(node, dict) else node
         message = f"{name} has no kind" if kind.endswith("found") else f"{name}.kind is {shown(str(found))}"
-        fix = _nearest(str(found), legal) if legal else f"{name}: {{kind: ...}}"
+        fix = _nearest(str(found or ""), kinds)
     else:
         text = first["msg"].removeprefix("Value error, ")
         message = text if not path else f"{name}: {text[0].lower() + text[1:]}, found {shown(str(node))}"
@@ -212,8 +210,8 @@ def _inside(path: KeyPath) -> str:
     return f" in {'.'.join(map(str, path[:-1]))}" if len(path) > 1 else ""
 
 
-def _locate(model: type[Config], loc: KeyPath, data: Any) -> tuple[KeyPath, Any, list[str]]:
-    """The path of a pydantic location in the data (without union tags), the value there, the legal keys beside it."""
+def _locate(model: type[Config], loc: KeyPath, data: Any) -> tuple[KeyPath, Any, list[str], list[str]]:
+    """The path of a pydantic location in the data (without union tags), the value there, and what is legal: keys, kinds."""
     path: list[str | int] = []
     node, schema = data, model.model_json_schema()
     definitions, here, legal = schema.get("$defs", {}), schema, list(schema.get("properties", {}))
@@ -232,7 +230,8 @@ def _locate(model: type[Config], loc: KeyPath, data: Any) -> tuple[KeyPath, Any,
             node, here = node[part], here.get("items", {})
         if "$ref" in here:
             here = definitions[here["$ref"].split("/")[-1]]
-    return tuple(path), node, legal
+    kinds = [name for option in (here, *here.get("anyOf", [])) for name in option.get("discriminator", {}).get("mapping", {})]
+    return tuple(path), node, legal, kinds
 
 
 def _nearest(found: str, legal: list[str]) -> str:

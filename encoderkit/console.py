@@ -66,8 +66,9 @@ def number(value: float) -> str:
 class Progress:
     """A counter that shows itself: call `advance` as work is done."""
 
-    def __init__(self, title: str, total: int | None, unit: str) -> None:
-        self.title, self.total, self.unit, self.done, self.note = title, total, unit, 0, ""
+    def __init__(self, title: str, total: int | None, unit: str, done: int = 0) -> None:
+        """`done`: by an earlier process, for a run that is continued."""
+        self.title, self.total, self.unit, self.done, self.note, self._before = title, total, unit, done, "", done
         self._started = self._shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
@@ -82,11 +83,11 @@ class Progress:
 
     def _show(self) -> None:
         seconds = time.monotonic() - self._started
-        rate = self.done / max(seconds, 1e-9)
+        rate = (self.done - self._before) / max(seconds, 1e-9)
         text = f"{self.title}: {self.done:,}"
         if self.total:
             text += f" of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
-            if self.done:
+            if rate:
                 text += f", {duration((self.total - self.done) / max(rate, 1e-9))} left"
         else:
             text += f" {self.unit}, {rate:,.0f}/s"
@@ -105,9 +106,9 @@ class Progress:
 
 
 @contextmanager
-def progress(title: str, total: int | None, unit: str) -> Iterator[Progress]:
+def progress(title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Progress]:
     """Show the progress of the work in the block."""
-    bar = Progress(title, total, unit)
+    bar = Progress(title, total, unit, done)
     try:
         yield bar
     finally:

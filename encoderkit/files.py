@@ -91,7 +91,8 @@ class Writer:
                     _operate("fsync", self.path)
                     os.fsync(self._fd)
         finally:
-            os.close(self._fd)
+            with _explained(self.path):
+                os.close(self._fd)
 
 
 def write_new(path: Path, data: bytes | str) -> None:
@@ -112,6 +113,31 @@ def replace(path: Path, data: bytes | str) -> None:
             os.replace(temporary, path)
             _sync_folder(path.parent)
     except ResourceError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextmanager
+def staged_file(target: Path, overwrite: bool = False) -> Iterator[Writer]:
+    """A file to write piece by piece that becomes `target`, whole, when the block ends without an error.
+
+    Raises `UsageError` if `target` exists (unless `overwrite`), `ResourceError` if the disk fails.
+    """
+    if target.is_dir():
+        raise UsageError("a file is to be written, but this is a directory", where=target, fix=f"--out {target / 'NAME'}")
+    refuse_existing(target, overwrite)
+    make_folder(target.parent)
+    temporary = target.with_name(f"{STAGING}{target.name}.{os.getpid()}")
+    remove(temporary)
+    try:
+        with Writer(temporary) as file:
+            yield file
+        with _explained(target):
+            _operate("rename", target)
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
@@ -154,6 +180,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(trash) if trash.is_dir() else trash.unlink()
 
 
+def move(path: Path, target: Path) -> None:
+    """Give a directory another name beside it; what had that name before goes."""
+    remove(target)
+    with _explained(path):
+        _operate("rename", target)
+        path.rename(target)
+        _sync_folder(target.parent)
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half done in `folder`."""
     if folder.is_dir():
@@ -193,14 +228,32 @@ def staged(target: Path, facts: dict[str, Any] | None = None, overwrite: bool = 
                 _sync_folder(folder)
             write_new(staging / MANIFEST, json.dumps({"files": entries, **(facts or {})}, indent=1, sort_keys=True))
             _sync_folder(staging)
-            if target.exists() or target.is_symlink():
-                remove(target)
-            _operate("rename", target)
-            staging.rename(target)
+            with _set_aside(target):
+                _operate("rename", target)
+                staging.rename(target)
             _sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _set_aside(path: Path) -> Iterator[None]:
+    """Free the name of `path` for the block: what had it goes when the block succeeds, and gets it back when it does not."""
+    if not (path.exists() or path.is_symlink()):
+        yield
+        return
+    trash = path.with_name(f"{TRASH}{path.name}.{os.getpid()}")
+    shutil.rmtree(trash, ignore_errors=True)
+    _operate("remove", path)
+    path.rename(trash)
+    try:
+        yield
+    except BaseException:
+        trash.rename(path)
+        raise
+    with suppress(OSError):  # the new one is in place; `sweep` takes what is left of the old one
+        shutil.rmtree(trash) if trash.is_dir() and not trash.is_symlink() else trash.unlink()
 
 
 def _entries(folder: Path) -> dict[str, dict[str, Any]]:
@@ -234,6 +287,8 @@ def verify(folder: Path, hashes: bool = True) -> dict[str, Any]:
         raise DataError("not a manifest of encoderkit", where=folder / MANIFEST)
     for name, entry in entries.items():
         path = folder / name
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            raise DataError("not a manifest of encoderkit", where=folder / MANIFEST)
         if ".." in Path(name).parts or not path.is_file():
             raise DataError("a file of this directory is missing; it is damaged", where=path)
         size = path.stat().st_size
@@ -260,8 +315,10 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another process"
             raise UsageError(f"in use by {holder}", where=folder, fix="wait for it, or choose another --out") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with _explained(path):
+            _operate("write", path)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)

@@ -10,13 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from encoderkit import files
-from encoderkit.errors import DataError
+from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.learner import Learner, Vocabulary
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import Pooling, pool
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.objectives.masked import Masked
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.config import TaskConfig
@@ -150,3 +151,80 @@ def batches(lengths: Sequence[int], rows: int | None = None) -> Iterator[np.ndar
         size = rows or max(1, TOKENS // lengths[order[first]])
         yield order[first : first + size]
         first += size
+
+
+class Account(NamedTuple):
+    """What was read."""
+
+    rows: int = 0
+    empty: int = 0
+    """Rows without a token: they have a prediction too, so that row i of the output is row i of the input."""
+    truncated: int = 0
+    """Rows that were cut to the length of the model."""
+    lost: int = 0
+    """Tokens that were cut off."""
+    unknown: int = 0
+    """Tokens that the vocabulary does not have."""
+    tokens: int = 0
+
+    def add(self, rows: Sequence[Tokens], unk: int) -> "Account":
+        """With `rows` counted too."""
+        special = [2 + (row.segments is not None) for row in rows]
+        sizes = [len(row.ids) - extra for row, extra in zip(rows, special, strict=True)]
+        return Account(
+            self.rows + len(rows),
+            self.empty + sum(size == 0 for size in sizes),
+            self.truncated + sum(row.cut > 0 for row in rows),
+            self.lost + sum(row.cut for row in rows),
+            self.unknown + sum(int((row.ids == unk).sum()) for row in rows),
+            self.tokens + sum(sizes),
+        )
+
+    def told(self, length: int) -> str:
+        """For a person."""
+        told = f"{self.rows:,} row{'s' * (self.rows != 1)}, {self.unknown / max(self.tokens, 1):.2%} of their tokens unknown"
+        if self.empty:
+            told += f"; {self.empty:,} without a single token"
+        if self.truncated:
+            told += f"; {self.truncated:,} are longer than {length} tokens and were cut, {self.lost:,} tokens are lost"
+        return told
+
+
+BLANK = "[MASK]"
+"""What a person types for the mask token; in a corpus it is six characters like any others."""
+
+
+def with_blanks(engine: Engine, texts: Sequence[Sequence[str]]) -> list[Tokens]:
+    """Texts as tokens, with the mask token where they have a `BLANK`; raises `UsageError` for one without."""
+    tokenizer, length = engine.model.tokenizer, engine.model.config["length"]
+    rows = []
+    for [text] in texts:
+        parts = text.split(BLANK)
+        # The space before a blank belongs to the word that is asked for, the one after it to the next word.
+        encoded = tokenizer.encode([part.rstrip() for part in parts[:-1]] + parts[-1:])
+        ids = [tokenizer.cls]
+        for i in range(len(parts)):
+            ids += ([tokenizer.mask] if i else []) + encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]].tolist()
+        kept = ids[: length - 1]
+        if len(parts) == 1:
+            fix = f"put a {BLANK} into it, or fine-tune the model to predict labels"
+            raise UsageError(f"a pretrained model fills {BLANK}, and this text has none", where=shown(text), fix=fix)
+        if kept.count(tokenizer.mask) < len(parts) - 1:
+            message = f"a {BLANK} stands beyond the {length} tokens that the model reads"
+            raise UsageError(message, where=shown(text), fix="shorten the text before it")
+        rows.append(Tokens(np.array([*kept, tokenizer.sep]), None, len(ids) - len(kept)))
+    return rows
+
+
+def fill(engine: Engine, row: Tokens, top: int) -> list[list[tuple[str, float]]]:
+    """For each blank of a row the `top` likeliest tokens and their probabilities; the model must be a masked one."""
+    learner, tokenizer = engine.model.learner, engine.model.tokenizer
+    assert isinstance(learner, Masked)
+    places = np.flatnonzero(row.ids == tokenizer.mask)
+
+    def guesses(inputs: Inputs) -> Tensor:
+        return learner.head(learner.encoder(inputs)[:, places], learner.encoder.tokens.weight).float().softmax(-1)
+
+    [scores] = engine.run([row], guesses)
+    best = [np.argsort(-p, kind="stable")[:top] for p in scores]
+    return [[(tokenizer.token(int(i)), float(p[i])) for i in order] for p, order in zip(scores, best, strict=True)]

@@ -103,7 +103,8 @@ def _resamples(counts: np.ndarray, width: int, seed: int) -> Iterator[np.ndarray
 
 def _intervals(portions: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
     drawn = {name: np.concatenate([portion[name] for portion in portions]) for name in portions[0]}
-    return {name: (float(low), float(high)) for name, values in drawn.items() for low, high in [np.quantile(values, (0.025, 0.975))]}
+    ends = {name: np.quantile(values, (0.025, 0.975)) for name, values in drawn.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def bootstrap_single(matrix: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from encoderkit import files
 from encoderkit.errors import DataError, UsageError, shown
@@ -55,6 +56,13 @@ def output(out: Path, resume: bool, overwrite: bool) -> None:
         files.refuse_existing(out, overwrite, resume=True)
 
 
+def corpus(paths: list[Path], out: Path, overwrite: bool) -> None:
+    """All files of text are there, and `out` may be written."""
+    for path in paths:
+        text_file(path)
+    files.refuse_existing(out, overwrite)
+
+
 def pretrain(recipe: PretrainRecipe, out: Path, resume: bool, overwrite: bool) -> None:
     """All that a pretraining recipe names is there, and is of the kind it should be."""
     output(out, resume, overwrite)
@@ -96,3 +104,48 @@ def check_length(step: Path, length: int) -> None:
 def read_recipe_of(step: Path) -> dict:
     """The completed recipe that a model was trained with."""
     return json.loads((step / "config.json").read_text(encoding="utf-8")).get("recipe", {})
+
+
+def text_file(path: Path) -> None:
+    """`path` is a file, or `-` for standard input."""
+    if str(path) != "-":
+        input_file(path)
+
+
+def evaluated(step: Path, data: Path) -> None:
+    """`data` is what the model in `step` can be evaluated on: rows for a task, a token store for a pretrained model."""
+    if "task" in _config(step):
+        text_file(data)
+    elif not (data / "meta.json").is_file():
+        found = "a file" if data.is_file() else "something else" if data.exists() else "not there"
+        raise UsageError(
+            f"{step} is a pretrained model and is evaluated on a token store; this is {found}",
+            where=data,
+            fix=f"encoderkit tokenize --tokenizer {step / 'tokenizer'} --data FILE --out DIR, then --data DIR",
+        )
+
+
+def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str]) -> list[list[str]]:
+    """The rows of `--text` and `--text-pair`; none where there is a `source`. Raises `UsageError` for what does not fit."""
+    if (source is None) == (not texts):
+        raise UsageError("predict takes a file, - for standard input, or --text", fix=f'encoderkit predict {step} --text "..."')
+    if source is not None:
+        text_file(source)
+    task = _config(step).get("task")
+    pair = isinstance(task, dict) and isinstance(task.get("text"), list) and len(task["text"]) == 2
+    if pairs and (not pair or len(pairs) != len(texts)):
+        found = f"{len(texts)} --text and {len(pairs)} --text-pair" if pair else "but the model reads single texts"
+        raise UsageError(f"each --text has one --text-pair, {found}" if pair else f"there is a --text-pair, {found}")
+    if texts and pair and not pairs:
+        raise UsageError("the model reads pairs of texts", fix='--text "..." --text-pair "..."')
+    for text in (*texts, *pairs):
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text")
+    return [[text, other] for text, other in zip(texts, pairs, strict=True)] if pair else [[text] for text in texts]
+
+
+def _config(step: Path) -> dict[str, Any]:
+    config = files.read_json(step / "config.json")
+    if not isinstance(config, dict) or "encoder" not in config:
+        raise DataError("not a config.json of encoderkit", where=step / "config.json")
+    return config

@@ -8,14 +8,23 @@ from typing import Annotated
 from pydantic import Field, PositiveInt, model_validator
 
 from encoderkit.config import Config
+from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, TransformerConfig
 from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.tasks.config import TaskConfig
+from encoderkit.text.config import TokenizerConfig
 from encoderkit.training.config import AdamWConfig, EveryConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.units import Every, Share, interval
 
 HeldOut = Annotated[Share | str, Field(union_mode="left_to_right")]
 """A share of the data, or a path."""
+
+
+class TokenizerRecipe(TokenizerConfig):
+    """Learn a vocabulary from raw text."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    """How the files are read."""
 
 
 class PretrainData(Config):
@@ -64,7 +73,7 @@ def _check_patience(training: TrainingConfig, every: EveryConfig) -> None:
 class PretrainRecipe(Config):
     """Train an encoder on raw text."""
 
-    seed: int = 17
+    seed: int = Field(default=17, ge=0, lt=2**63)
     """Everything random follows from it."""
     tokenizer: str
     """A directory written by `train-tokenizer`."""
@@ -90,7 +99,7 @@ class PretrainRecipe(Config):
 class FinetuneRecipe(Config):
     """Train on labels, from a pretrained checkpoint or from random weights."""
 
-    seed: int = 17
+    seed: int = Field(default=17, ge=0, lt=2**63)
     """Everything random follows from it."""
     checkpoint: str | None = None
     """A run or model directory to start from (a run: its best step); or else `model` and `tokenizer`."""
@@ -98,7 +107,7 @@ class FinetuneRecipe(Config):
     """From random weights."""
     tokenizer: str | None = None
     """A tokenizer directory, for `model`."""
-    dropout: float | None = Field(None, ge=0, lt=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     """The encoder's dropout while fine-tuning; its own if not given."""
     data: LabelledData
     task: TaskConfig = TaskConfig()

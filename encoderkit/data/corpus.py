@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from encoderkit.console import say
+from encoderkit.console import say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.records import check_text, read_records
 from encoderkit.data.streams import Source, blocks, cut, find_sources, lines, texts
@@ -85,6 +85,8 @@ def read_documents(paths: Sequence[str | Path], config: CorpusConfig, account: A
             account.take(document, reason)
             if reason is None:
                 yield document
+    if config.documents == "auto" and style == "line" and account.dropped["empty"]:
+        warn(f"{account.dropped['empty']} empty lines were dropped; if they stand between documents, set documents: blank_line")
     if account.kept == kept:
         names = ", ".join(source.name for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
         why = ", ".join(f"{count} {reason}" for reason, count in account.dropped.items())

@@ -87,22 +87,30 @@ def largest(found: Iterable[Docstring], count: int) -> list[str]:
 
 
 def split_by_file(found: list[Docstring], packages: list[str], seed: int, dev: float = 0.1, test: float = 0.2) -> Parts:
-    """Of each package some whole files for `dev` and `test`: about these shares of its docstrings, and at least one file each."""
+    """Of each package some whole files for `dev` and `test`: about these shares of its docstrings, and at least one file each.
+
+    A package's largest file is trained on, so that no class is without examples.
+    """
     parts: dict[str, str] = {}
     for number, package in enumerate(packages):
         sizes = Counter(item.file for item in found if item.package == package)
         order = [sorted(sizes)[i] for i in np.random.default_rng((seed, number)).permutation(len(sizes))]
-        for name, share in (("test", test), ("dev", dev)):
-            left = [file for file in order if file not in parts]
-            room = share * sizes.total()
-            chosen = []
-            for file in left:
-                if sizes[file] <= room:
-                    chosen.append(file)
-                    room -= sizes[file]
-            parts.update(dict.fromkeys(chosen or [min(left, key=sizes.__getitem__)], name))
+        order.remove(max(order, key=sizes.__getitem__))
+        tested = _fill(order[1:], sizes, test * sizes.total())
+        tuned = _fill([file for file in order if file not in tested], sizes, dev * sizes.total())
+        parts |= dict.fromkeys(tested, "test") | dict.fromkeys(tuned, "dev")
     labels = set(packages)
     sides: dict[str, list[Docstring]] = {"train": [], "dev": [], "test": [], "unlabelled": []}
     for item in found:
         sides[parts.get(item.file, "train") if item.package in labels else "unlabelled"].append(item)
     return Parts(**sides)
+
+
+def _fill(files: list[str], sizes: Counter[str], room: float) -> list[str]:
+    """The first files that fit into `room`; the smallest if none does."""
+    chosen = []
+    for file in files:
+        if sizes[file] <= room:
+            chosen.append(file)
+            room -= sizes[file]
+    return chosen or [min(files, key=sizes.__getitem__)]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from encoderkit.data.corpus import Account, open_content
-from encoderkit.data.records import check_text, missing, read_records
-from encoderkit.data.streams import Encoding, find_sources, lines, texts
+from encoderkit.data.records import check_text, missing, read_records, whole_lines
+from encoderkit.data.streams import Encoding, find_sources, texts
 from encoderkit.errors import DataError, shown
 
 
@@ -101,8 +101,8 @@ def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] 
         records = read_records(source, columns, encoding, content, optional)
         rows = [Row(values, line, source.name) for line, values in records]
     elif len(columns) == 1:
-        numbered = lines(texts(source, encoding, content))
-        rows = [Row({columns[0]: text}, number, source.name) for number, text, _ in numbered]
+        numbered = whole_lines(source, texts(source, encoding, content))
+        rows = [Row({columns[0]: text}, number, source.name) for number, text in numbered]
     else:
         names = ", ".join(columns)
         raise DataError(f"a .txt has no columns, and {names} are needed", where=source.name, fix="use .jsonl, .csv or .tsv")

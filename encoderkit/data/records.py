@@ -34,7 +34,7 @@ def read_records(
     """
     if source.format == "parquet":
         return _parquet(source, columns, optional)
-    numbered = _whole_lines(source, texts(source, encoding, content))
+    numbered = whole_lines(source, texts(source, encoding, content))
     if source.format == "jsonl":
         return _jsonl(source, columns, numbered)
     return _table(source, columns, numbered)
@@ -59,7 +59,8 @@ def check_text(value: object, column: str, where: str) -> None:
             raise DataError(f"{shown(column)} holds half a character ({half} without its other half)", where=where) from None
 
 
-def _whole_lines(source: Source, decoded: Iterable[str]) -> Iterator[tuple[int, str]]:
+def whole_lines(source: Source, decoded: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line; raises `DataError` for one that is too long to be a row."""
     for number, text, whole in lines(decoded):
         if not whole:
             message = f"this line is longer than {LINE // 2**20} MiB, the most that a row may have"

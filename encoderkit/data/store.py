@@ -211,9 +211,10 @@ def open_store(path: str | Path) -> TokenStore:
     if found != "tokens":
         fix = f"encoderkit tokenize --tokenizer DIR --data {folder if found == 'file' else 'FILE'} --out DIR"
         raise DataError(f"is {_WHAT[found]}, not a token store", where=folder, fix=fix)
+    meta = read_meta(folder)  # first: a store of another version is not a damaged one
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     files.verify(folder, hashes=size <= _HASHED)
-    return TokenStore(folder, read_meta(folder))
+    return TokenStore(folder, meta)
 
 
 _WHAT = {

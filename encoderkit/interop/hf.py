@@ -99,20 +99,27 @@ def export(
         auto_class = AUTO_CLASSES[head.kind]
     else:
         named = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
-        described = {"encoder": config.model_dump(mode="json"), "head": head._asdict(), "vocab_size": vocab_size}
+        described = {"note": reason, "encoder": config.model_dump(mode="json"), "head": head._asdict(), "vocab_size": vocab_size}
         auto_class = None
+    described_tokenizer = _tokenizer(
+        tokenizer,
+        length or longest(config),
+        segments=isinstance(config, TransformerConfig) and config.segments > 1,
+        literal=head.kind == "classify",
+    )
     files = {
         "config.json": _json(described),
         "model.safetensors": safetensors.torch.save(named, metadata={"format": "pt"}),
-        **_tokenizer(
-            tokenizer, length or longest(config), segments=isinstance(config, TransformerConfig) and config.segments > 1
-        ),
+        **described_tokenizer,
     }
     return Exported(files, auto_class, reason)
 
 
-def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool) -> dict[str, bytes]:
-    """The tokenizer's files, with the settings that depend on the model: its longest input, and whether it has segments."""
+def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool, literal: bool) -> dict[str, bytes]:
+    """The tokenizer's files, with the settings that depend on the model: its longest input, and whether it has segments.
+
+    `literal`: "[SEP]" in a text is five characters, as it is here; a masked language model wants to be asked with [MASK].
+    """
     result = dict(files)
     if "tokenizer_config.json" in result:
         described = json.loads(result["tokenizer_config.json"])
@@ -120,6 +127,7 @@ def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool) -
             described["model_max_length"] = length
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
         described["model_input_names"] = [name for name in inputs if segments or name != "token_type_ids"]
+        described["split_special_tokens"] = literal
         result["tokenizer_config.json"] = _json(described)
     return result
 

@@ -36,9 +36,9 @@ class TransformerConfig(Config):
     """The nonlinearity of the MLP and of the vocabulary head."""
     bias: bool = True
     """Biases in linear layers and norms."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout on embeddings and on the output of each part."""
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on attention weights."""
     window: PositiveInt | None = None
     """Local layers see this many tokens around each one, half on either side; None: every layer is global."""
@@ -48,7 +48,7 @@ class TransformerConfig(Config):
     """Base of the rotary angles in global layers."""
     rotary_base_local: float = 10000.0
     """Base of the rotary angles in local layers."""
-    segments: int = Field(2, ge=0)
+    segments: int = Field(default=2, ge=0)
     """Rows of the segment (token type) embedding; 0: none, and pairs are told apart by [SEP] alone."""
     norm_eps: float = 1e-12
     """Added to the variance in layer norms."""
@@ -77,15 +77,15 @@ class BertConfig(TransformerConfig):
     """BERT (Devlin et al. 2019): post-norm, learned positions, segments."""
 
     kind: Literal["bert"] = "bert"
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class RobertaConfig(TransformerConfig):
     """RoBERTa (Liu et al. 2019): BERT's block, one segment."""
 
     kind: Literal["roberta"] = "roberta"
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
-    segments: int = Field(1, ge=0)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    segments: int = Field(default=1, ge=0)
     norm_eps: float = 1e-5
 
 
@@ -97,11 +97,11 @@ class ModernBertConfig(TransformerConfig):
     norm_order: Literal["post", "pre"] = "pre"
     mlp: Literal["plain", "gated"] = "gated"
     bias: bool = False
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     window: PositiveInt | None = 128
     global_every: PositiveInt = 3
     rotary_base: float = 160000.0
-    segments: int = Field(0, ge=0)
+    segments: int = Field(default=0, ge=0)
     norm_eps: float = 1e-5
 
 
@@ -117,8 +117,8 @@ class EsmcConfig(TransformerConfig):
     mlp: Literal["plain", "gated"] = "gated"
     activation: Activation = "silu"
     bias: bool = False
-    dropout: float = Field(0.0, ge=0, lt=1)
-    segments: int = Field(0, ge=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    segments: int = Field(default=0, ge=0)
     norm_eps: float = 1e-5
     embedding_norm: bool = False
     query_key_norm: bool = True
@@ -135,7 +135,7 @@ class RecurrentConfig(Config):
     """Left to right only, or both."""
     embedding_dim: PositiveInt | None = None
     """Width of the word embeddings; dim if not given."""
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout on the embeddings and between layers."""
 
     @model_validator(mode="after")
@@ -177,7 +177,7 @@ class CnnConfig(Config):
     """Dilation doubling from layer to layer (Strubell et al. 2017), or gated linear units (Dauphin et al. 2017)."""
     embedding_dim: PositiveInt | None = None
     """Width of the word embeddings; dim if not given."""
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout on the embeddings and in each layer."""
 
     @model_validator(mode="after")

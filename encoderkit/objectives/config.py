@@ -18,7 +18,7 @@ class MaskedConfig(Config):
     """The rate at the end of the run, approached linearly (Ankner et al. 2024: 30 % falling to 15 %); rate if not given."""
     unit: Literal["token", "word", "span"] = "token"
     """Tokens one by one, whole words, or spans of words (SpanBERT, Joshi et al. 2020)."""
-    span_mean: float = Field(3.0, ge=1)
+    span_mean: float = Field(default=3.0, ge=1)
     """Mean words in a span; lengths are geometric, at most 10."""
     mask: Share = 0.8
     """Of the tokens to predict, the share replaced by [MASK]."""

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from itertools import accumulate, chain
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from encoderkit.data.streams import cut
@@ -46,7 +48,7 @@ def encode_all(
     under_way: deque[tuple[T, Future[Encoded]]] = deque()
     try:
         for texts, extra in jobs:
-            with _without_interrupt():  # workers inherit it: Ctrl-C is for the parent to deal with
+            with _apart():  # the processes start when the first job is submitted
                 under_way.append((extra, pool.submit(_encode, texts)))
             if len(under_way) >= 3 * workers:
                 done, future = under_way.popleft()
@@ -70,15 +72,20 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> Encoded:
 
 
 @contextmanager
-def _without_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _apart() -> Iterator[None]:
+    """Processes that start in this block do not hear Ctrl-C, and do not import the program that started them.
+
+    The parent deals with Ctrl-C. The program may be a script without the `__name__` guard, or come from a pipe.
+    """
+    program, main_thread = sys.modules["__main__"], threading.current_thread() is threading.main_thread()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if main_thread else set()
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        sys.modules["__main__"] = program
+        if main_thread:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(path: Path) -> None:

@@ -194,5 +194,6 @@ def _account(result: dict[str, Any]) -> str:
     lines = [f"{result['data']}: {number(result['rows'])} rows, {result['unknown']['share']:.2%} of the tokens unknown"]
     cut = result.get("truncated", {"rows": 0})
     if cut["rows"]:
-        lines.append(f"{cut['rows']:,} rows are longer than {cut['length']} tokens and were cut; {cut['tokens']:,} tokens are lost")
+        many = f"{cut['rows']:,} rows are longer than {cut['length']} tokens and were cut"
+        lines.append(f"{many}; {cut['tokens']:,} tokens are lost")
     return "\n".join(lines)

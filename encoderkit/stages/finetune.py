@@ -45,6 +45,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
             _report(name, examples, recipe.data.length)
         learner.weigh(parts["train"])
         inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
+        if isinstance(recipe.data.dev, str):
+            inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
         if step is not None:
             inputs["checkpoint"] = files.sha256(step / "model.safetensors")
             _load_encoder(learner.encoder, step)

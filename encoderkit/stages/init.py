@@ -6,8 +6,8 @@ import encoderkit
 from encoderkit import files
 from encoderkit.errors import UsageError, shown
 
-FIRST = {"pretrain": "modernbert-mini", "finetune": "classify"}
-"""The recipe that a newcomer is given where none is named; of the other stages, the first by name."""
+FIRST = {"pretrain": "modernbert-mini", "finetune": "classify", "tokenizer": "wordpiece-16k", "corpus": "lines"}
+"""The recipe that a newcomer is given where none is named; the first by name where none is named here either."""
 
 
 def recipes_folder() -> Path:

@@ -73,7 +73,7 @@ def _data(
     def rows(of: TokenStore, documents: np.ndarray | None = None) -> Rows:
         return Rows(of, recipe.data.length, tokenizer.cls, tokenizer.sep, documents, packed)
 
-    if recipe.data.dev is None:
+    if not recipe.data.dev:
         return rows(store), None, inputs
     if isinstance(recipe.data.dev, str):
         held = _open(recipe.data.dev, tokenizer)

@@ -3,27 +3,30 @@
 import json
 import os
 import platform
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from encoderkit import __version__, files
 from encoderkit.config import dump, parse_yaml
 from encoderkit.console import say
-from encoderkit.errors import DataError, UsageError
+from encoderkit.errors import DataError, ExitCode, UsageError
 from encoderkit.inference import vocabulary_of
 from encoderkit.learner import Learner
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
-from encoderkit.training.checkpoint import FORMAT, Description, State, newest, restore, step_path
+from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
 from encoderkit.training.loop import Plan, Source
+from encoderkit.training.machine import DTYPES
 from encoderkit.training.optim import build_optimizers, freeze
 from encoderkit.training.plan import draft, settle
-from encoderkit.training.machine import DTYPES
 from encoderkit.training.run import Goal, rewind_log, train
 
 
@@ -45,18 +48,38 @@ class Material(NamedTuple):
 @contextmanager
 def session(recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold `out` for this run alone, with what was there before refused, removed or (resume) checked to be the same run."""
-    with files.locked(out):
+    known = out / "recipe.yaml"
+    with files.locked(out), _terminable():
         files.sweep(out)
         if overwrite:
             for path in out.iterdir():
                 if path.name != "lock":
                     files.remove(path)
-        elif not resume:
+        elif resume and known.exists():
+            before = parse_yaml(known.read_text(encoding="utf-8", errors="replace"), str(known))[0]
+            if not isinstance(before, dict):
+                raise DataError("not the recipe of a run; it is damaged", where=known, fix="--overwrite to begin again")
+            _same_recipe(before, _identity(recipe), known)
+        elif resume and any(path.name != "lock" for path in out.iterdir()):
+            raise UsageError("there is something here, but it is not a run to continue", where=out, fix="another --out")
+        else:
             files.refuse_existing(out, overwrite=False, resume=True)
-        known = out / "recipe.yaml"
-        if resume and known.exists():
-            _same_recipe(parse_yaml(known.read_text(encoding="utf-8"), str(known))[0], _identity(recipe), known)
         yield
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM before the first update, or after the last one, ends with the code that says: run me again."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        say("stopped by SIGTERM while not training; nothing is lost, run again with --resume")
+        raise SystemExit(ExitCode.PREEMPTED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _identity(recipe: PretrainRecipe | FinetuneRecipe) -> dict[str, Any]:
@@ -100,6 +123,8 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path) 
         plan = settle(plan, training, learner, recipe.optimizer, material.train, material.one_shape)
         _begin(recipe, material, plan, out)
     else:
+        if plan.device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("the run was begun on a GPU, and torch finds none here; it would not be the same run", where=out)
         torch.set_num_threads(plan.threads)
         learner.to(plan.device)
         if plan.compile:
@@ -108,6 +133,10 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path) 
     if found is not None:
         step, state = found
         restore(step, learner, made)
+        if state.best_update is not None and not step_path(out, state.best_update).exists():
+            state = state.model_copy(update={"best_update": None, "best_value": None})
+        set_aside(out, state)
+        publish(out, state)
         say(f"continuing {out} after update {state.update} of {plan.updates}")
     rewind_log(out, state.update)
     goal = _goal(learner, training.metric, training.patience)
@@ -131,15 +160,20 @@ def _goal(learner: Learner, metric: str | None, patience: int | None) -> Goal:
 def _known_plan(out: Path, material: Material) -> Plan | None:
     if not (out / "plan.json").exists():
         return None
-    inputs = files.read_json(out / "manifest.json").get("inputs")
+    manifest = files.read_json(out / "manifest.json")
+    inputs = manifest.get("inputs") if isinstance(manifest, dict) else None
     if inputs != material.inputs:
-        names = [name for name in material.inputs if inputs.get(name) != material.inputs[name]]
+        known = inputs if isinstance(inputs, dict) else {}
+        names = [name for name in material.inputs if known.get(name) != material.inputs[name]]
         raise DataError(
             f"{' and '.join(names) or 'what the run was begun with'} changed since the run began, so it cannot be continued",
             where=out,
             fix="restore the files as they were, or begin a new run in another --out",
         )
-    return Plan.model_validate(files.read_json(out / "plan.json"))
+    try:
+        return Plan.model_validate(files.read_json(out / "plan.json"))
+    except ValidationError:
+        raise DataError("not the plan of a run; it is damaged", where=out / "plan.json", fix="begin a new run") from None
 
 
 def _begin(recipe: PretrainRecipe | FinetuneRecipe, material: Material, plan: Plan, out: Path) -> None:

@@ -10,14 +10,13 @@ from pydantic.fields import FieldInfo
 from encoderkit.config import Config, KeyPath, describe, override, read_yaml, validate
 from encoderkit.data.config import CorpusConfig
 from encoderkit.errors import UsageError, shown
-from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
-from encoderkit.text.config import TokenizerConfig
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, TokenizerRecipe
 from encoderkit.units import Count, Every, Seconds, Share, Span
 
 RECIPES: dict[str, type[Config]] = {
     "pretrain": PretrainRecipe,
     "finetune": FinetuneRecipe,
-    "tokenizer": TokenizerConfig,
+    "tokenizer": TokenizerRecipe,
     "corpus": CorpusConfig,
 }
 """Every kind of recipe, by the command (or the thing made) that it is for."""

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoderkit import files
-from encoderkit.console import duration, progress, say
+from encoderkit.console import duration, progress, say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.corpus import Account, Document, read_documents
-from encoderkit.data.store import SourceFile, StoreMeta, StoreWriter, fingerprint, open_store, write_meta
+from encoderkit.data.store import FORMAT, SourceFile, StoreMeta, StoreWriter, fingerprint, open_store, write_meta
 from encoderkit.data.streams import Source, find_sources
 from encoderkit.errors import DataError, UsageError
 from encoderkit.stages.encode_pool import encode_all
@@ -22,14 +22,18 @@ from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 
 _JOB = 1024 * 1024
 """Characters of text that a worker is given at a time."""
+_MUCH = 0.02
+"""Unknown tokens above this share are a sign that the tokenizer and the text do not belong together."""
 
 
-class _Hashed(NamedTuple):
-    """The files as they were before they were read."""
+class _Given(NamedTuple):
+    """What the store is made from: the files as they were before they were read."""
 
     sources: list[Source]
     files: list[SourceFile]
     times: list[int]
+    config: CorpusConfig
+    tokenizer_path: Path
 
 
 class _Ends(NamedTuple):
@@ -54,14 +58,14 @@ def run(
     started = time.monotonic()
     if workers is not None and workers < 1:
         raise UsageError(f"should be at least 1, found {workers}", where="--workers")
-    hashed, tokenizer = _hash(find_sources(paths)), open_tokenizer(tokenizer_path)
-    options = config.model_dump()
-    known = all(source.path is not None for source in hashed.sources)
-    if known and (reused := _same(out, hashed.files, tokenizer, options, overwrite)):
+    sources, tokenizer = find_sources(paths), open_tokenizer(tokenizer_path)
+    given = _Given(sources, [_hash(source) for source in sources], [_time(source) for source in sources], config, tokenizer_path)
+    piped = any(source.path is None for source in sources)
+    if not piped and (reused := _same(out, given.files, tokenizer, config.model_dump(), overwrite)):
         say(f"{out}: made of the same text, tokenizer and options: used as it is (fingerprint {reused.fingerprint[:12]})")
         return _result(reused, out, time.monotonic() - started, reused=True)
     with files.staged(out, {"stage": "tokenize"}, overwrite) as folder:
-        meta = _fill(folder, paths, hashed, tokenizer, tokenizer_path, config, workers or os.cpu_count() or 1)
+        meta = _fill(folder, paths, given, tokenizer, workers or os.cpu_count() or 1)
         write_meta(folder, meta)
     result = _result(meta, out, time.monotonic() - started, reused=False)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in meta.dropped.items()) or "none"
@@ -69,6 +73,8 @@ def run(
         f"{meta.documents:,} documents, {meta.tokens:,} tokens, {result['bytes_per_token']:.2f} bytes a token, "
         f"{result['unknown_rate']:.3%} unknown; dropped: {dropped}; {duration(result['seconds'])}"
     )
+    if result["unknown_rate"] > _MUCH:
+        warn(f"{result['unknown_rate']:.0%} of the tokens are unknown; was the tokenizer trained on text like this?")
     return result
 
 
@@ -86,21 +92,13 @@ def _result(meta: StoreMeta, out: Path, seconds: float, reused: bool) -> dict[st
     }
 
 
-def _hash(sources: list[Source]) -> _Hashed:
-    found: list[SourceFile] = []
-    for source in sources:
-        if source.path is None:
-            found.append(SourceFile("-", source.format, 0, ""))
-            continue
-        try:
-            found.append(SourceFile(str(source.path), source.format, source.path.stat().st_size, files.sha256(source.path)))
-        except OSError as error:
-            raise UsageError(f"cannot be read: {error.strerror}", where=source.path) from None
-    return _Hashed(sources, found, [_time(source) for source in sources])
-
-
-def _size(source: Source, file: SourceFile) -> int:
-    return file.bytes * (4 if source.compression or source.format == "parquet" else 1)
+def _hash(source: Source) -> SourceFile:
+    if source.path is None:
+        return SourceFile("-", source.format, 0, "")  # known when it has been read
+    try:
+        return SourceFile(str(source.path), source.format, source.path.stat().st_size, files.sha256(source.path))
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", where=source.path) from None
 
 
 def _time(source: Source) -> int:
@@ -131,38 +129,28 @@ def _same(
     raise UsageError(message, where=out, fix="another --out, or --overwrite to replace it")
 
 
-def _fill(
-    folder: Path,
-    paths: Sequence[str | Path],
-    hashed: _Hashed,
-    tokenizer: Tokenizer,
-    tokenizer_path: Path,
-    config: CorpusConfig,
-    workers: int,
-) -> StoreMeta:
-    account, unknown, without_tokens, size = Account(), 0, 0, sum(_size(*pair) for pair in zip(hashed.sources, hashed.files, strict=True))
-    documents = read_documents(paths, config, account)
+def _fill(folder: Path, paths: Sequence[str | Path], given: _Given, tokenizer: Tokenizer, workers: int) -> StoreMeta:
+    """Write everything but `meta.json`, and what that has to say."""
+    account, unknown, without_tokens = Account(), 0, 0
+    jobs = _jobs(read_documents(paths, given.config, account))
     with StoreWriter(folder, tokenizer.vocab_size) as writer, progress("tokenize", None, "documents") as bar:
-        known = None if any(source.path is None for source in hashed.sources) else size
-        for ends, encoded in encode_all(_jobs(documents), tokenizer, tokenizer_path, workers, known):
+        for ends, encoded in encode_all(jobs, tokenizer, given.tokenizer_path, workers, _size(given)):
             places = encoded.offsets[1:][ends.last]
             without_tokens += writer.write(encoded.ids, encoded.starts, places, ends.hashes)
             unknown += encoded.unknown
             bar.advance(len(places), f"{writer.tokens:,} tokens")
     if not writer.tokens:
         raise DataError("the tokenizer makes no token of this text", where=str(paths[0]))
-    for source, file, before in zip(hashed.sources, hashed.files, hashed.times, strict=True):
-        if source.path is not None and (source.path.stat().st_size, _time(source)) != (file.bytes, before):
-            raise DataError("changed while it was read", where=source.path, fix="run the same command again")
+    _check_unchanged(given)
     files.make_folder(folder / "tokenizer")
     for name, data in tokenizer.save_files().items():
         files.write_new(folder / "tokenizer" / name, data)
     dropped = account.dropped + Counter(no_tokens=without_tokens)
     assert account.documents == writer.documents + dropped.total()
-    sources = [f if f.sha256 else f._replace(bytes=account.bytes, sha256=account.stdin_sha256) for f in hashed.files]
-    options = config.model_dump()
+    sources = [f if f.sha256 else f._replace(bytes=account.bytes, sha256=account.stdin_sha256) for f in given.files]
+    options = given.config.model_dump()
     return StoreMeta(
-        format=1,
+        format=FORMAT,
         vocab_size=tokenizer.vocab_size,
         dtype=writer.dtype.name,
         documents=writer.documents,
@@ -175,6 +163,20 @@ def _fill(
         options=options,
         sources=sources,
     )
+
+
+def _size(given: _Given) -> int | None:
+    """About how many bytes of text there are."""
+    if any(source.path is None for source in given.sources):
+        return None
+    packed = [source.compression != "" or source.format == "parquet" for source in given.sources]
+    return sum(file.bytes * (4 if small else 1) for file, small in zip(given.files, packed, strict=True))
+
+
+def _check_unchanged(given: _Given) -> None:
+    for source, file, before in zip(given.sources, given.files, given.times, strict=True):
+        if source.path is not None and (source.path.stat().st_size, _time(source)) != (file.bytes, before):
+            raise DataError("changed while it was read", where=source.path, fix="run the same command again")
 
 
 def _facts(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -51,8 +51,9 @@ def tfidf(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
     characters where they are not; punctuation counts as words. The majority class where `train` has no characters.
     """
     chosen = fitted_rows(train)
-    joined, labels = [_SEPARATOR.join(train[i]) for i in chosen], labels[chosen]
-    kind = {"token_pattern": r"\w+|[^\w\s]", "ngram_range": (1, 2)} if spaced(train) else {"analyzer": "char", "ngram_range": (1, 3)}
+    joined, labels = [_SEPARATOR.join(train[int(i)]) for i in chosen], labels[chosen]
+    words = {"token_pattern": r"\w+|[^\w\s]", "ngram_range": (1, 2)}
+    kind = words if spaced(train) else {"analyzer": "char", "ngram_range": (1, 3)}
     if all(text.isspace() or not text for text in joined):
         return majority(labels, len(texts))
     vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=FEATURES, **kind)

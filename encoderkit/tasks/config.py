@@ -21,11 +21,11 @@ class ClassifyConfig(Config):
     """Several labels a row: each is decided on its own. Set by itself when `label` is a list of columns."""
     pooling: Pooling = "cls"
     """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the classifier."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """The weight of each label in the loss; balanced: inversely to its frequency."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each target spread over all labels (Szegedy et al. 2016)."""
 
     @field_validator("text")

@@ -50,11 +50,13 @@ def inputs_of(rows: Sequence[Tokens], padding: int) -> Inputs:
 
 
 def _fit(lengths: list[int], room: int) -> list[int]:
-    """The longest equal cut: what each text may keep so that all fit into `room`."""
+    """What each text may keep so that all fit into `room`: the longer is cut first, as transformers' tokenizers do."""
     if sum(lengths) <= room or len(lengths) == 1:
         return [min(length, room) for length in lengths]
     first, second = lengths
     half = room // 2
     if second <= half:
         return [room - second, second]
-    return [first, room - first] if first <= room - half else [room - half, half]
+    if first <= half:
+        return [first, room - first]
+    return [room - half, half] if first > second else [half, room - half]

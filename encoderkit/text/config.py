@@ -15,7 +15,7 @@ class TokenizerConfig(Config):
 
     kind: TokenizerKind = "wordpiece"
     """wordpiece (BERT), bpe on bytes (GPT-2, RoBERTa), unigram (sentencepiece), word (spaces and punctuation), char."""
-    vocab_size: Count = Field(16384, ge=16, le=1_000_000)
+    vocab_size: Count = Field(default=16384, ge=16, le=1_000_000)
     """The most pieces, special tokens included."""
     lowercase: bool = False
     """Fold case; with it, accents are kept unless `strip_accents`."""
@@ -26,7 +26,7 @@ class TokenizerConfig(Config):
     chinese: Literal["auto", "split", "keep"] = "auto"
     """split: each Chinese character a word of its own, so no piece holds two. keep: runs of them are left to the
     algorithm. auto: split for wordpiece and word, keep for bpe and unigram; char needs neither."""
-    alphabet: Count | None = Field(None, ge=1)
+    alphabet: Count | None = Field(default=None, ge=1)
     """The most single characters that enter the vocabulary, the commonest first; the rest are unknown or bytes.
     Not given: as many as fit into half of the vocabulary (char: all of it). bpe needs none, its alphabet is bytes;
     a word tokenizer has none."""
@@ -34,11 +34,16 @@ class TokenizerConfig(Config):
     """Spell characters outside the vocabulary as bytes instead of [UNK] (unigram; bpe always does)."""
     min_frequency: PositiveInt = 2
     """A piece must occur this often (unigram: a character)."""
-    sample: Count = Field(100_000_000, ge=1000)
-    """The most bytes of text that training holds in memory; a larger corpus is sampled evenly by document."""
-    seed: int = Field(17, ge=0, lt=2**63)
+    sample: Count | None = Field(default=None, ge=1000)
+    """The most bytes of text that training holds in memory; a larger corpus is sampled evenly by document.
+    Not given: 100M, for unigram 20M: its training takes ten times as long per byte, and pieces change little with more."""
+    seed: int = Field(default=17, ge=0, lt=2**63)
     """Chooses the sample."""
 
     def splits_chinese(self) -> bool:
         """`chinese`, with `auto` resolved."""
         return self.chinese == "split" or (self.chinese == "auto" and self.kind in ("wordpiece", "word"))
+
+    def sample_bytes(self) -> int:
+        """`sample`, or what stands for it when it is not given."""
+        return self.sample or (20_000_000 if self.kind == "unigram" else 100_000_000)

@@ -2,7 +2,8 @@
 
 Each document has a priority, a hash of its text and the seed; the documents of the lowest priorities are kept, as many
 as fit into the given bytes (bottom-k sampling). One pass, no need to know how much will come. One document in a
-hundred, by another part of the same hash, is held out for measuring. Every byte that comes in is counted once.
+hundred, by another part of the same hash, is held out for measuring, and so are its copies. Every byte that comes in
+is counted once.
 """
 
 import hashlib
@@ -91,10 +92,10 @@ def draw(texts: Iterator[str], capacity: int, seed: int) -> Sample:
         if not data:
             continue
         digest = hashlib.blake2b(data, digest_size=16, key=key).digest()
-        held = int.from_bytes(digest[8:], "little") < HELD_OUT * 2**64
         for i, part in enumerate(cut(data, PART)):
             parts += 1
-            own = digest if i == 0 else hashlib.blake2b(digest, digest_size=8, key=i.to_bytes(8, "little")).digest()
+            own = digest if i == 0 else hashlib.blake2b(digest, digest_size=16, key=i.to_bytes(8, "little")).digest()
+            held = int.from_bytes(own[8:], "little") < HELD_OUT * 2**64
             (held_out if held else training).add(part, int.from_bytes(own[:8], "little"))
     if not training.amount.documents:  # a corpus of a few documents: better measured on them than not trained at all
         training, held_out = held_out, Kept(0)

@@ -36,7 +36,7 @@ def train(texts: Iterator[str], config: TokenizerConfig) -> Trained:
 
     Raises `UsageError` when the vocabulary cannot hold what it must, `DataError` when there is no text.
     """
-    sample = draw(texts, config.sample, config.seed)
+    sample = draw(texts, config.sample_bytes(), config.seed)
     if not sample.training.amount.bytes:
         raise DataError("there is no text to train a tokenizer on", fix="look at the files given with --data")
     dropped, extra = dict(sample.dropped), dict[str, bytes]()
@@ -80,7 +80,7 @@ def continues(character: str, config: TokenizerConfig) -> bool:
     """Whether a character can stand inside a word of BERT's pre-tokenizer and so needs a piece with ##."""
     if is_han(ord(character)):
         return not config.splits_chinese()
-    return pre_tokenizers.BertPreTokenizer().pre_tokenize_str(f"a{character}") [0][0] != "a"
+    return pre_tokenizers.BertPreTokenizer().pre_tokenize_str(f"a{character}")[0][0] != "a"
 
 
 def _wordpiece(texts: Kept, config: TokenizerConfig) -> Tokenizer:

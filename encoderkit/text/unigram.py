@@ -7,7 +7,6 @@ it does to every character.
 
 import io
 import re
-import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -26,19 +25,19 @@ LONGEST_LINE = 4096
 """Bytes; sentencepiece drops lines of more than 4,192 without a word, so longer ones are cut before it sees them."""
 RESERVED = "\u2585"
 """sentencepiece drops whole lines that hold this character, its own sign for the unknown."""
-BETWEEN = "\u0001"
-"""Put between Chinese characters to keep pieces from crossing it; no text of ours holds it, the normaliser removes it."""
+BETWEEN = "\uf8ff"
+"""Put where no piece may cross; a private character that the normaliser leaves alone, taken out of the text before."""
 THREADS = 4
 """Of the trainer. Fixed: sums of floats, and so the pieces, depend on how the work is shared."""
+PATH = 128
+"""Length of the path of a temporary file that ends up in the `.model`: the same wherever the temporary folder is."""
 NEVER_CHOSEN = -1000.0
 """The score of special tokens in tokenizer.json: worse than any way of spelling them, so text never becomes one."""
 SPELLING = "".join(sorted(set("".join(SPECIAL))))
 """These characters are always in the vocabulary, for the same reason."""
 
 
-def train_unigram(
-    texts: Kept, config: TokenizerConfig, rare: set[str]
-) -> tuple[Tokenizer, bytes, dict[str, int]]:
+def train_unigram(texts: Kept, config: TokenizerConfig, rare: set[str]) -> tuple[Tokenizer, bytes, dict[str, int]]:
     """Train on `texts`; the characters of `rare` are taken out of it beforehand, and no piece spans the place.
 
     Gives the tokenizer, the `.model` and the bytes that were dropped for a reason.
@@ -46,7 +45,7 @@ def train_unigram(
     dropped = {"reserved_character": 0, "outside_alphabet": 0}
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
-        rules = Path(folder) / "rules.tsv"
+        rules = Path(folder) / "rules.tsv".rjust(PATH - 1 - len(folder), "-")
         rules.write_text(_rules(config), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_lines(texts, config.splits_chinese(), rare, dropped),
@@ -74,7 +73,9 @@ def train_unigram(
             control_symbols=[MASK],
             minloglevel=2,
         )
-    return _converted(model.getvalue(), config), model.getvalue(), {k: n for k, n in dropped.items() if n}
+    # The model remembers the path of the rules; it is of no use to anybody and differs from run to run.
+    content = model.getvalue().replace(str(rules).encode(), b"-" * len(str(rules)))
+    return _converted(content, config), content, {k: n for k, n in dropped.items() if n}
 
 
 def _lines(texts: Kept, split: bool, rare: set[str], dropped: dict[str, int]) -> Iterator[str]:
@@ -99,11 +100,8 @@ def _rules(config: TokenizerConfig) -> str:
     """
     rule = characters_normalizer(config).normalize_str
     rows: dict[str, str] = {}
-    for code in range(1, sys.maxunicode + 1):
+    for code in (*range(1, 0x20), *range(0x21, 0xAC00), *range(0xF900, 0x32000), *range(0xE0000, 0xE1000)):
         character = chr(code)
-        category = unicodedata.category(character)
-        if category in ("Cn", "Cs", "Co") or 0xAC00 <= code <= 0xD7A3 or character == " ":
-            continue
         result = re.sub(r"\s", " ", rule(character))
         if result != character:
             rows[character] = result

@@ -49,6 +49,8 @@ class State(Config):
     best_value: float | None = None
     stale: int = 0
     """Evaluations since the best one."""
+    unlogged: tuple[float, ...] = ()
+    """The losses since the last line of the log, whose mean the next line gives."""
 
 
 def step_path(run: Path, update: int) -> Path:
@@ -70,23 +72,30 @@ def save(
     for name, tensor in [*weights.items(), *moments.items()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergedError(f"{name} is no longer finite at update {state.update}; the last checkpoint is intact")
-    if not target.exists():
-        with files.staged(target, {"format": FORMAT, "update": state.update}) as folder:
-            files.write_new(folder / "model.safetensors", safetensors.torch.save(weights))
-            files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))
-            if description.labels is not None:
-                files.write_new(folder / "labels.json", json.dumps(description.labels, indent=1, ensure_ascii=False))
-            files.make_folder(folder / "tokenizer")
-            for name, data in description.tokenizer.items():
-                files.write_new(folder / "tokenizer" / name, data)
-            files.make_folder(folder / "resume")
-            files.write_new(folder / "resume" / "optimizer.safetensors", safetensors.torch.save(moments))
-            files.write_new(folder / "resume" / "state.json", state.model_dump_json(indent=1))
-    files.replace(run / "last", target.name + "\n")
+    with files.staged(target, {"format": FORMAT, "update": state.update}) as folder:
+        files.write_new(folder / "model.safetensors", safetensors.torch.save(weights))
+        files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))
+        if description.labels is not None:
+            files.write_new(folder / "labels.json", json.dumps(description.labels, indent=1, ensure_ascii=False))
+        files.make_folder(folder / "tokenizer")
+        for name, data in description.tokenizer.items():
+            files.write_new(folder / "tokenizer" / name, data)
+        files.make_folder(folder / "resume")
+        files.write_new(folder / "resume" / "optimizer.safetensors", safetensors.torch.save(moments))
+        files.write_new(folder / "resume" / "state.json", state.model_dump_json(indent=1))
+    publish(run, state)
+    return target
+
+
+def publish(run: Path, state: State) -> None:
+    """Point `last` and `best` at their checkpoints, and remove those that are no longer needed.
+
+    The second half of a save, and done again when a run is continued: it may have been killed between the two.
+    """
+    files.replace(run / "last", step_path(run, state.update).name + "\n")
     if state.best_update is not None:
         files.replace(run / "best", step_path(run, state.best_update).name + "\n")
     _retain(run, state)
-    return target
 
 
 def _moments(learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -111,6 +120,13 @@ def _retain(run: Path, state: State) -> None:
             files.remove(old)
 
 
+def set_aside(run: Path, state: State) -> None:
+    """Rename checkpoints after `state`, which are damaged, so that none is taken for one of the two to be kept."""
+    for step in _steps(run):
+        if int(step.name[5:]) > state.update:
+            files.move(step, run / f"damaged-{step.name}")
+
+
 def newest(run: Path) -> tuple[Path, State] | None:
     """The newest checkpoint whose files are all as they were written; None if there never was one.
 
@@ -126,10 +142,9 @@ def newest(run: Path) -> tuple[Path, State] | None:
             warn(f"checkpoint passed over: {error}")
         except ValueError:
             warn(f"checkpoint passed over: {step / 'resume' / 'state.json'}: not a state of this version")
-    if steps:
-        raise DataError(
-            f"none of the {len(steps)} checkpoints can be used", where=run, fix="begin again in another --out, or --overwrite"
-        )
+    if steps or (run / "last").exists():
+        found = f"none of its {len(steps)} checkpoints can be used" if steps else "its checkpoints are gone"
+        raise DataError(found, where=run, fix="begin again in another --out, or --overwrite")
     return None
 
 

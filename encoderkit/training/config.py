@@ -18,11 +18,11 @@ class AdamWConfig(Config):
     """Decay of the averages of the gradient and of its square."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the second average."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decay of matrices, times the learning rate; norms and biases have none."""
     clip: PositiveFloat | None = 1.0
     """The largest norm of the gradient; longer ones are scaled down."""
-    layer_decay: float = Field(1.0, gt=0, le=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each layer's learning rate is this times that of the layer above it (Clark et al. 2020)."""
 
 
@@ -32,7 +32,7 @@ class MuonConfig(Config):
     kind: Literal["muon"] = "muon"
     lr: PositiveFloat = 0.02
     """The highest learning rate of the matrices; their updates are orthogonal, so it is not that of AdamW."""
-    momentum: float = Field(0.95, ge=0, lt=1)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the average of the gradient (Nesterov's)."""
     adamw_lr: PositiveFloat = 3e-3
     """The highest learning rate of everything else."""
@@ -40,11 +40,11 @@ class MuonConfig(Config):
     """AdamW's, for everything else."""
     eps: PositiveFloat = 1e-8
     """AdamW's, for everything else."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decay of matrices, times the learning rate; norms and biases have none."""
     clip: PositiveFloat | None = 1.0
     """The largest norm of the gradient; longer ones are scaled down."""
-    layer_decay: float = Field(1.0, gt=0, le=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each layer's learning rate is this times that of the layer above it."""
 
 
@@ -69,11 +69,11 @@ class TrainingConfig(Config):
 
     budget: Seconds | None = None
     """Train for this long: the number of updates is planned from the speed measured at the start, and kept."""
-    updates: Count | None = Field(None, ge=1)
+    updates: Count | None = Field(default=None, ge=1)
     """Train for this many optimizer steps."""
     epochs: PositiveFloat | None = None
     """Train for this many passes over the data."""
-    tokens: Count | None = Field(None, ge=1)
+    tokens: Count | None = Field(default=None, ge=1)
     """Train on this many tokens."""
     batch: PositiveInt = 64
     """Rows an update, whatever the hardware."""

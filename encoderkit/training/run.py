@@ -1,6 +1,7 @@
 """A run: the loop with its log, evaluations, checkpoints, early stop and signals, for objectives and tasks alike."""
 
 import json
+import math
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from torch import nn
 
 from encoderkit import files
 from encoderkit.console import progress, say
-from encoderkit.errors import ExitCode, Interrupted
+from encoderkit.errors import DivergedError, ExitCode, Interrupted
 from encoderkit.learner import Learner
 from encoderkit.training.checkpoint import Description, State, save
 from encoderkit.training.config import EveryConfig
@@ -93,46 +94,44 @@ def train(
     assert isinstance(learner, nn.Module)
     epoch = len(source) / plan.batch
     logs, evaluations, saves = (Due(e, epoch, state.update) for e in (every.log, every.evaluate, every.save))
-    recent: list[Update] = []
-    with stopping() as signals, progress("training", plan.updates, "updates") as bar:
-        bar.done = state.update
+    with stopping() as signals, progress("training", plan.updates, "updates", state.update) as bar:
         before = time.monotonic()
         for update in updates(learner, optimizers, source, plan, state.update):
             seconds = time.monotonic() - before
-            recent.append(update)
             state = state.model_copy(
                 update={
                     "update": update.number,
                     "tokens": state.tokens + update.tokens,
                     "seconds": state.seconds + seconds,
+                    "unlogged": (*state.unlogged, update.loss),
                 }
             )
             ended = update.number == plan.updates
             if logs(update.number) or ended:
-                _log(out, recent, state)
-                recent = []
+                _log(out, update, state)
+                state = state.model_copy(update={"unlogged": ()})
             rate = state.tokens / max(state.seconds, 1e-9)
             bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {rate:,.0f} tokens/s")
             improved = False
             if dev is not None and (evaluations(update.number) or ended):
                 state, improved = _look(learner, dev, plan, goal, out, state)
             tired = goal.patience is not None and state.stale >= goal.patience
-            if saves(update.number) or improved or ended or tired or signals:
+            saved = bool(saves(update.number) or improved or ended or tired or signals)
+            if saved:
                 save(out, learner, optimizers, state, description)
             if tired and not ended:
                 say(f"stopped early at update {state.update}: no better {goal.metric} in {state.stale} evaluations")
                 break
-            if signals and not ended:
+            if saved and signals and not ended:  # a signal that came too late for this save waits for the next update
                 raise _interrupted(signals[0], state, plan)
             before = time.monotonic()
     return state
 
 
-def _log(out: Path, recent: list[Update], state: State) -> None:
-    last = recent[-1]
+def _log(out: Path, last: Update, state: State) -> None:
     entry = {
         "update": last.number,
-        "loss": sum(u.loss for u in recent) / len(recent),
+        "loss": sum(state.unlogged) / len(state.unlogged),
         **({} if len(last.losses) == 1 else {"losses": last.losses}),
         "lr": last.lr,
         "grad_norm": last.norm,
@@ -146,6 +145,12 @@ def _log(out: Path, recent: list[Update], state: State) -> None:
 def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, state: State) -> tuple[State, bool]:
     """Evaluate, and say so; the new state and whether it is the best so far."""
     metrics = evaluate(learner, dev, 2 * plan.micro_batch, plan.device, plan.precision)
+    if unusable := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise DivergedError(
+            f"update {state.update}: {unusable[0]} of the held-out data is {metrics[unusable[0]]:g}; "
+            "the last checkpoint is from before and intact",
+            fix="lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out",
+        )
     files.append(out / "metrics.jsonl", json.dumps({"update": state.update, "dev": metrics}))
     better = goal.better(metrics[goal.metric], state.best_value)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

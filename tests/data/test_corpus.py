@@ -132,7 +132,7 @@ def test_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bad_bytes_are_told_with_line_and_offset(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "好\nok\nab".encode() + b"\xff\xfe\n")
-    with pytest.raises(DataError, match=r"a\.txt:3: is not valid UTF-8: bytes ff at byte 9 of the file"):
+    with pytest.raises(DataError, match=r"a\.txt:3: is not valid UTF-8: bytes ff fe 0a at byte 9 of the file"):
         read(path)
     big = "好\n" * 400_000
     with pytest.raises(DataError, match=rf"b\.txt:400001: .* at byte {len(big.encode())} "):
@@ -178,10 +178,15 @@ def test_what_cannot_be_used_is_told_with_its_place(tmp_path: Path, name: str, c
 
 def test_rows_that_span_lines_are_kept_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, "a.csv", 'id,text\r\n1,"a\r\nb"\r\n2,c\0\r\n')
-    assert read(path) == ["a\nb", "c\0"] and "1 rows span several lines (the longest 2 lines, from line 2)" in capsys.readouterr().err
+    assert (
+        read(path) == ["a\nb", "c\0"]
+        and "1 rows span several lines (the longest 2 lines, from line 2)" in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize(("name", "message"), [("none.txt", "no such file"), (".", "is a directory"), ("a.pdf", "format"), ("a\0", "cannot")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("none.txt", "no such file"), (".", "is a directory"), ("a.pdf", "format"), ("a" * 300, "too long")]
+)
 def test_paths_are_checked_before_anything_is_read(tmp_path: Path, name: str, message: str) -> None:
     write(tmp_path, "a.pdf", "")
     with pytest.raises(UsageError, match=message):
@@ -190,7 +195,7 @@ def test_paths_are_checked_before_anything_is_read(tmp_path: Path, name: str, me
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for content, said in ((b"a\nb\n", ".txt"), (b'{"text": "a"}\n{"text": "b"}', ".jsonl")):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
         assert [d.text for d in read_documents(["-"], LINE, Account())] == ["a", "b"]
         assert f"standard input: read as {said}" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """Labelled rows: all of them, or the one that is wrong."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,18 @@ def test_what_is_wrong_is_told(tmp_path: Path, name: str, content: str, message:
 def test_plain_text_is_one_column_with_every_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a\n\nb", encoding="utf-8")
     assert [row.text("sentence") for row in read_rows(tmp_path / "a.txt", ["sentence"])] == ["a", "", "b"]
+
+
+@pytest.mark.skipif("ENCODERKIT_DATA" not in os.environ, reason="needs the benchmark data (ENCODERKIT_DATA)")
+def test_published_sets_have_their_published_sizes() -> None:
+    root = Path(os.environ["ENCODERKIT_DATA"])
+    assert len({row.label("label") for row in read_rows(root / "sst2/train.jsonl.xz", ["sentence", "label"])}) == 2
+    for name, columns, size in (
+        ("sst2/dev.jsonl", ["sentence", "label"], 872),
+        ("afqmc/train.jsonl.xz", ["sentence1", "sentence2", "label"], 34334),
+        ("wnut17/dev.jsonl", ["tokens", "tags"], 1009),
+    ):
+        assert len(read_rows(root / name, columns)) == size
+    assert all(len(r.texts("tokens")) == len(r.texts("tags")) for r in read_rows(root / "wnut17/dev.jsonl", ["tokens", "tags"]))
+    with pytest.raises(DataError, match=r"cls_ctg_dev\.tsv:1: there is no column .*the first line names the columns"):
+        read_rows(root / "csl/cls_ctg_dev.tsv", ["text"])

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from encoderkit.data.order import examples_of, permutation, rng
 
 
-@given(size=st.integers(1, 30), batch=st.integers(1, 40), epochs=st.integers(1, 4), short=st.integers(0, 29), seed=st.integers(0, 9))
+@given(
+    size=st.integers(1, 30), batch=st.integers(1, 40), epochs=st.integers(1, 4), short=st.integers(0, 29), seed=st.integers(0, 9)
+)
 def test_each_example_once_an_epoch_whatever_the_batch(size: int, batch: int, epochs: int, short: int, seed: int) -> None:
     total = max(size * epochs - short, 1)
     seen = [pair for update in range(-(-total // batch)) for pair in examples_of(update, batch, size, seed, total)]

@@ -110,7 +110,7 @@ def test_what_is_no_store_is_told(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", [5, 5])
     meta = json.loads((store.path / "meta.json").read_text(encoding="utf-8"))
     data = (store.path / "ids.bin").read_bytes()
-    for damage in (data[:-2], data[:-1] + b"\7"):
+    for damage in (data[:-2], data[:-1] + b"\1"):
         (store.path / "ids.bin").write_bytes(damage)
         with pytest.raises(DataError, match=r"ids\.bin: .*it is damaged"):
             open_store(store.path)

@@ -1,0 +1,68 @@
+"""`encoderkit embed`: one vector a text, as a .npy that numpy maps into memory."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoderkit import files
+from encoderkit.console import progress, say
+from encoderkit.data.unlabelled import open_texts
+from encoderkit.errors import DataError, UsageError
+from encoderkit.inference import Account, Precision, open_model, start
+from encoderkit.models.pooling import Pooling
+from encoderkit.stages.predict import columns_of, windows
+
+
+def embed(
+    step: Path,
+    source: Path,
+    out: Path,
+    pooling: Pooling = "mean",
+    normalize: bool = False,
+    columns: Sequence[str] | None = None,
+    precision: Precision = "auto",
+    batch: int | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write (rows, dim) float32 to `out`, in the order of `source`, in memory for a window of rows; the JSON of the command."""
+    if out.suffix != ".npy":
+        raise UsageError("vectors are written as .npy", where=out, fix=f"--out {out}.npy")
+    files.refuse_existing(out, overwrite)
+    engine = start(open_model(step), precision, batch)
+    texts = open_texts(source, columns_of(engine, columns))
+    count, dim = sum(1 for _ in texts.rows()), engine.model.learner.encoder.dim  # the header says how many rows follow
+    if not count:
+        raise DataError("holds no row", where=texts.source.name)
+    account = Account()
+    with files.staged_file(out, overwrite) as target, progress("embedding", count, "rows") as bar:
+        target.write(_header(count, dim))
+        for window in windows(texts.rows()):
+            tokens = engine.tokens(window)
+            vectors = engine.vectors(tokens, pooling)
+            if normalize:
+                vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            target.write(np.ascontiguousarray(vectors, "<f4").data)
+            account = account.add(tokens, engine.model.tokenizer.unk)
+            bar.advance(len(window))
+        if account.rows != count:
+            raise DataError("changed while it was read", where=texts.source.name, fix="run the same command again")
+    say(account.told(engine.model.config["length"]))
+    return {
+        "rows": count,
+        "dim": dim,
+        "pooling": pooling,
+        "normalized": normalize,
+        "precision": engine.precision,
+        "truncated": {"rows": account.truncated, "tokens": account.lost},
+        "unknown": {"tokens": account.unknown, "share": account.unknown / max(account.tokens, 1)},
+        "out": str(out),
+    }
+
+
+def _header(rows: int, dim: int) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
+    return header.getvalue()

@@ -1,0 +1,136 @@
+"""The stage: what it writes is loaded by transformers with equal tokens and logits, and nothing is left of a failure."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from encoderkit import files
+from encoderkit.errors import CheckError, UsageError
+from encoderkit.inference import open_model
+from encoderkit.learner import Vocabulary
+from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, LstmConfig, ModernBertConfig, RobertaConfig
+from encoderkit.objectives.config import MaskedConfig
+from encoderkit.objectives.masked import Masked
+from encoderkit.stages.export import TEXTS, compare, run
+from encoderkit.tasks.classify import Classify
+from encoderkit.tasks.config import ClassifyConfig
+from encoderkit.text.config import TokenizerConfig, TokenizerKind
+from encoderkit.text.training import train
+from encoderkit.training.checkpoint import Description, State, save
+
+pytest.importorskip("transformers")
+
+LABELS = ["negative", "positive", "很好"]
+SINGLE, PAIR = ClassifyConfig(text="a"), ClassifyConfig(text=["a", "b"], multiple=True)
+ENCODERS: dict[str, EncoderConfig] = {
+    "bert": BertConfig(dim=32, layers=2, heads=2, max_length=64),
+    "roberta": RobertaConfig(dim=32, layers=2, heads=2, max_length=64),
+    "modernbert": ModernBertConfig(dim=32, layers=3, heads=2, hidden=48, max_length=64, window=8),
+    "esmc": EsmcConfig(dim=32, layers=2, heads=2, hidden=48, max_length=64),
+    "lstm": LstmConfig(dim=8),
+}
+
+
+def tokenizer_files(kind: TokenizerKind) -> dict[str, bytes]:
+    return train(iter(TEXTS[1:] * 3), TokenizerConfig(kind=kind, vocab_size=400, min_frequency=1)).files
+
+
+def model_at(
+    run_dir: Path, encoder: EncoderConfig, task: ClassifyConfig | None, tokenizer: dict[str, bytes], length: int
+) -> Path:
+    """A model directory as training leaves it, with random weights."""
+    size = len(json.loads(tokenizer["tokenizer.json"])["model"]["vocab"])
+    vocabulary = Vocabulary(size, 0, 1, 2, 3, 4)
+    torch.manual_seed(0)
+    goal = {"task": task} if task else {"objective": MaskedConfig()}
+    learner = Classify(task, encoder, vocabulary, length, LABELS) if task else Masked(MaskedConfig(), encoder, vocabulary, length)
+    config = {
+        "format": 1,
+        "encoder": encoder.model_dump(mode="json"),
+        **{name: value.model_dump(mode="json") for name, value in goal.items()},
+        "vocabulary": vocabulary._asdict(),
+        "length": length,
+    }
+    return save(run_dir, learner, [], State(update=1), Description(config, LABELS if task else None, tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "kind"),
+    [
+        ("bert", SINGLE, "wordpiece"),
+        ("bert", PAIR, "bpe"),
+        ("bert", None, "char"),
+        ("roberta", PAIR, "unigram"),
+        ("roberta", None, "bpe"),
+        ("modernbert", SINGLE.model_copy(update={"pooling": "mean"}), "word"),
+        ("modernbert", None, "char"),
+        ("esmc", PAIR, "wordpiece"),
+        ("esmc", None, "wordpiece"),
+    ],
+)
+def test_transformers_loads_it_with_equal_tokens_and_logits(
+    name: str, task: ClassifyConfig | None, kind: TokenizerKind, tmp_path: Path
+) -> None:
+    model_at(tmp_path / "run", ENCODERS[name], task, tokenizer_files(kind), length=48)
+    result = run(tmp_path / "run", ["hf"], tmp_path / "out")
+    assert result["parity"]["rows"] == len(TEXTS) + (task is not None) and result["parity"]["max_abs_diff"] < 1e-5
+    assert set(files.verify(tmp_path / "out")["files"]) == set(result["files"]) >= {"config.json", "tokenizer.json"}
+    described = json.loads((tmp_path / "out" / "tokenizer_config.json").read_bytes())
+    assert described["model_max_length"] == (48 if task else 64)
+
+
+def test_what_transformers_does_not_have_is_written_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model_at(tmp_path / "run", ENCODERS["lstm"], SINGLE, tokenizer_files("word"), 20)
+    result = run(tmp_path / "run", ["hf"], tmp_path / "out")
+    assert result["parity"] is None and result["loads_with"] is None
+    assert "transformers has no class for encoders of kind lstm" in capsys.readouterr().err
+    tensors = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
+    assert "encoder.layers.0.backwards.weight_ih_l0" in tensors
+
+
+def test_without_transformers_it_is_written_and_the_extra_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = model_at(tmp_path / "run", ENCODERS["bert"], SINGLE, tokenizer_files("wordpiece"), 20)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "transformers", None)
+        result = run(step, ["hf"], tmp_path / "out")
+    assert result["parity"] is None and "encoderkit[hf]" in capsys.readouterr().err
+    with torch.inference_mode():  # and what was written is right
+        assert compare(open_model(step), result["loads_with"], tmp_path / "out").max_abs_diff < 1e-5
+
+
+def test_nothing_is_overwritten_unasked_and_targets_are_checked_first(tmp_path: Path) -> None:
+    model_at(tmp_path / "run", ENCODERS["lstm"], None, tokenizer_files("word"), 20)
+    with pytest.raises(UsageError, match="unknown target"):
+        run(tmp_path / "run", ["hf", "tflite"], tmp_path / "out")
+    run(tmp_path / "run", ["hf"], tmp_path / "out")
+    with pytest.raises(UsageError, match="overwrite"):
+        run(tmp_path / "run", ["hf"], tmp_path / "out")
+    run(tmp_path / "run", ["hf"], tmp_path / "out", overwrite=True)
+
+
+def test_a_tokenizer_that_differs_in_transformers_leaves_nothing_behind(tmp_path: Path) -> None:
+    tokenizer = dict(tokenizer_files("wordpiece"))
+    description = json.loads(tokenizer["tokenizer.json"])
+    description["post_processor"] = None  # transformers would put no [CLS] and [SEP]
+    tokenizer["tokenizer.json"] = json.dumps(description).encode()
+    model_at(tmp_path / "run", ENCODERS["bert"], SINGLE, tokenizer, 20)
+    with pytest.raises(CheckError, match="tokenizer"):
+        run(tmp_path / "run", ["hf"], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_weight_that_differs_is_found(tmp_path: Path) -> None:
+    step = model_at(tmp_path / "run", ENCODERS["modernbert"], SINGLE, tokenizer_files("wordpiece"), 20)
+    run(step, ["hf"], tmp_path / "out")
+    weights = tmp_path / "out" / "model.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    tensors["model.layers.1.mlp.Wo.weight"][0] += 0.5
+    safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(CheckError, match="logits"):
+        compare(open_model(step), "AutoModelForSequenceClassification", tmp_path / "out")

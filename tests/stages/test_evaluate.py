@@ -1,0 +1,128 @@
+"""`evaluate` against scikit-learn on the model's own predictions, whatever the batch."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from encoderkit.errors import DataError, UsageError
+from encoderkit.preflight import evaluated, find_step
+from encoderkit.stages.evaluate import describe, evaluate
+from encoderkit.stages.predict import predict
+from encoderkit.tasks import baselines
+
+
+def _rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_metrics_are_those_of_the_predictions(classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    step = find_step(classifier_dir)
+    result = evaluate(step, labelled["dev"], "fp32")
+    predict(step, labelled["dev"], out=tmp_path / "out.jsonl", precision="fp32")
+    truth = [row["label"] for row in _rows(labelled["dev"])]
+    guess = _rows(tmp_path / "out.jsonl")
+    found, predicted = result["metrics"], [row["label"] for row in guess]
+    assert result["rows"] == len(truth)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, predicted))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, predicted, average="macro", zero_division=0))
+    assert found["mcc"] == pytest.approx(metrics.matthews_corrcoef(truth, predicted))
+    assert found["confusion"] == metrics.confusion_matrix(truth, predicted).tolist()
+    positive = [row["scores"]["positive"] for row in guess]  # pyright: ignore[reportIndexIssue]
+    assert found["loss"] == pytest.approx(metrics.log_loss(truth, positive), abs=1e-4)
+    majority = Counter(row["label"] for row in _rows(labelled["train"])).most_common(1)[0][0]
+    assert result["baselines"]["majority"]["accuracy"] == pytest.approx(truth.count(majority) / len(truth))
+    assert result["baselines"]["tfidf"]["accuracy"] > 0.9  # each word of these texts tells the label
+    for name, (low, high) in result["intervals"].items():
+        assert low <= found[name] <= high
+    json.dumps(result)
+
+
+def test_batch_and_padding_change_nothing(classifier_dir: Path, labelled: dict[str, Path]) -> None:
+    step = find_step(classifier_dir)
+    results = [evaluate(step, labelled["dev"], "fp32", batch, with_baselines=False) for batch in (1, 7, 64)]
+    loss = results[0]["metrics"].pop("loss")
+    for result in results[1:]:
+        assert result["metrics"].pop("loss") == pytest.approx(loss, abs=1e-6)
+        assert result == results[0]
+
+
+def test_several_labels_of_pairs(pairs_dir: Path, pairs: dict[str, Path]) -> None:
+    result = evaluate(find_step(pairs_dir), pairs["dev"], "fp32")
+    assert result["metrics"].keys() >= {"accuracy", "macro_f1", "micro_f1", "loss", "per_class"}
+    assert "confusion" not in result["metrics"]
+    assert result["metrics"]["per_class"]["first"]["support"] == sum("first" in row["labels"] for row in _rows(pairs["dev"]))  # pyright: ignore[reportOperatorIssue]
+    assert result["baselines"]["tfidf"].keys() == result["intervals"].keys()
+    assert result["truncated"]["rows"] > 0
+    assert "micro_f1" in describe(result) and "tokens are lost" in describe(result)
+
+
+def test_rows_that_were_trained_on_are_told(
+    classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "again.jsonl"
+    known = _rows(labelled["train"])[0]
+    rows = [{"text": f"  {str(known['text']).upper()} ", "label": "negative"}, {"text": "something else", "label": "positive"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert evaluate(find_step(classifier_dir), path)["in_training"] == 1
+    assert "1 of the 2 rows (50.0%) are also in the training data" in capsys.readouterr().err
+
+
+def test_without_the_training_data(classifier_dir: Path, labelled: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    away = labelled["train"].rename(labelled["train"].with_suffix(".away"))
+    try:
+        result = evaluate(find_step(classifier_dir), labelled["dev"])
+        labelled["train"].write_text('{"text": "a", "label": "other"}\n', encoding="utf-8")
+        changed = evaluate(find_step(classifier_dir), labelled["dev"])
+    finally:
+        away.rename(labelled["train"])
+    assert result["baselines"] == changed["baselines"] == {} and result["in_training"] is None
+    said = capsys.readouterr().err
+    assert "is not there" in said and "has changed since" in said and '"other" was not seen' in said
+    assert "macro_f1" in describe(result)
+
+
+def test_an_unseen_label_is_an_error_with_its_place(classifier_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "a", "label": "positive"}\n{"text": "b", "label": "neutral"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"data.jsonl:2.*\"neutral\".*negative, positive"):
+        evaluate(find_step(classifier_dir), path)
+
+
+def test_a_pretrained_model_is_evaluated_on_tokens(pretrained_dir: Path, store_dir: Path, labelled: dict[str, Path]) -> None:
+    step = find_step(pretrained_dir)
+    results = [evaluate(step, store_dir, "fp32", batch)["metrics"] for batch in (1, 7, None)]
+    assert results[0] == pytest.approx(results[1], abs=1e-5) == results[2]
+    assert 0 < results[0]["loss"] < np.log(200) and "perplexity" in describe(evaluate(step, store_dir))
+    with pytest.raises(UsageError, match="evaluated on a token store"):
+        evaluated(step, labelled["dev"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "spaced"),
+    [
+        (["a good film", "又好看"], True),
+        (["这部电影很好看 ok", "天气不错"], False),
+        (["", "123"], True),
+        (["映画はよかった"], False),
+    ],
+)
+def test_words_or_characters(texts: list[str], spaced: bool) -> None:
+    assert baselines.spaced([[text] for text in texts]) is spaced
+
+
+def test_baselines_on_odd_data() -> None:
+    labels = np.array([0, 1, 1])
+    assert baselines.tfidf([["a"] * 2, ["b"] * 2, ["b"] * 2], labels, [[""] * 2, ["zzz"] * 2]).tolist() == [1, 1]
+    assert baselines.tfidf([[""], [" "], [""]], labels, [["a"], ["b"]]).tolist() == [1, 1]
+    marks = np.array([[1, 0], [1, 0], [1, 1]])  # a label that all rows have
+    assert baselines.tfidf([["好"], ["好"], ["坏"]], marks, [["坏"]]).shape == (1, 2)
+    assert baselines.tfidf([["x y", "z"], ["x", "y z"]], np.array([0, 1]), [["x", "y z"]]).tolist() == [1]
+
+
+def test_tfidf_of_a_large_file_is_fitted_on_evenly_spaced_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "MOST_CHARACTERS", 50)
+    assert baselines.fitted_rows([["ten chars."]] * 20).tolist() == [0, 4, 9, 14, 19]

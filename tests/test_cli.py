@@ -1,0 +1,175 @@
+"""Every way a command can end, as a script sees it: exit code, stdout, stderr."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from encoderkit import cli
+from encoderkit.stages.show import RECIPES
+
+PRETRAIN = """\
+tokenizer: {tokenizer}
+data: {{train: {store}, dev: 10%, length: 32}}
+model: {{kind: bert, dim: 32, layers: 1, heads: 2}}
+training: {{updates: 4, batch: 8, precision: fp32, compile: "off"}}
+"""
+FINETUNE = """\
+tokenizer: {tokenizer}
+model: {{kind: bert, dim: 32, layers: 1, heads: 2}}
+data: {{train: {train}, dev: {dev}, length: 32}}
+training: {{updates: 4, batch: 8, precision: fp32, compile: "off"}}
+"""
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def encoderkit(*arguments: str | Path) -> Done:
+    """Run the command; in this process, for a new one imports torch every time."""
+    out, talk = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(talk):
+        patch.setattr(sys, "argv", ["encoderkit", *map(str, arguments)])
+        code = cli._run()
+    return Done(code, out.getvalue(), talk.getvalue())
+
+
+def fails(code: int, message: str, *arguments: str | Path) -> None:
+    """The command ends with `code`, one error of one or two lines that holds `message`, and no traceback."""
+    done = encoderkit(*arguments)
+    assert done.returncode == code, done.stderr
+    error = done.stderr[done.stderr.index("error: ") :]
+    assert message in error and error.count("\n") <= 2 and "Traceback" not in done.stderr, done.stderr
+    assert done.stdout == ""
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def pretraining(tmp_path: Path, tokenizer_dir: Path, store_dir: Path) -> Path:
+    """A recipe that runs in a second."""
+    return write(tmp_path / "pretrain.yaml", PRETRAIN.format(tokenizer=tokenizer_dir, store=store_dir))
+
+
+@pytest.fixture
+def finetuning(tmp_path: Path, tokenizer_dir: Path, labelled: dict[str, Path]) -> Path:
+    """A recipe that runs in a second."""
+    return write(tmp_path / "finetune.yaml", FINETUNE.format(tokenizer=tokenizer_dir, **labelled))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["pretrian", "x"], "pretrain"),
+        (["pretrain"], "Missing"),
+        (["pretrain", "x.yaml"], "--out"),
+        (["pretrain", "x.yaml", "--out", "o", "--overwirte"], "--overwirte"),
+        (["pretrain", "x.yaml", "--out", "o"], "x.yaml: cannot read the recipe: there is no such file"),
+        (["finetune", "x.yaml", "--out", "o"], "x.yaml: cannot read the recipe: there is no such file"),
+        (["show"], "show takes a recipe, or --fields"),
+        (["show", "--fields", "nothing"], "pretrain, finetune, tokenizer, corpus"),
+        (["show", "x.yaml"], "there is no such file"),
+        (["schema", "nothing"], "pretrain, finetune, tokenizer, corpus"),
+        (["init", "nothing"], "pretrain"),
+        (["init", "pretrain", "--kind", "nothing"], "bert-mini"),
+    ],
+)
+def test_usage_errors(arguments: list[str], message: str) -> None:
+    fails(2, message, *arguments)
+
+
+@pytest.mark.parametrize(("arguments", "code", "text"), [([], 2, "Make:"), (["--version"], 0, "encoderkit "), (["show"], 2, "")])
+def test_the_code_is_that_of_the_process(arguments: list[str], code: int, text: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "encoderkit", *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == code and text in done.stdout
+
+
+def test_every_command_has_help_and_a_group() -> None:
+    overview = encoderkit("--help").stdout
+    commands = [line.split()[0] for line in overview.split("\n") if line.startswith("  ") and not line.startswith("   ")]
+    for command in ("pretrain", "finetune", "show", "schema", "init", "demo"):
+        assert command in commands
+        assert encoderkit(command, "--help").returncode == 0
+
+
+def test_preflight_errors(tmp_path: Path, pretraining: Path, finetuning: Path, tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
+    out = tmp_path / "run"
+
+    def pretrain(message: str, *settings: str) -> None:
+        fails(2, message, "pretrain", pretraining, "--out", out, *(part for setting in settings for part in ("--set", setting)))
+
+    def finetune(message: str, *settings: str) -> None:
+        fails(2, message, "finetune", finetuning, "--out", out, *(part for setting in settings for part in ("--set", setting)))
+
+    pretrain("expected a tokenizer directory, but there is nothing here", "tokenizer=nowhere")
+    pretrain("expected a token store, but this is a file", f"data.train={labelled['train']}")
+    pretrain("this is not a token store", f"data.train={tokenizer_dir}")
+    finetune("there is no such file", "data.train=nowhere.jsonl")
+    finetune("expected a file of rows, but this is a directory", f"data.train={tokenizer_dir}")
+    finetune("give either checkpoint", "checkpoint=somewhere")
+    finetune(
+        "expected a run or a model directory, but it was written by train-tokenizer",
+        f"checkpoint={tokenizer_dir}", "model=null", "tokenizer=null",
+    )  # fmt: skip
+    assert not out.exists()
+
+
+def test_data_errors(tmp_path: Path, finetuning: Path) -> None:
+    out = tmp_path / "run"
+    broken = write(tmp_path / "broken.jsonl", '{"text": "a", "label": "b"}\n{"text": \n')
+    fails(3, f"{broken}:2", "finetune", finetuning, "--out", out, "--set", f"data.train={broken}")
+    fails(3, "label", "finetune", finetuning, "--out", out, "--set", "task.label=sentiment")
+    unseen = write(tmp_path / "unseen.jsonl", '{"text": "a", "label": "neutral"}\n')
+    fails(3, 'label "neutral" was not seen in training', "finetune", finetuning, "--out", out, "--set", f"data.dev={unseen}")
+
+
+def test_a_run_its_directory_and_its_result(tmp_path: Path, pretraining: Path) -> None:
+    out = tmp_path / "run"
+    done = encoderkit("pretrain", pretraining, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {"updates", "tokens", "seconds", "tokens_per_second", "dev", "test", "best", "out"} <= result.keys()
+    assert {"recipe.yaml", "metrics.jsonl", "manifest.json", "best", "last"} <= {path.name for path in out.iterdir()}
+    fails(2, "exists already and nothing is overwritten unasked", "pretrain", pretraining, "--out", out)
+    fails(2, "--resume and --overwrite exclude each other", "pretrain", pretraining, "--out", out, "--resume", "--overwrite")
+    fails(2, "another recipe; different: seed", "pretrain", pretraining, "--out", out, "--resume", "--set", "seed=5")
+    again = encoderkit("pretrain", pretraining, "--out", out, "--resume", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout)["dev"] == result["dev"]
+    assert encoderkit("show", out).stdout.startswith("# a pretrain recipe, completed\nseed: 17\n")
+
+
+def test_show_schema_and_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in RECIPES:
+        assert f"# {kind}:" in encoderkit("show", "--fields", kind).stdout
+        assert json.loads(encoderkit("schema", kind).stdout)["type"] == "object"
+        done = encoderkit("init", kind)
+        written = done.stderr.split("wrote ")[1].split(";")[0]
+        assert done.returncode == 0 and encoderkit("show", tmp_path / written).stdout.startswith(f"# a {kind} recipe, completed\n")
+        assert encoderkit("init", kind).returncode == 2
+    changed = encoderkit("show", tmp_path / "modernbert-mini.yaml", "--set", "training.batch=7").stdout
+    assert "  batch: 7\n" in changed
+    schema = tmp_path / "schema.json"
+    assert encoderkit("schema", "pretrain", "--out", schema).returncode == 0 and schema.is_file()
+    assert encoderkit("schema", "pretrain", "--out", schema).returncode == 2
+    fails(2, "this is no recipe", "show", write(tmp_path / "other.yaml", "colour: red\n"))
+
+
+def test_demo_refuses_a_directory_that_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "note.txt", "mine")
+    fails(2, "exists already", "demo", "--out", tmp_path)
+    assert (tmp_path / "note.txt").read_text(encoding="utf-8") == "mine"

@@ -1,0 +1,189 @@
+"""YAML without its surprises, overrides typed by the schema, and errors that say where and what instead."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from encoderkit.config import MAX_BYTES, Config, describe, dump, load, override, parse_yaml, validate
+from encoderkit.errors import UsageError
+from encoderkit.models.config import ModernBertConfig
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+
+GOOD = """\
+seed: 1
+tokenizer: runs/tok
+data: {train: runs/tokens, dev: 1%}
+model: {kind: bert, dim: 64, layers: 2, heads: 2}
+training: {updates: 10}
+optimizer: {kind: adamw}
+"""
+
+
+def recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def error(tmp_path: Path, text: str, settings: list[str] | None = None) -> str:
+    """The message that the recipe `text` ends in, with the path cut."""
+    with pytest.raises(UsageError) as caught:
+        load(PretrainRecipe, recipe(tmp_path, text), settings)
+    return str(caught.value).replace(str(tmp_path) + "/", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4), ("1E3", 1e3), (".5", 0.5), ("5.", 5.0), ("-2.5e+3", -2500.0), ("017", "017"), ("0", 0), ("12:30", "12:30"),
+        ("1_000", 1000), ("yes", "yes"), ("no", "no"), ("on", "on"), ("off", "off"), ("y", "y"), ("true", True), ("False", False),
+        ("~", None), ("", None), ("null", None), ("0x10", "0x10"), ("2024-01-02", "2024-01-02"), ("5%", "5%"), ("'1'", "1"),
+        ("[yes, no]", ["yes", "no"]), ("{a: 1e3}", {"a": 1e3}), ("1.2.3", "1.2.3"), ("=", "="), ("<<", "<<"),
+    ],
+)  # fmt: skip
+def test_scalars(text: str, value: Any) -> None:
+    found, _ = parse_yaml(f"a: {text}", "t")
+    assert found == {"a": value} and type(found["a"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", 't:3: not valid YAML: key "a" stands twice'),
+        ("a: &x 1\nb: *x\n", "t:2: not valid YAML: aliases (*name) are not allowed"),
+        ("a: [1\nb: 2\n", "t:2: not valid YAML:"),
+        ("a: !!python/object:os.system x\n", "t:1: not valid YAML:"),
+        ("a: 1\n---\nb: 2\n", "t:"),
+        ("[" * 500 + "]" * 500, "t"),
+        ("a: \x00", "t: not valid YAML"),
+        ("\t- a", "t:1: not valid YAML"),
+    ],
+)
+def test_yaml_that_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_yaml(text, "t")
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=200))
+def test_any_text_parses_or_is_refused_by_name(text: str) -> None:
+    try:
+        parse_yaml(text, "t")
+    except UsageError as caught:
+        assert str(caught).startswith("t")
+
+
+GOLDEN = [
+    (
+        GOOD.replace("data: {train", "data: {trian"),
+        'recipe.yaml:3: unknown key "trian" in data (and 1 more)\n  fix: did you mean train? legal here: train, dev, length',
+    ),
+    (
+        GOOD.replace("layers: 2", "layer: 2"),
+        'recipe.yaml:4: unknown key "layer" in model\n  fix: did you mean layers? legal here: dim, layers, heads,',
+    ),
+    (GOOD.replace("kind: bert", "kind: bart"), 'recipe.yaml:4: model.kind is "bart"\n  fix: did you mean bert? legal here: bert, cnn, '),
+    (GOOD.replace("kind: bert, ", ""), "recipe.yaml:4: model has no kind\n  fix: legal here: bert, cnn, "),
+    (GOOD.replace("{kind: adamw}", "{lr: 1}"), "recipe.yaml:6: optimizer has no kind\n  fix: legal here: adamw, muon"),
+    (GOOD.replace("tokenizer: runs/tok\n", ""), "recipe.yaml: tokenizer is missing"),
+    (GOOD.replace("dim: 64", "dim: wide"), 'recipe.yaml:4: model.dim: input should be a valid integer, unable to parse string as an integer, found "wide"'),
+    (GOOD.replace("heads: 2", "heads: 3"), "recipe.yaml:4: model: heads (3) must divide dim (64)"),
+    (GOOD.replace("{updates: 10}", "{updates: 10, epochs: 2}"), "recipe.yaml:5: training: give one of budget, updates, epochs, tokens; found updates and epochs"),
+    (GOOD.replace("{updates: 10}", "{}"), "recipe.yaml:5: training: give one of budget, updates, epochs, tokens; found none"),
+    (GOOD.replace("{updates: 10}", "{budget: 5 parsecs}"), "recipe.yaml:5: training.budget: should be a duration such as 90s, 30m or 6h"),
+    (GOOD.replace("dev: 1%", "length: 600"), "recipe.yaml: data.length (600) is more than the model's positions (model.max_length: 512)"),
+    ("- a\n", "recipe.yaml: a recipe is a mapping of keys to values, found list"),
+    ("", "recipe.yaml: a recipe is a mapping of keys to values, found nothing"),
+    ("#" * (MAX_BYTES + 1), "recipe.yaml: a recipe has at most"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), GOLDEN, ids=range(len(GOLDEN)))
+def test_golden_errors(tmp_path: Path, text: str, message: str) -> None:
+    found = error(tmp_path, text)
+    assert found.startswith(message) and found.count("\n") <= 1, found
+
+
+def test_errors_of_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no such file"):
+        load(PretrainRecipe, tmp_path / "none.yaml")
+    with pytest.raises(UsageError, match="cannot read the recipe"):
+        load(PretrainRecipe, tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xff\xff\xff\x80")
+    with pytest.raises(UsageError, match="this is not text"):
+        load(PretrainRecipe, tmp_path / "binary")
+    (tmp_path / "gb.yaml").write_bytes((GOOD + "# 中文注释\n").encode("gb18030"))
+    assert load(PretrainRecipe, tmp_path / "gb.yaml").seed == 1
+
+
+def test_overrides_are_typed(tmp_path: Path) -> None:
+    settings = ["optimizer.lr=3e-4", "data.dev=5%", "model.window=16", "training.updates=2k", "every.save=1 epoch"]
+    changed = load(PretrainRecipe, recipe(tmp_path, GOOD), settings)
+    assert (changed.optimizer.lr, changed.data.dev, changed.training.updates) == (3e-4, 0.05, 2000)
+    assert (changed.model.window, changed.every.save, changed.data.train) == (16, "1 epoch", "runs/tokens")
+    assert load(PretrainRecipe, recipe(tmp_path, GOOD), ["data.dev=null"]).data.dev is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.udpates=3", 'unknown key "udpates" in training'),
+        ("updates", '--set: expected key=value, found "updates"'),
+        ("a..b=1", "--set: expected key=value"),
+        ("seed=[1", "--set seed:1: not valid YAML"),
+        ("model.dim=-1", "model.dim: input should be greater than 0"),
+    ],
+)
+def test_overrides_that_are_refused(tmp_path: Path, setting: str, message: str) -> None:
+    assert message in error(tmp_path, GOOD, [setting])
+
+
+def test_override_leaves_the_original_alone() -> None:
+    data = {"a": {"b": 1}}
+    assert override(data, ["a.c=2", "d.e=3"]) == {"a": {"b": 1, "c": 2}, "d": {"e": 3}} and data == {"a": {"b": 1}}
+
+
+names = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=12)
+
+
+@given(
+    tokenizer=names,
+    train=names,
+    clip=st.none() | st.floats(1e-6, 1e6),
+    lr=st.floats(1e-8, 1.0),
+    window=st.none() | st.integers(1, 999),
+)
+def test_a_dumped_recipe_loads_as_itself(tokenizer: str, train: str, clip: float | None, lr: float, window: int | None) -> None:
+    data = {
+        "tokenizer": tokenizer,
+        "data": {"train": train, "dev": None},
+        "model": {"kind": "modernbert", "window": window},
+        "optimizer": {"kind": "adamw", "lr": lr, "clip": clip},
+        "training": {"tokens": "5M"},
+    }
+    made = validate(PretrainRecipe, data, "t")
+    assert validate(PretrainRecipe, parse_yaml(dump(made), "t")[0], "t") == made
+
+
+def test_configs_are_frozen_and_documented() -> None:
+    made = validate(FinetuneRecipe, {"checkpoint": "a", "data": {"train": "b"}}, "t")
+    with pytest.raises(ValueError, match="frozen"):
+        made.seed = 3  # pyright: ignore[reportAttributeAccessIssue]
+    assert describe(ModernBertConfig, "position") == describe(ModernBertConfig.__mro__[1], "position") != ""
+
+
+def undocumented(model: type[Config]) -> list[str]:
+    definitions = model.model_json_schema().get("$defs", {})
+    return [
+        f"{name}.{key}"
+        for name, part in definitions.items()
+        for key, value in part["properties"].items()
+        if key != "kind" and not value["description"]
+    ]
+
+
+def test_every_key_is_documented_in_the_schema() -> None:
+    assert undocumented(PretrainRecipe) == [] == undocumented(FinetuneRecipe)

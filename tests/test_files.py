@@ -1,0 +1,161 @@
+"""Writes are whole or not at all, whatever fails: every operation on the disk is made to fail in turn."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from encoderkit import files
+from encoderkit.errors import DataError, ResourceError, UsageError
+
+
+def write(target: Path, text: str, overwrite: bool = False) -> None:
+    """A directory of two files, one of them in a folder."""
+    with files.staged(target, {"stage": text}, overwrite) as folder:
+        files.write_new(folder / "a.txt", text)
+        files.make_folder(folder / "inner")
+        with files.Writer(folder / "inner" / "b.bin") as file:
+            file.write(text.encode())
+            file.write(b"more")
+
+
+def content(target: Path) -> str:
+    """What `write` was given, after checking the directory."""
+    assert files.verify(target)["stage"] == (target / "a.txt").read_text(encoding="utf-8")
+    return (target / "a.txt").read_text(encoding="utf-8")
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[str]:
+    """Make the `number`-th operation raise `error`; the operations that were begun."""
+    done: list[str] = []
+
+    def operate(operation: str, path: Path) -> None:
+        done.append(operation)
+        if len(done) == number:
+            raise error
+
+    monkeypatch.setattr(files, "_operate", operate)
+    return done
+
+
+def operations(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> int:
+    """How many operations `work` takes."""
+    with monkeypatch.context() as patch:
+        done = fail_at(patch, -1, OSError())
+        work()
+    return len(done)
+
+
+def test_a_directory_is_whole_and_hashed(tmp_path: Path) -> None:
+    write(tmp_path / "run", "one")
+    manifest = files.verify(tmp_path / "run")
+    assert set(manifest["files"]) == {"a.txt", "inner/b.bin"} and manifest["files"]["inner/b.bin"]["bytes"] == 7
+    assert manifest["files"]["a.txt"]["sha256"] == files.sha256(tmp_path / "run" / "a.txt")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "a.txt").write_bytes(b"two"), "content has changed"),
+        (lambda folder: (folder / "a.txt").write_bytes(b"on"), "has 2 bytes where 3 were written"),
+        (lambda folder: (folder / "a.txt").unlink(), "a file of this directory is missing"),
+        (lambda folder: (folder / files.MANIFEST).unlink(), "there is no such file"),
+        (lambda folder: (folder / files.MANIFEST).write_bytes(b"{"), "not valid JSON"),
+        (lambda folder: (folder / files.MANIFEST).write_bytes(b"[]"), "not a manifest"),
+        (lambda folder: (folder / files.MANIFEST).write_bytes(b'{"files": {"../x": {}}}'), "not a manifest"),
+    ],
+)
+def test_damage_is_noticed(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
+    write(tmp_path / "run", "one")
+    damage(tmp_path / "run")
+    with pytest.raises(DataError, match=message):
+        files.verify(tmp_path / "run")
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    write(tmp_path / "run", "one")
+    with pytest.raises(UsageError, match="exists already"):
+        write(tmp_path / "run", "two")
+    assert content(tmp_path / "run") == "one"
+    write(tmp_path / "run", "two", overwrite=True)
+    assert content(tmp_path / "run") == "two" and [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("before", ["nothing", "a directory"])
+def test_a_full_disk_at_any_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, code: int) -> None:
+    if before == "a directory":
+        write(tmp_path / "count", "old")
+    total = operations(monkeypatch, lambda: write(tmp_path / "count", "new", overwrite=True))
+    assert total > 10
+    for number in range(1, total + 1):
+        target = tmp_path / f"run-{number}"
+        if before == "a directory":
+            write(target, "old")
+        with monkeypatch.context() as patch:
+            done = fail_at(patch, number, OSError(code, os.strerror(code)))
+            with pytest.raises(ResourceError) as caught:
+                write(target, "new", overwrite=True)
+        assert len(done) == number and str(tmp_path) in str(caught.value)
+        assert ("the disk is full" in str(caught.value)) == (code == errno.ENOSPC)
+        if before == "a directory":
+            assert content(target) in ("old", "new")
+            assert content(target) == "old" or "rename" in done[:-1], "after the rename it is the new one"
+        elif target.exists():
+            assert content(target) == "new", "what is there is whole"
+        files.sweep(tmp_path)
+        assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_process_killed_at_any_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if by SIGKILL: nothing runs after it, not even clean-up, so staging folders may stay; they are never read."""
+    total = operations(monkeypatch, lambda: write(tmp_path / "count", "new"))
+    code = (
+        "import os, sys; from pathlib import Path; from encoderkit import files; sys.path.insert(0, sys.argv[3]); import test_files\n"
+        "left = [int(sys.argv[2])]\n"
+        "def operate(operation, path):\n"
+        "    left[0] -= 1\n"
+        "    if left[0] == 0: os._exit(9)\n"
+        "files._operate = operate\n"
+        "test_files.write(Path(sys.argv[1]), 'new')\n"
+    )
+    for number in range(1, total + 1, 4):
+        target = tmp_path / f"run-{number}"
+        command = [sys.executable, "-c", code, str(target), str(number), str(Path(__file__).parent)]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 9
+        assert not target.exists() or content(target) == "new"
+    files.sweep(tmp_path)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_replace_is_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "best"
+    files.replace(path, "old")
+    total = operations(monkeypatch, lambda: files.replace(path, "old"))
+    for number in range(1, total + 1):
+        with monkeypatch.context() as patch:
+            fail_at(patch, number, OSError(errno.ENOSPC, "full"))
+            with pytest.raises(ResourceError):
+                files.replace(path, "new")
+        assert path.read_text(encoding="utf-8") in ("old", "new") and len(list(tmp_path.iterdir())) == 1
+        files.replace(path, "old")
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from encoderkit import files\nwith files.locked(Path(sys.argv[1])): pass"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with files.locked(tmp_path):
+        held = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert held.returncode != 0 and f"in use by process {os.getpid()}" in held.stderr
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ResourceError, match="cannot write"):
+        write(tmp_path / "file" / "run", "new")
