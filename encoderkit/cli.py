@@ -427,6 +427,8 @@ def _run() -> int:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(ResourceError("the GPU is out of memory", fix="--set training.micro_batch=8"))
+        if "can't allocate memory" in str(error):  # how torch says it on the CPU
+            return _fail(ResourceError("out of memory", fix="a smaller training.micro_batch, data.length or model"))
         return _bug(error)
 
 

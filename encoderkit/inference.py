@@ -78,12 +78,24 @@ def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path)
         raise DataError(f"cannot be understood: {str(error).splitlines()[0]}", where=where / "config.json") from None
 
 
+def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) -> None:
+    """Raise `DataError` if the tokenizer of a model directory is not the one that the model was trained with."""
+    if config.get("vocabulary") != vocabulary_of(tokenizer)._asdict():
+        size = config.get("vocabulary", {}).get("size")
+        raise DataError(
+            f"the tokenizer ({tokenizer.vocab_size} pieces) is not the model's ({size} pieces), so ids would mean other things",
+            where=where / "tokenizer",
+            fix="put the model's own tokenizer back",
+        )
+
+
 def open_model(step: Path) -> Model:
     """The model in a directory (see `preflight.find_step`), after checking that its files are as they were written."""
     files.verify(step)
     config = read_config(step)
     labels = files.read_json(step / "labels.json") if (step / "labels.json").exists() else None
     tokenizer = open_tokenizer(step / "tokenizer")
+    check_vocabulary(tokenizer, config, step)
     learner = build_learner(config, labels, step)
     assert isinstance(learner, nn.Module)
     with torch.no_grad():

@@ -42,9 +42,12 @@ class Encoder(Protocol):
     """Width D of its output."""
     packs: bool
     """Whether a row may hold several documents; if not, each has a row of its own."""
-    max_length: int | None
-    """The longest document it can read, if there is a limit."""
     tokens: nn.Embedding
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest document it can read, if there is a limit."""
+        ...
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens to (B, T, D)."""
@@ -71,13 +74,17 @@ class Learner(Protocol):
     encoder: Encoder
     vocabulary: Vocabulary
     encoder_config: EncoderConfig
-    head: nn.Module
     weights: dict[str, float]
     """The weight of each term in the loss."""
     directions: dict[str, Literal["min", "max"]]
     """The metrics that it reports, and whether less or more is better."""
     monitor: str
     """The metric that chooses the best checkpoint unless the recipe says otherwise."""
+
+    @property
+    def head(self) -> nn.Module:
+        """What turns the encoder's vectors into logits."""
+        ...
 
     def collate(self, examples: Sequence[Any], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
         """Examples to a batch, all corruption included.

@@ -106,7 +106,9 @@ def test_every_command_has_help_and_a_group() -> None:
         assert encoderkit(command, "--help").returncode == 0
 
 
-def test_preflight_errors(tmp_path: Path, pretraining: Path, finetuning: Path, tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
+def test_preflight_errors(
+    tmp_path: Path, pretraining: Path, finetuning: Path, tokenizer_dir: Path, labelled: dict[str, Path]
+) -> None:
     out = tmp_path / "run"
 
     def pretrain(message: str, *settings: str) -> None:
@@ -159,7 +161,9 @@ def test_show_schema_and_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert json.loads(encoderkit("schema", kind).stdout)["type"] == "object"
         done = encoderkit("init", kind)
         written = done.stderr.split("wrote ")[1].split(";")[0]
-        assert done.returncode == 0 and encoderkit("show", tmp_path / written).stdout.startswith(f"# a {kind} recipe, completed\n")
+        assert done.returncode == 0 and encoderkit("show", tmp_path / written).stdout.startswith(
+            f"# a {kind} recipe, completed\n"
+        )
         assert encoderkit("init", kind).returncode == 2
     changed = encoderkit("show", tmp_path / "modernbert-mini.yaml", "--set", "training.batch=7").stdout
     assert "  batch: 7\n" in changed

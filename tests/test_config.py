@@ -38,12 +38,36 @@ def error(tmp_path: Path, text: str, settings: list[str] | None = None) -> str:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("3e-4", 3e-4), ("1E3", 1e3), (".5", 0.5), ("5.", 5.0), ("-2.5e+3", -2500.0), ("017", "017"), ("0", 0), ("12:30", "12:30"),
-        ("1_000", 1000), ("yes", "yes"), ("no", "no"), ("on", "on"), ("off", "off"), ("y", "y"), ("true", True), ("False", False),
-        ("~", None), ("", None), ("null", None), ("0x10", "0x10"), ("2024-01-02", "2024-01-02"), ("5%", "5%"), ("'1'", "1"),
-        ("[yes, no]", ["yes", "no"]), ("{a: 1e3}", {"a": 1e3}), ("1.2.3", "1.2.3"), ("=", "="), ("<<", "<<"),
+        ("3e-4", 3e-4),
+        ("1E3", 1e3),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("-2.5e+3", -2500.0),
+        ("017", "017"),
+        ("0", 0),
+        ("12:30", "12:30"),
+        ("1_000", 1000),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("on", "on"),
+        ("off", "off"),
+        ("y", "y"),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("", None),
+        ("null", None),
+        ("0x10", "0x10"),
+        ("2024-01-02", "2024-01-02"),
+        ("5%", "5%"),
+        ("'1'", "1"),
+        ("[yes, no]", ["yes", "no"]),
+        ("{a: 1e3}", {"a": 1e3}),
+        ("1.2.3", "1.2.3"),
+        ("=", "="),
+        ("<<", "<<"),
     ],
-)  # fmt: skip
+)
 def test_scalars(text: str, value: Any) -> None:
     found, _ = parse_yaml(f"a: {text}", "t")
     assert found == {"a": value} and type(found["a"]) is type(value)
@@ -85,20 +109,35 @@ GOLDEN = [
         GOOD.replace("layers: 2", "layer: 2"),
         'recipe.yaml:4: unknown key "layer" in model\n  fix: did you mean layers? legal here: dim, layers, heads,',
     ),
-    (GOOD.replace("kind: bert", "kind: bart"), 'recipe.yaml:4: model.kind is "bart"\n  fix: did you mean bert? legal here: bert, cnn, '),
+    (
+        GOOD.replace("kind: bert", "kind: bart"),
+        'recipe.yaml:4: model.kind is "bart"\n  fix: did you mean bert? legal here: bert, cnn, ',
+    ),
     (GOOD.replace("kind: bert, ", ""), "recipe.yaml:4: model has no kind\n  fix: legal here: bert, cnn, "),
     (GOOD.replace("{kind: adamw}", "{lr: 1}"), "recipe.yaml:6: optimizer has no kind\n  fix: legal here: adamw, muon"),
     (GOOD.replace("tokenizer: runs/tok\n", ""), "recipe.yaml: tokenizer is missing"),
-    (GOOD.replace("dim: 64", "dim: wide"), 'recipe.yaml:4: model.dim: input should be a valid integer, unable to parse string as an integer, found "wide"'),
+    (
+        GOOD.replace("dim: 64", "dim: wide"),
+        'recipe.yaml:4: model.dim: input should be a valid integer, unable to parse string as an integer, found "wide"',
+    ),
     (GOOD.replace("heads: 2", "heads: 3"), "recipe.yaml:4: model: heads (3) must divide dim (64)"),
-    (GOOD.replace("{updates: 10}", "{updates: 10, epochs: 2}"), "recipe.yaml:5: training: give one of budget, updates, epochs, tokens; found updates and epochs"),
+    (
+        GOOD.replace("{updates: 10}", "{updates: 10, epochs: 2}"),
+        "recipe.yaml:5: training: give one of budget, updates, epochs, tokens; found updates and epochs",
+    ),
     (GOOD.replace("{updates: 10}", "{}"), "recipe.yaml:5: training: give one of budget, updates, epochs, tokens; found none"),
-    (GOOD.replace("{updates: 10}", "{budget: 5 parsecs}"), "recipe.yaml:5: training.budget: should be a duration such as 90s, 30m or 6h"),
-    (GOOD.replace("dev: 1%", "length: 600"), "recipe.yaml: data.length (600) is more than the model's positions (model.max_length: 512)"),
+    (
+        GOOD.replace("{updates: 10}", "{budget: 5 parsecs}"),
+        "recipe.yaml:5: training.budget: should be a duration such as 90s, 30m or 6h",
+    ),
+    (
+        GOOD.replace("dev: 1%", "length: 600"),
+        "recipe.yaml: data.length (600) is more than the model's positions (model.max_length: 512)",
+    ),
     ("- a\n", "recipe.yaml: a recipe is a mapping of keys to values, found list"),
     ("", "recipe.yaml: a recipe is a mapping of keys to values, found nothing"),
     ("#" * (MAX_BYTES + 1), "recipe.yaml: a recipe has at most"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "message"), GOLDEN, ids=range(len(GOLDEN)))
@@ -123,7 +162,7 @@ def test_overrides_are_typed(tmp_path: Path) -> None:
     settings = ["optimizer.lr=3e-4", "data.dev=5%", "model.window=16", "training.updates=2k", "every.save=1 epoch"]
     changed = load(PretrainRecipe, recipe(tmp_path, GOOD), settings)
     assert (changed.optimizer.lr, changed.data.dev, changed.training.updates) == (3e-4, 0.05, 2000)
-    assert (changed.model.window, changed.every.save, changed.data.train) == (16, "1 epoch", "runs/tokens")
+    assert (changed.model.model_dump()["window"], changed.every.save, changed.data.train) == (16, "1 epoch", "runs/tokens")
     assert load(PretrainRecipe, recipe(tmp_path, GOOD), ["data.dev=null"]).data.dev is None
 
 

@@ -116,7 +116,8 @@ def test_a_process_killed_at_any_operation(tmp_path: Path, monkeypatch: pytest.M
     """As if by SIGKILL: nothing runs after it, not even clean-up, so staging folders may stay; they are never read."""
     total = operations(monkeypatch, lambda: write(tmp_path / "count", "new"))
     code = (
-        "import os, sys; from pathlib import Path; from encoderkit import files; sys.path.insert(0, sys.argv[3]); import test_files\n"
+        "import os, sys; from pathlib import Path; from encoderkit import files\n"
+        "sys.path.insert(0, sys.argv[3]); import test_files\n"
         "left = [int(sys.argv[2])]\n"
         "def operate(operation, path):\n"
         "    left[0] -= 1\n"

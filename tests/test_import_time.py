@@ -27,7 +27,11 @@ def seconds(*arguments: str) -> tuple[int, float]:
 
 def loaded(*arguments: str) -> set[str]:
     """The packages that a command imports."""
-    code = "import sys; from encoderkit import cli; sys.argv = ['encoderkit', *sys.argv[1:]]\ncli._run()\nprint(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; from encoderkit import cli; sys.argv = ['encoderkit', *sys.argv[1:]]\n"
+        "cli._run()\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
     return {name.split(".")[0] for name in done.stderr.split()}
 

@@ -14,7 +14,7 @@ from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.errors import DataError, shown
-from encoderkit.inference import open_model, read_config, vocabulary_of
+from encoderkit.inference import check_vocabulary, open_model, read_config, vocabulary_of
 from encoderkit.learner import Encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.preflight import find_step
@@ -36,6 +36,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
         if len(labels) < 2 and not recipe.task.several:
             raise DataError(f"all rows have the label {shown(labels[0])}; a classifier needs two", where=recipe.data.train)
         tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
+        if step is not None:
+            check_vocabulary(tokenizer, read_config(step), step)
         torch.manual_seed(recipe.seed)
         learner = TASKS[type(recipe.task)](
             recipe.task, _encoder(recipe, step), vocabulary_of(tokenizer), recipe.data.length, labels
@@ -52,7 +54,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
             _load_encoder(learner.encoder, step)
         dev, test = parts.get("dev"), parts.get("test")
         material = Material(learner, parts["train"], dev, tokenizer, labels, recipe.data.length, inputs, one_shape=False)
-        state, plan = run(recipe, material, out)
+        state, plan = run(recipe, material, out, overwrite)
         result = outcome(out, state, plan)
         if test:
             best = open_model(Path(result["best"])).learner

@@ -49,7 +49,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, resume: bool = False, overwrite:
         assert isinstance(learner, nn.Module)
         say(f"{sum(p.numel() for p in learner.parameters()):,} parameters")
         material = Material(learner, train, dev, tokenizer, None, recipe.data.length, inputs, learner.encoder.packs)
-        state, plan = run(recipe, material, out)
+        state, plan = run(recipe, material, out, overwrite)
         return outcome(out, state, plan)
 
 

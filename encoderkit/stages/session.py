@@ -28,6 +28,7 @@ from encoderkit.training.machine import DTYPES
 from encoderkit.training.optim import build_optimizers, freeze
 from encoderkit.training.plan import draft, settle
 from encoderkit.training.run import Goal, rewind_log, train
+from encoderkit.units import interval
 
 
 class Material(NamedTuple):
@@ -47,14 +48,12 @@ class Material(NamedTuple):
 
 @contextmanager
 def session(recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Hold `out` for this run alone, with what was there before refused, removed or (resume) checked to be the same run."""
+    """Hold `out` for this run alone, with what was there before refused, or (resume) checked to be the same run."""
     known = out / "recipe.yaml"
     with files.locked(out), _terminable():
         files.sweep(out)
         if overwrite:
-            for path in out.iterdir():
-                if path.name != "lock":
-                    files.remove(path)
+            pass  # what is there goes when the new run is ready to begin, and not for one that cannot
         elif resume and known.exists():
             before = parse_yaml(known.read_text(encoding="utf-8", errors="replace"), str(known))[0]
             if not isinstance(before, dict):
@@ -106,12 +105,17 @@ def _different(before: Any, now: Any) -> list[str]:
     return [] if before == now else [""]
 
 
-def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path) -> tuple[State, Plan]:
-    """Train `material` as the recipe says, from the newest checkpoint in `out` if there is one."""
+def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, overwrite: bool) -> tuple[State, Plan]:
+    """Train `material` as the recipe says, from the newest checkpoint in `out` if there is one (unless `overwrite`)."""
     learner = material.learner
     assert isinstance(learner, nn.Module)
     training = recipe.training
     freeze(learner, training.freeze)
+    goal = _goal(learner, training.metric, training.patience)
+    if overwrite:
+        for path in out.iterdir():
+            if path.name != "lock":
+                files.remove(path)
     found = newest(out)
     plan = _known_plan(out, material)
     if found is not None and plan is None:
@@ -120,7 +124,8 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path) 
     if plan is None:
         plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
         learner.to(plan.device)
-        plan = settle(plan, training, learner, recipe.optimizer, material.train, material.one_shape)
+        looks = _looks(recipe, len(material.dev or ()))
+        plan = settle(plan, training, learner, recipe.optimizer, material.train, looks, material.one_shape)
         _begin(recipe, material, plan, out)
     else:
         if plan.device == "cuda" and not torch.cuda.is_available():
@@ -139,13 +144,18 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path) 
         publish(out, state)
         say(f"continuing {out} after update {state.update} of {plan.updates}")
     rewind_log(out, state.update)
-    goal = _goal(learner, training.metric, training.patience)
     description = Description(_config(recipe, material), material.labels, material.tokenizer.save_files())
     if state.update < plan.updates and not (goal.patience and state.stale >= goal.patience):
         state = train(
             learner, made, material.train, material.dev, plan, recipe.every, goal, out, description, state
         )  # fmt: skip
     return state, plan
+
+
+def _looks(recipe: PretrainRecipe | FinetuneRecipe, dev: int) -> int:
+    """About how many held-out examples a run by the clock will evaluate."""
+    every, budget = interval(recipe.every.evaluate), recipe.training.budget
+    return dev * (1 + int(budget / every.size)) if budget and every.unit == "seconds" else 2 * dev
 
 
 def _goal(learner: Learner, metric: str | None, patience: int | None) -> Goal:
@@ -178,6 +188,7 @@ def _known_plan(out: Path, material: Material) -> Plan | None:
 
 def _begin(recipe: PretrainRecipe | FinetuneRecipe, material: Material, plan: Plan, out: Path) -> None:
     """Write what the run is; plan.json last, since it says that the rest is there."""
+    assert isinstance(material.learner, nn.Module)
     manifest = {
         "encoderkit": __version__,
         "torch": torch.__version__,

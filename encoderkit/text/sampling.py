@@ -92,7 +92,7 @@ def draw(texts: Iterator[str], capacity: int, seed: int) -> Sample:
         if not data:
             continue
         digest = hashlib.blake2b(data, digest_size=16, key=key).digest()
-        for i, part in enumerate(cut(data, PART)):
+        for i, part in enumerate(cut(data, min(PART, capacity))):
             parts += 1
             own = digest if i == 0 else hashlib.blake2b(digest, digest_size=16, key=i.to_bytes(8, "little")).digest()
             held = int.from_bytes(own[8:], "little") < HELD_OUT * 2**64

@@ -1,6 +1,7 @@
 """Training a tokenizer: a stream of texts to the files of a saved one, in bounded memory, the same files every time."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -8,9 +9,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 import encoderkit
 from encoderkit.errors import DataError, UsageError
-from encoderkit.text.alphabet import count_characters, is_han, normalized_counts
+from encoderkit.text.alphabet import HAN_CLASS, count_characters, is_han, normalized_counts
 from encoderkit.text.config import TokenizerConfig
-from encoderkit.text.alphabet import HAN_CLASS
 from encoderkit.text.normalization import SPACE, characters_normalizer, normalizer
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.sampling import Kept, Sample, draw
@@ -20,6 +20,12 @@ from encoderkit.text.unigram import SPELLING, train_unigram
 KEPT_CHINESE, KEPT_BYTES = 64, 96
 """The longest run that wordpiece (characters) and bpe (bytes) see as one word. Text without spaces would otherwise make
 words of any length, and time and memory with them; no ordinary word is as long."""
+
+
+LONGEST_WORD = 100
+"""Characters. Training time grows with the square of a word's length: a line of 400,000 letters took five minutes.
+For wordpiece a longer word is [UNK] anyway, as in BERT."""
+_LONG = re.compile(rf"\S{{{LONGEST_WORD}}}")
 
 
 class Trained(NamedTuple):
@@ -53,9 +59,12 @@ def train(texts: Iterator[str], config: TokenizerConfig) -> Trained:
 
 
 def lines(texts: Kept) -> Iterator[str]:
-    """The lines of the documents: the libraries share the work among threads by them."""
+    """The lines of the documents, by which the library shares the work among threads, with overlong words parted."""
     for text in texts:
-        yield from filter(None, text.split("\n"))
+        for line in filter(None, text.split("\n")):
+            if len(line) > LONGEST_WORD and max(map(len, line.split()), default=0) > LONGEST_WORD:
+                line = _LONG.sub(r"\g<0> ", line)
+            yield line
 
 
 def _alphabet(raw: dict[str, int], config: TokenizerConfig, room: int) -> list[str]:
@@ -106,7 +115,7 @@ def _wordpiece(texts: Kept, config: TokenizerConfig) -> Tokenizer:
 
 
 def _wordpiece_tokenizer(vocab: dict[str, int], config: TokenizerConfig) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=UNK, max_input_chars_per_word=100))
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=UNK, max_input_chars_per_word=LONGEST_WORD))
     tokenizer.normalizer = normalizer(config)
     steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.BertPreTokenizer()]
     if not config.splits_chinese():

@@ -80,7 +80,7 @@ class TrainingConfig(Config):
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     """Rows at once; their gradients are added up. auto: as many as 16,384 tokens hold (65,536 on a GPU)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 computes products in bfloat16 and keeps weights in float32. auto: bf16 only if a short test shows that this machine is faster with it."""
+    """bf16 computes products in bfloat16 and keeps weights in float32. auto: only where a short test shows it to be faster."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile. auto: in pretraining runs long enough to repay it, if a C++ compiler is there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

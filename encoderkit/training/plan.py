@@ -17,6 +17,8 @@ from encoderkit.training.optim import build_optimizers
 TOKENS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
 LONG_RUN = 300.0
 """Seconds of training that repay compiling."""
+FORWARD = 0.4
+"""The time to evaluate an example, as a share of that to train on it."""
 
 
 def draft(
@@ -57,9 +59,12 @@ def settle(
     learner: Learner,
     optimizer: OptimizerConfig,
     source: Source,
+    looks: int,
     compilable: bool,
 ) -> Plan:
     """Choose whether to compile, and plan the updates that fit into `training.budget`.
+
+    `looks`: held-out examples that will be evaluated in the whole run; they take time too.
 
     The speed is that of real updates, whose effect is then undone, so that a run planned by the clock begins like any
     other. `compilable`: batches have one shape, so that compiling once is enough.
@@ -81,7 +86,7 @@ def settle(
     if training.budget is None:
         return plan
     seconds = _speed(plan, learner, optimizer, source, max(3, min(20, int(training.budget / 20))))
-    left = training.budget - (time.monotonic() - started)
+    left = training.budget - (time.monotonic() - started) - FORWARD * seconds * looks / plan.batch
     count = max(1, int(left / seconds))
     say(f"{seconds:.2f} s an update: {count:,} updates fit into the budget")
     return plan.model_copy(update={"updates": count, "examples": count * plan.batch})

@@ -61,7 +61,7 @@ def test_pairs(pairs_dir: Path, pairs: dict[str, Path], tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(classifier_dir: Path, text_file: Path) -> None:
     step, out = find_step(classifier_dir), text_file.with_name("x.npy")
-    with pytest.raises(UsageError, match="as .npy"):
+    with pytest.raises(UsageError, match=r"as \.npy"):
         embed(step, text_file, out.with_suffix(".bin"))
     out.write_bytes(b"mine")
     with pytest.raises(UsageError, match="nothing is overwritten"):

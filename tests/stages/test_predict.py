@@ -80,7 +80,7 @@ def test_pairs_with_several_labels(pairs_dir: Path, pairs: dict[str, Path], tmp_
     for row in rows:
         assert row["labels"] == [label for label, score in row["scores"].items() if score > 0.5]
     predict(find_step(pairs_dir), pairs["dev"], out=tmp_path / "out.csv", form="csv")
-    first = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_bytes().decode(), newline="")))[0]
+    first = next(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_bytes().decode(), newline="")))
     assert json.loads(first["labels"]) == rows[0]["labels"]
     (tmp_path / "in.txt").write_text("a\n", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot hold a pair"):
@@ -122,7 +122,7 @@ def test_standard_input_and_a_reader_that_leaves(pairs_dir: Path) -> None:
     command = [sys.executable, "-m", "encoderkit", "predict", str(pairs_dir), "-", "--precision", "fp32", "--column", "text"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin and process.stdout and process.stderr
-        process.stdin.write("good\n".encode() * 5000)
+        process.stdin.write(b"good\n" * 5000)
         process.stdin.close()
         first = json.loads(process.stdout.readline())
         process.stdout.close()

@@ -6,10 +6,11 @@ import pathlib
 import textwrap
 
 import pytest
+from text_samples import CHINESE, CONFIGS, MIXED
 
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.text.training import Trained, train
-from text_samples import CHINESE, CONFIGS, MIXED
+
 
 @pytest.fixture(scope="session")
 def documents() -> list[str]:

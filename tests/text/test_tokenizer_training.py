@@ -13,6 +13,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_samples import CHINESE, CONFIGS, MIXED
 
 from encoderkit.errors import DataError, UsageError
 from encoderkit.text.alphabet import HAN_CLASS
@@ -20,8 +21,6 @@ from encoderkit.text.config import TokenizerConfig
 from encoderkit.text.sampling import Amount, cut, draw
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.text.training import Trained, train
-
-from text_samples import CHINESE, CONFIGS, MIXED
 
 
 def pieces(tokenizer: Tokenizer) -> list[str]:
@@ -39,9 +38,12 @@ def test_special_tokens_are_first_and_the_size_is_kept(tokenizers: dict[str, Tok
 
 
 @pytest.mark.parametrize("name", ["wordpiece", "unigram", "bpe", "word", "char"])
-def test_the_same_text_makes_the_same_files_in_another_process(trained: dict[str, Trained], documents: list[str], name: str) -> None:
+def test_the_same_text_makes_the_same_files_in_another_process(
+    trained: dict[str, Trained], documents: list[str], name: str
+) -> None:
     code = (
-        "import json,sys,hashlib;from encoderkit.text.training import train;from encoderkit.text.config import TokenizerConfig as C;"
+        "import json,sys,hashlib;from encoderkit.text.training import train;"
+        "from encoderkit.text.config import TokenizerConfig as C;"
         "given=json.load(sys.stdin);r=train(iter(given['corpus']),C(**given['config']));"
         "print({n:hashlib.sha256(d).hexdigest() for n,d in sorted(r.files.items())})"
     )
@@ -52,9 +54,22 @@ def test_the_same_text_makes_the_same_files_in_another_process(trained: dict[str
 
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n.startswith("unigram")])
-def test_unigram_ids_are_those_of_sentencepiece(trained: dict[str, Trained], tokenizers: dict[str, Tokenizer], documents: list[str], name: str) -> None:
+def test_unigram_ids_are_those_of_sentencepiece(
+    trained: dict[str, Trained], tokenizers: dict[str, Tokenizer], documents: list[str], name: str
+) -> None:
     texts = [line for document in documents for line in document.split("\n")]
-    texts += ["", "  two  spaces ", "\ttab\u3000wide\u00a0", "[CLS] [MASK]", "▁x ▁", "e\u0301 é", "龘𠮷", "a\u200bb", "½ ㎏", "\x07bell"]
+    texts += [
+        "",
+        "  two  spaces ",
+        "\ttab\u3000wide\u00a0",
+        "[CLS] [MASK]",
+        "▁x ▁",
+        "e\u0301 é",
+        "龘𠮷",
+        "a\u200bb",
+        "½ ㎏",
+        "\x07bell",
+    ]
     if folder := os.environ.get("ENCODERKIT_DATA"):
         for language in ("en", "zh"):
             with lzma.open(Path(folder) / f"pretrain_{language}.valid.txt.xz", "rt", encoding="utf-8") as file:
@@ -70,7 +85,9 @@ def test_chinese_split_never_joins_two_characters(tokenizers: dict[str, Tokenize
     for name in ("wordpiece", "wordpiece-uncased", "unigram-split", "word"):
         found = [p for p in pieces(tokenizers[name]) if len(han.findall(p)) > 1 or (p.startswith("##") and han.search(p))]
         assert not found, (name, found)
-    assert any(len(han.findall(p)) > 1 for p in pieces(tokenizers["unigram"]))
+    phrases = ["我们在学校里学习", "学校里有很多学生", "我们喜欢学校"] * 20
+    kept = Tokenizer(train(iter(phrases), TokenizerConfig(kind="unigram", vocab_size=64)).files)
+    assert any(len(han.findall(p)) > 1 for p in pieces(kept))
     tokenizer = tokenizers["bpe-split"]
     assert not any(len(han.findall(tokenizer.decode([i]))) > 1 for i in range(5, tokenizer.vocab_size))
 

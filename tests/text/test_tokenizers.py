@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_samples import CHINESE, CONFIGS, MIXED
 from tokenizers import Tokenizer as Engine
 
 from encoderkit import files
@@ -15,9 +16,15 @@ from encoderkit.text.alphabet import OWN, WORD, word_class
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.text.training import Trained
 
-from text_samples import CHINESE, CONFIGS, MIXED
-
-TEXTS = [*CHINESE.split("\n"), *MIXED, "don't stop-me now (2nd try)…", "x\ny\t z", "日本語とEnglish混ぜる", "龘龘 rare 𠮷", "a  b"]
+TEXTS = [
+    *CHINESE.split("\n"),
+    *MIXED,
+    "don't stop-me now (2nd try)…",
+    "x\ny\t z",
+    "日本語とEnglish混ぜる",
+    "龘龘 rare 𠮷",
+    "a  b",
+]
 
 
 def starts_by_offsets(engine: Engine, text: str, spaced: bool) -> list[bool]:
@@ -28,11 +35,12 @@ def starts_by_offsets(engine: Engine, text: str, spaced: bool) -> list[bool]:
     encoding, result, end = engine.encode(text, add_special_tokens=False), [], -1
     for i, (begin, stop) in enumerate(encoding.offsets):
         kind = word_class(text[begin])
-        before = word_class(text[begin - 1]) if begin else OWN
+        before = word_class(text[begin - 1]) if begin else WORD  # behind the space put before the text
         parted = text[begin] == " " if spaced else encoding.word_ids[i] != encoding.word_ids[i - 1]
         whole = begin >= end  # or else in the middle of a character
         result.append(i == 0 or (whole and (parted or kind >= OWN or (kind == WORD and before >= OWN))))
-        end = max(end, stop)
+        if encoding.tokens[i] != "▁" or text[begin] == " ":  # or else the space put before the text, which takes no place
+            end = max(end, stop)
     return result
 
 
@@ -48,6 +56,8 @@ def test_word_starts_follow_the_definition(tokenizers: dict[str, Tokenizer], nam
         if encoded.unknown and tokenizer.kind in ("unigram", "char"):
             continue  # an unknown token is a word of its own, whatever it stands for
         tokens = [tokenizer.token(i) for i in encoded.ids]
+        if any(t.startswith("<0x") for t in tokens):
+            continue  # the library gives all bytes of a run of characters the place of the run
         assert list(zip(tokens, encoded.starts.tolist(), strict=True)) == list(
             zip(tokens, starts_by_offsets(engine, text, spaces), strict=True)
         ), raw
@@ -84,7 +94,9 @@ def test_text_never_becomes_a_special_token(tokenizers: dict[str, Tokenizer]) ->
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_transformers_reads_the_directory_with_the_same_ids(trained: dict[str, Trained], tokenizers: dict[str, Tokenizer], tmp_path: Path, name: str) -> None:
+def test_transformers_reads_the_directory_with_the_same_ids(
+    trained: dict[str, Trained], tokenizers: dict[str, Tokenizer], tmp_path: Path, name: str
+) -> None:
     from transformers import AutoTokenizer
 
     with files.staged(tmp_path / "tok") as folder:

@@ -8,7 +8,14 @@ CHINESE = """春天来了，山上的雪慢慢化了，河水变得又清又急�
 他问：“你为什么喜欢读书？”她笑着回答：“因为书里有许多我没有去过的地方。”
 天气预报说明天下雨，气温下降到5度左右；请大家出门带伞，注意安全！（本报记者）"""
 
-MIXED = ["Café naïve, e\u0301te\u0301; résumé!", "🙂 smile 👍🏽 ❤️ done", "iPhone14在中国卖3.5万台。", "ﬁne ＡＢＣ１２３", "한국어 문장", "ひらがなとカタカナ"]
+MIXED = [
+    "Café naïve, e\u0301te\u0301; résumé!",
+    "🙂 smile 👍🏽 ❤️ done",
+    "iPhone14在中国卖3.5万台。",
+    "ﬁne ＡＢＣ１２３",
+    "한국어 문장",
+    "ひらがなとカタカナ",
+]
 
 CONFIGS = {
     "wordpiece": TokenizerConfig(kind="wordpiece", vocab_size=1500),

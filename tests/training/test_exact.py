@@ -1,0 +1,151 @@
+"""A run is a function of its recipe and its data: stopping, resuming, looking and portioning change nothing in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from encoderkit.data.order import examples_of
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.training.loop import updates
+from tests.reliability.small import assert_same, result
+from tests.training.runs import classify, examples, finetuning, go, go_until, masked, plan, pretraining, rows, weights
+
+Make = Callable[..., PretrainRecipe | FinetuneRecipe]
+MODELS = {
+    "bert": {"kind": "bert", "dim": 32, "layers": 2, "heads": 2, "max_length": 64},
+    "modernbert": {"kind": "modernbert", "dim": 32, "layers": 2, "heads": 2, "max_length": 64, "dropout": 0.1, "window": 4},
+    "lstm": {"kind": "lstm", "dim": 32},
+}
+ADAMW, MUON = {"kind": "adamw", "lr": 3e-3}, {"kind": "muon"}
+
+
+@pytest.fixture(params=["pretrain", "finetune"])
+def make(
+    request: pytest.FixtureRequest, tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path]
+) -> Make:
+    """A recipe of each stage, with what it is given changed."""
+    if request.param == "pretrain":
+        return lambda **more: pretraining(tokenizer_dir, store_dir, **more)
+    return lambda **more: finetuning(tokenizer_dir, labelled, **more)
+
+
+@pytest.mark.parametrize(("model", "optimizer"), [("bert", ADAMW), ("bert", MUON), ("lstm", ADAMW), ("modernbert", MUON)])
+def test_six_updates_are_one_and_one_and_one(make: Make, tmp_path: Path, model: str, optimizer: dict[str, Any]) -> None:
+    """Stopped after each update and continued each time: weights, moments, log and pointers are bitwise the same."""
+    recipe = make(model=MODELS[model], optimizer=optimizer)
+    go(recipe, tmp_path / "whole")
+    for update in range(1, 6):
+        go_until(recipe, tmp_path / "pieces", update)
+    go(recipe, tmp_path / "pieces", resume=True)
+    reference = result(tmp_path / "whole")
+    assert reference["state"]["update"] == 6
+    assert [entry["update"] for entry in reference["log"] if "loss" in entry] == [4, 6]
+    assert_same(tmp_path / "pieces", reference)
+
+
+@pytest.mark.parametrize("update", [1, 2, 3, 4, 5])
+def test_six_updates_are_some_and_the_rest(make: Make, tmp_path: Path, update: int) -> None:
+    recipe = make(model=MODELS["bert"])
+    go(recipe, tmp_path / "whole")
+    go_until(recipe, tmp_path / "pieces", update)
+    go(recipe, tmp_path / "pieces", resume=True)
+    assert_same(tmp_path / "pieces", result(tmp_path / "whole"))
+
+
+def test_two_runs_and_other_cadences_make_the_same_weights(make: Make, tmp_path: Path) -> None:
+    cadences = {
+        "one": ("4 updates", "2 updates", "1 updates"),
+        "again": ("4 updates", "2 updates", "1 updates"),
+        "often": ("1 updates", "1 updates", "3 updates"),
+        "seldom": ("1h", "1h", "1h"),
+    }
+    for name, (log, evaluate, save) in cadences.items():
+        go(make(model=MODELS["bert"], every={"log": log, "evaluate": evaluate, "save": save}), tmp_path / name)
+    assert len({weights(tmp_path / name) for name in cadences}) == 1
+
+
+def test_bf16_is_resumed_exactly_too(make: Make, tmp_path: Path) -> None:
+    training = {"updates": 6, "precision": "bf16"}
+    recipe = make(model=MODELS["bert"], training=training)
+    go(recipe, tmp_path / "whole")
+    go_until(recipe, tmp_path / "pieces", 3)
+    go(recipe, tmp_path / "pieces", resume=True)
+    assert_same(tmp_path / "pieces", result(tmp_path / "whole"))
+
+
+def test_a_batch_straddles_epochs_and_the_last_is_short() -> None:
+    """90 of 60 examples, 16 at a time: each once in the first epoch, thirty of them in the second."""
+    batches = [examples_of(update, 16, 60, seed=3, total=90) for update in range(6)]
+    assert [len(batch) for batch in batches] == [16, 16, 16, 16, 16, 10]
+    assert {epoch for epoch, _ in batches[3]} == {0, 1}
+    drawn = [pair for batch in batches for pair in batch]
+    assert sorted(i for epoch, i in drawn if epoch == 0) == list(range(60))
+    assert len(set(drawn)) == 90
+
+
+class Recorder(torch.optim.Optimizer):
+    """Keeps the gradients of each step and changes nothing."""
+
+    def __init__(self, learner: nn.Module) -> None:
+        super().__init__([{"params": list(learner.parameters()), "lr_peak": 1.0, "lr": 0.0}], {})
+        self.gradients: list[list[Tensor | None]] = []
+
+    def step(self, closure: object = None) -> None:
+        self.gradients.append([None if p.grad is None else p.grad.clone() for p in self.param_groups[0]["params"]])
+
+
+def gradients(learner: Any, source: Any, micro_batch: int) -> tuple[list[list[Tensor | None]], list[float]]:
+    """Of two updates of eight examples, and the losses."""
+    recorder = Recorder(learner)
+    taken = list(updates(learner, [recorder], source, plan(2, 8, micro_batch)))
+    return recorder.gradients, [update.loss for update in taken]
+
+
+@pytest.mark.parametrize("micro_batch", [4, 3, 2, 1])
+@pytest.mark.parametrize("kind", ["bert", "lstm", "cnn"])
+@pytest.mark.parametrize("task", [False, True])
+def test_the_gradient_does_not_depend_on_the_micro_batch(kind: str, micro_batch: int, task: bool) -> None:
+    """Texts of several lengths, so that portions differ in targets and padding."""
+    learner, source = (classify(kind, 3, class_weights={"0": 3.0}), examples(11, 3)) if task else (masked(kind), rows(11))
+    if task:
+        learner.weigh(source)
+    whole, losses = gradients(learner, source, 8)
+    parts, portioned = gradients(learner, source, micro_batch)
+    assert losses == pytest.approx(portioned, abs=1e-6)
+    for expected, found in zip((g for step in whole for g in step), (g for step in parts for g in step), strict=True):
+        if expected is not None:
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch", [4, 2])
+def test_the_weights_do_not_depend_on_the_micro_batch(make: Make, tmp_path: Path, micro_batch: int) -> None:
+    """Without dropout; eps well above the rounding of gradients, which Adam would otherwise blow up where they are zero."""
+    model = MODELS["bert"] | {"dropout": 0.0, "attention_dropout": 0.0}
+    task = {"task": {"dropout": 0.0}} if make().model_dump().get("task") else {}
+    found = []
+    for size in (8, micro_batch):
+        training = {"updates": 6, "batch": 8, "micro_batch": size}
+        go(make(model=model, training=training, optimizer=ADAMW | {"eps": 1e-3}, **task), tmp_path / str(size))
+        found.append(safetensors.torch.load(weights(tmp_path / str(size))))
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, atol=1e-6, rtol=0)
+
+
+def test_a_budget_becomes_a_plan_that_is_kept(
+    tokenizer_dir: Path, store_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped and continued, a run by the clock is the run of as many updates as the clock allowed."""
+    from encoderkit.training.loop import Plan
+
+    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": None, "budget": "0.2s"})
+    go(recipe, tmp_path / "clock")
+    planned = Plan.model_validate_json((tmp_path / "clock" / "plan.json").read_bytes())
+    counted = pretraining(tokenizer_dir, store_dir, training={"updates": planned.updates})
+    go(counted, tmp_path / "counted")
+    assert weights(tmp_path / "clock") == weights(tmp_path / "counted")
+    (tmp_path / "clock" / "recipe.yaml").exists()

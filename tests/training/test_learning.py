@@ -1,0 +1,135 @@
+"""That learners learn, from the right start, and that what is kept is what was best."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from encoderkit.data.order import rng
+from encoderkit.errors import DivergedError
+from encoderkit.tasks.classify import Classify
+from encoderkit.training.checkpoint import Description, State, save
+from encoderkit.training.config import AdamWConfig
+from encoderkit.training.evaluate import evaluate
+from encoderkit.training.loop import updates
+from encoderkit.training.optim import build_optimizers
+from tests.training.runs import KINDS, VOCABULARY, classify, examples, finetuning, go, masked, plan, rows
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_the_start_every_token_is_as_likely(kind: str) -> None:
+    assert evaluate(masked(kind), rows(64), 16, "cpu", "fp32")["loss"] == pytest.approx(math.log(VOCABULARY.size), abs=0.15)
+    assert evaluate(classify(kind, 5), examples(64, 5), 16, "cpu", "fp32")["loss"] == pytest.approx(math.log(5), abs=0.2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_sequences_are_memorised(kind: str) -> None:
+    learner = masked(kind)
+    optimizers = build_optimizers(learner, AdamWConfig(lr=1e-2, weight_decay=0.0), torch.float32)
+    taken = list(updates(learner, optimizers, rows(8), plan(150, 8, clip=1.0)))
+    last = [update.loss for update in taken[-10:]]
+    assert sum(last) / 10 < 0.3, last
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_labels_are_memorised(kind: str) -> None:
+    learner = classify(kind)
+    optimizers = build_optimizers(learner, AdamWConfig(lr=5e-3, weight_decay=0.0), torch.float32)
+    taken = list(updates(learner, optimizers, examples(8), plan(50, 8, clip=1.0)))
+    assert taken[-1].loss < 0.1
+    assert evaluate(learner, examples(8), 3, "cpu", "fp32")["accuracy"] == 1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, "balanced", {"1": 4.0}])
+def test_weights_and_smoothing_are_those_of_torch(weights: str | dict[str, float] | None, smoothing: float) -> None:
+    learner, source = classify("cnn", 3, class_weights=weights, label_smoothing=smoothing), examples(10, 3)
+    learner.weigh(source)
+    labels = np.array([example.target for example in source])
+    if weights == "balanced":
+        values = [10 / (3 * (labels == i).sum()) for i in range(3)]
+    else:
+        values = [1.0, 4.0 if weights else 1.0, 1.0]
+    batch = learner.collate(source)
+    expected = nn.CrossEntropyLoss(torch.tensor(values, dtype=torch.float32), label_smoothing=smoothing)
+    found = learner(batch.inputs, batch.targets)["classify"] / batch.counts["classify"]
+    torch.testing.assert_close(found, expected(learner.logits(batch.inputs), torch.from_numpy(labels)))
+
+
+@pytest.mark.parametrize(("metric", "choose"), [("loss", min), ("accuracy", max)])
+def test_the_best_is_kept_where_the_held_out_data_get_worse(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, metric: str, choose: type[min]
+) -> None:
+    """What is learned is wrong for the held-out rows, whose labels are exchanged: the first evaluation is the best."""
+    lines = labelled["dev"].read_text(encoding="utf-8").replace("positive", "other")
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text(lines.replace("negative", "positive").replace("other", "negative"), encoding="utf-8")
+    training = {"updates": 40, "patience": 3, "metric": metric}
+    optimizer = {"kind": "adamw", "lr": 5e-3}
+    data = {"train": str(labelled["train"]), "dev": str(dev), "length": 24}
+    every = {"log": "1 updates", "evaluate": "2 updates", "save": "1 updates"}
+    recipe = finetuning(tokenizer_dir, labelled, data=data, training=training, optimizer=optimizer, every=every)
+    out = tmp_path / "run"
+    found = go(recipe, out)
+    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    seen = {entry["update"]: entry["dev"][metric] for entry in entries if "dev" in entry}
+    best = int((out / "best").read_text(encoding="utf-8").strip().removeprefix("step-"))
+    assert seen[best] == choose(seen.values()) == found["dev"][metric]
+    assert best == min(update for update, value in seen.items() if value == seen[best])
+    assert max(seen) == best + 3 * 2 < 40, "stopped after three evaluations that were no better"
+    assert seen[max(seen)] != seen[best]
+    kept = evaluate(opened(Path(found["best"])), dev_examples(Path(found["best"]), dev), 7, "cpu", "fp32")
+    assert kept[metric] == pytest.approx(seen[best], abs=1e-6)
+    before = (out / "metrics.jsonl").read_bytes()
+    go(recipe, out, resume=True)
+    assert (out / "metrics.jsonl").read_bytes() == before, "a run that stopped early has nothing left to do"
+
+
+def opened(step: Path) -> Classify:
+    """The classifier of a checkpoint."""
+    from encoderkit.inference import open_model
+
+    learner = open_model(step).learner
+    assert isinstance(learner, Classify)
+    return learner
+
+
+def dev_examples(step: Path, path: Path) -> list:
+    """Labelled rows as its examples."""
+    from encoderkit.data.labelled import read_rows
+    from encoderkit.text.tokenizers import open_tokenizer
+
+    return opened(step).encode(read_rows(path, ["text", "label"]), open_tokenizer(step / "tokenizer"))
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_nothing_is_stepped_or_kept_that_is_not_finite(tmp_path: Path, value: float) -> None:
+    """The message names the update and its examples; the weights are as before; a checkpoint is refused."""
+    learner = masked("bert")
+    with torch.no_grad():
+        learner.head.bias[7] = value
+    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    optimizers = build_optimizers(learner, AdamWConfig(), torch.float32)
+    with pytest.raises(DivergedError, match=r"update 4: the loss is .*; examples (\d+, ){3}\d+;"):
+        list(updates(learner, optimizers, rows(8), plan(6, 4), start=3))
+    for name, tensor in learner.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num())
+    with pytest.raises(DivergedError, match=r"head\.bias is no longer finite at update 3"):
+        save(tmp_path, learner, optimizers, State(update=3), Description({}, None, {}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_corruption_follows_the_example_and_the_epoch_alone() -> None:
+    learner, source = masked("bert"), rows(3)
+
+    def hidden(numbers: list[int], epoch: int) -> dict[int, np.ndarray]:
+        batch = learner.collate([source[i] for i in numbers], [rng(1, epoch, i) for i in numbers], 0.5)
+        return {i: ids.numpy() for i, ids in zip(numbers, batch.inputs.ids, strict=True)}
+
+    together, alone = hidden([0, 1, 2], 0), hidden([2], 0)
+    assert (together[2] == alone[2]).all()
+    assert any((hidden([2], epoch)[2] != alone[2]).any() for epoch in range(1, 5))

@@ -1,0 +1,159 @@
+"""The learning rate, the groups and the two optimizers, beside values made by hand and torch's own."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from encoderkit.inference import open_model
+from encoderkit.training.config import AdamWConfig, MuonConfig, ScheduleConfig
+from encoderkit.training.loop import updates
+from encoderkit.training.machine import DTYPES
+from encoderkit.training.optim import Muon, build_optimizers, orthogonal
+from encoderkit.training.schedule import factor
+from tests.training.runs import KINDS, classify, examples, finetuning, go, masked, plan, rows
+
+HALF = math.sqrt(0.5) / 2
+SCHEDULES = {
+    "linear": (ScheduleConfig(kind="linear", warmup=2), [1 / 3, 2 / 3, 1, 0.75, 0.5, 0.25]),
+    "linear to a floor": (ScheduleConfig(kind="linear", warmup=2, floor="10%"), [1 / 3, 2 / 3, 1, 0.775, 0.55, 0.325]),
+    "linear, a share": (ScheduleConfig(kind="linear", warmup="50%"), [0.25, 0.5, 0.75, 1, 2 / 3, 1 / 3]),
+    "cosine": (ScheduleConfig(kind="cosine", warmup=2), [1 / 3, 2 / 3, 1, 0.5 + HALF, 0.5, 0.5 - HALF]),
+    "wsd": (ScheduleConfig(kind="wsd", warmup=1, decay=3), [1 / 2, 1, 1, 1, 2 / 3, 1 / 3]),
+    "wsd to a floor": (ScheduleConfig(kind="wsd", warmup=0, decay="50%", floor=0.4), [1, 1, 1, 1, 0.8, 0.6]),
+    "constant": (ScheduleConfig(kind="constant", warmup=1), [1 / 2, 1, 1, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_learning_rate_is_as_computed_by_hand(name: str) -> None:
+    schedule, expected = SCHEDULES[name]
+    assert [factor(schedule, update, 6) for update in range(6)] == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_update_uses_the_rate_that_the_schedule_gives() -> None:
+    learner = masked("cnn")
+    optimizers = build_optimizers(learner, AdamWConfig(lr=2e-3), torch.float32)
+    schedule = ScheduleConfig(kind="linear", warmup=2)
+    taken = list(updates(learner, optimizers, rows(8), plan(6, 4, schedule=schedule)))
+    assert [update.lr for update in taken] == pytest.approx([2e-3 * share for share in SCHEDULES["linear"][1]])
+
+
+@pytest.mark.parametrize("config", [AdamWConfig(weight_decay=0.1), MuonConfig(weight_decay=0.1)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_is_in_one_group_and_only_matrices_decay(kind: str, config: AdamWConfig | MuonConfig) -> None:
+    for learner in (masked(kind), classify(kind)):
+        groups = [group for o in build_optimizers(learner, config, torch.float32) for group in o.param_groups]
+        held = [id(p) for group in groups for p in group["params"]]
+        assert len(held) == len(set(held)) and set(held) == {id(p) for p in learner.parameters()}
+        norms = {id(p) for m in learner.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+        for group in groups:
+            for name, p in zip(group["names"], group["params"], strict=True):
+                plain = id(p) in norms or "bias" in name.rpartition(".")[2]
+                assert group["weight_decay"] == (0.0 if plain else 0.1), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_gradient(kind: str) -> None:
+    """Of a masked learner; of a classifier too, but for the second row of the segments, where texts are single."""
+    for learner, source in ((masked(kind), rows(8)), (classify(kind), examples(8))):
+        seen = dict.fromkeys((name for name, _ in learner.named_parameters()), False)
+        for _ in updates(learner, [Watch(learner, seen)], source, plan(1, 8)):
+            pass
+        assert all(seen.values()), [name for name, ok in seen.items() if not ok]
+
+
+class Watch(torch.optim.Optimizer):
+    """Notes which parameters have a gradient that is not zero."""
+
+    def __init__(self, learner: nn.Module, seen: dict[str, bool]) -> None:
+        self.named, self.seen = list(learner.named_parameters()), seen
+        super().__init__([{"params": [p for _, p in self.named], "lr_peak": 1.0}], {})
+
+    def step(self, closure: object = None) -> None:
+        for name, p in self.named:
+            self.seen[name] |= p.grad is not None and bool(p.grad.abs().sum() > 0)
+
+
+def test_without_decay_it_is_plain_adamw() -> None:
+    ours, plain = masked("bert"), masked("bert")
+    config = AdamWConfig(lr=1e-3, weight_decay=0.0)
+    built = build_optimizers(ours, config, torch.float32)
+    reference = torch.optim.AdamW(plain.parameters(), lr=1e-3, betas=config.betas, eps=config.eps, weight_decay=0, fused=True)
+    reference.param_groups[0]["lr_peak"] = 1e-3
+    list(updates(ours, built, rows(8), plan(5, 4)))
+    list(updates(plain, [reference], rows(8), plan(5, 4)))
+    for expected, found in zip(plain.parameters(), ours.parameters(), strict=True):
+        assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (24, 16), (20, 20)])
+def test_orthogonal_keeps_the_singular_vectors(shape: tuple[int, int]) -> None:
+    """Each singular value between 0.7 and 1.2 where it was at least a hundredth of the norm; nothing off the diagonal."""
+    torch.manual_seed(0)
+    u, _, vt = torch.linalg.svd(torch.randn(3, *shape, dtype=torch.float64), full_matrices=False)
+    values = torch.logspace(-1, 0, min(shape), dtype=torch.float64)
+    found = u.mT @ orthogonal(u @ torch.diag(values) @ vt, torch.float64) @ vt.mT
+    diagonal = found.diagonal(dim1=-2, dim2=-1)
+    assert diagonal.min() > 0.65 and diagonal.max() < 1.25, (diagonal.min(), diagonal.max())
+    assert (found - torch.diag_embed(diagonal)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(32, 16), (16, 32)])
+def test_muon_is_that_of_torch(shape: tuple[int, int]) -> None:
+    """torch's computes in bfloat16, so to its precision."""
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(shape))
+    theirs = nn.Parameter(ours.detach().clone())
+    settings = {"lr": 0.02, "weight_decay": 0.1}
+    mine = Muon([{"params": [ours], "names": ["w"], **settings}], 0.95, torch.bfloat16, {})
+    reference = torch.optim.Muon([theirs], momentum=0.95, **settings)
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs, atol=5e-4, rtol=0)
+
+
+def test_fused_matrices_are_orthogonal_each_on_its_own() -> None:
+    """A step on queries, keys and values together is the three steps on each."""
+    torch.manual_seed(0)
+    whole = nn.Parameter(torch.zeros(48, 16))
+    parts = [nn.Parameter(torch.zeros(16, 16)) for _ in range(3)]
+    whole.grad = torch.randn(48, 16) * torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(16)[:, None]
+    for part, grad in zip(parts, whole.grad.chunk(3), strict=True):
+        part.grad = grad.clone()
+    group = {"lr": 1.0, "weight_decay": 0.0}
+    Muon([{"params": [whole], "names": ["qkv"], **group}], 0.95, torch.float32, {"qkv": 3}).step()
+    Muon([{"params": parts, "names": ["q", "k", "v"], **group}], 0.95, torch.float32, {}).step()
+    torch.testing.assert_close(whole, torch.cat(parts), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_have_decaying_rates(kind: str) -> None:
+    """1 above the layers, 0.5 for the upper of two, 0.25 for the lower, 0.125 for the embeddings."""
+    groups = build_optimizers(classify(kind), AdamWConfig(lr=1.0, layer_decay=0.5), DTYPES["fp32"])[0].param_groups
+    for name, rate in ((name, group["lr_peak"]) for group in groups for name in group["names"]):
+        if ".layers." in name:
+            assert rate == 0.5 if ".layers.1." in name else rate == 0.25, name
+        else:
+            above = name.startswith(("head.", "encoder.final_norm."))
+            assert rate == (1.0 if above else 0.125), name
+
+
+@pytest.mark.parametrize("frozen", ["embeddings", 1])
+def test_what_is_frozen_stays_bitwise_as_it_was(
+    pretrained_dir: Path, labelled: dict[str, Path], tmp_path: Path, frozen: str | int
+) -> None:
+    training = {"updates": 4, "freeze": frozen}
+    recipe = finetuning(tmp_path, labelled, checkpoint=str(pretrained_dir), training=training)
+    best = go(recipe, tmp_path / "run")["best"]
+    before = open_model(pretrained_dir / (pretrained_dir / "best").read_text(encoding="utf-8").strip()).learner
+    after = open_model(Path(best)).learner
+    old = dict(before.encoder.named_parameters())
+    still = ("tokens.", "positions.", "segments.", "embedding_norm.") + (("layers.0.",) if frozen == 1 else ())
+    for name, p in after.encoder.named_parameters():
+        assert torch.equal(p, old[name]) == name.startswith(still), name
