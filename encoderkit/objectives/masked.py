@@ -7,13 +7,14 @@ and 16,384 pieces, the head over every place would be most of the arithmetic.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from encoderkit.data.blocks import Row
 from encoderkit.learner import IGNORE, Batch, Encoder, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.config import EncoderConfig
@@ -21,21 +22,6 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 
 LONGEST_SPAN = 10
-
-
-class Row(Protocol):
-    """What is needed of a row: arrays of one length."""
-
-    @property
-    def ids(self) -> np.ndarray: ...
-    @property
-    def documents(self) -> np.ndarray: ...
-    @property
-    def positions(self) -> np.ndarray: ...
-    @property
-    def starts(self) -> np.ndarray: ...
-    @property
-    def special(self) -> np.ndarray: ...
 
 
 class Masked(nn.Module):

@@ -100,10 +100,8 @@ class Classify(nn.Module):
         rows = [example.tokens for example in examples]
         inputs = inputs_of(rows, self.vocabulary.pad)
         labels = torch.from_numpy(np.array([example.target for example in examples]))
-        if self.config.several:
-            count = float(labels.numel())
-        else:  # the count goes with the weights, as in torch's weighted mean
-            count = float(self.class_weights.cpu()[labels].sum())
+        # The count goes with the weights, as in torch's weighted mean.
+        count = labels.numel() if self.config.several else float(self.class_weights.cpu()[labels].sum())
         return Batch(inputs, {"labels": labels}, {"classify": count}, sum(len(row.ids) for row in rows))
 
     def logits(self, inputs: Inputs) -> Tensor:

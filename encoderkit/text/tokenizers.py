@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -107,9 +108,7 @@ class Tokenizer:
             self._forget()
         offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=offsets[1:])
-        ids = np.empty(offsets[-1], self.dtype)
-        for i, row in enumerate(lists):
-            ids[offsets[i] : offsets[i + 1]] = row
+        ids = np.fromiter(chain.from_iterable(lists), self.dtype, offsets[-1])
         starts = word_starts(ids, offsets, self._tables) if len(ids) else np.zeros(0, bool)
         return Encoded(ids, starts, offsets, int(np.count_nonzero(ids == self.unk)))
 

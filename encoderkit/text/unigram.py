@@ -2,7 +2,8 @@
 
 Both files describe the same thing: the `.model` is sentencepiece's, the tokenizer.json is made from it here. They agree
 because the normaliser is ours on both sides: the tokenizers library applies it, and sentencepiece gets a table of what
-it does to every character.
+it does to every character. Where two ways of cutting a text are equally likely, to about 1e-7 of the sum of their
+scores, either may come out: sentencepiece adds in single precision, tokenizers in double (3 of 16,000 real lines).
 """
 
 import io

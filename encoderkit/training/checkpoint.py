@@ -49,8 +49,10 @@ class State(Config):
     best_value: float | None = None
     stale: int = 0
     """Evaluations since the best one."""
-    unlogged: tuple[float, ...] = ()
-    """The losses since the last line of the log, whose mean the next line gives."""
+    unlogged: int = 0
+    """Updates since the last line of the log; the next line gives the mean of their losses."""
+    unlogged_loss: float = 0.0
+    """The sum of their losses."""
 
 
 def step_path(run: Path, update: int) -> Path:

@@ -103,13 +103,14 @@ def train(
                     "update": update.number,
                     "tokens": state.tokens + update.tokens,
                     "seconds": state.seconds + seconds,
-                    "unlogged": (*state.unlogged, update.loss),
+                    "unlogged": state.unlogged + 1,
+                    "unlogged_loss": state.unlogged_loss + update.loss,
                 }
             )
             ended = update.number == plan.updates
             if logs(update.number) or ended:
                 _log(out, update, state)
-                state = state.model_copy(update={"unlogged": ()})
+                state = state.model_copy(update={"unlogged": 0, "unlogged_loss": 0.0})
             rate = state.tokens / max(state.seconds, 1e-9)
             bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {rate:,.0f} tokens/s")
             improved = False
@@ -131,7 +132,7 @@ def train(
 def _log(out: Path, last: Update, state: State) -> None:
     entry = {
         "update": last.number,
-        "loss": sum(state.unlogged) / len(state.unlogged),
+        "loss": state.unlogged_loss / state.unlogged,
         **({} if len(last.losses) == 1 else {"losses": last.losses}),
         "lr": last.lr,
         "grad_norm": last.norm,

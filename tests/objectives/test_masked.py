@@ -1,12 +1,12 @@
 """What is hidden, how it is hidden, and what may be learnt from it."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
+from encoderkit.data.blocks import Row
 from encoderkit.learner import IGNORE, Vocabulary
 from encoderkit.models.config import BertConfig, LstmConfig
 from encoderkit.models.inputs import Inputs
@@ -15,16 +15,6 @@ from encoderkit.objectives.masked import Masked
 
 VOCABULARY = Vocabulary(size=500, pad=0, unk=1, cls=2, sep=3, mask=4)
 TINY = BertConfig(dim=32, layers=2, heads=2, dropout=0, attention_dropout=0, max_length=128)
-
-
-class Row(NamedTuple):
-    """As data.blocks gives them."""
-
-    ids: np.ndarray
-    documents: np.ndarray
-    positions: np.ndarray
-    starts: np.ndarray
-    special: np.ndarray
 
 
 def make_row(rng: np.random.Generator, sizes: list[int], word: float = 0.5) -> Row:

@@ -2,8 +2,8 @@
 
     python -m tests.reliability.kill9 --kills 100 --seed 1
 
-Pretraining and fine-tuning take turns. A run is killed again and again until it comes to its end between two kills,
-each time begun by the same command line with --resume. Two kills in three wait for a checkpoint to be in the making
+Pretraining and fine-tuning take turns. A run is killed one to three times (unless it comes to its end before), each time
+begun by the same command line with --resume, and then left to itself. Two kills in three wait for a checkpoint to be in the making
 (a .staging- directory) and then a random moment more; the others come at any time. A kill counts as one while saving
 if it left a half-made checkpoint, a half-removed one or a half-written pointer behind. At its end a run must be bitwise
 what the undisturbed one is: weights, moments, log, pointers and kept checkpoints. Exit code 1 if one is not.
@@ -72,13 +72,14 @@ def torment(server: Server, kills: int, seed: int) -> dict[str, Tally]:
         durations[stage], references[stage] = time.monotonic() - begun, result(server.folder / f"undisturbed-{stage}")
     while (done := sum(tally.kills for tally in tallies.values())) < kills:
         stage = min(STAGES, key=lambda name: tallies[name].runs)
-        tally, run, hit = tallies[stage], fresh(server.folder / f"killed-{stage}"), True
-        while hit and done + 1 <= kills:
+        tally, run = tallies[stage], fresh(server.folder / f"killed-{stage}")
+        for _ in range(min(rng.randint(1, 3), kills - done)):
             hit, saving = strike(server, stage, run, rng, durations[stage])
             if run.exists():
                 assert_whole(run)
             tally = tally._replace(kills=tally.kills + hit, saving=tally.saving + (hit and saving))
-            done += hit
+            if not hit:
+                break
         ended = server.train(stage, run.name)
         assert ended.code == 0, ended
         try:

@@ -1,8 +1,8 @@
 """A process that has imported everything once and forks for each command, so that a run costs a fraction of a second.
 
 Reads one JSON object a line on stdin and answers with one: `{"start": job}` with the child's process number,
-`{"wait": pid}` with its exit code (negative: the signal that ended it) or null while it runs. A job: `arguments` of the command line, `folder`
-to run it in, `log` (its stdout and stderr go to `log`.out and `log`.err) and, if it is to suffer, a `fault`:
+`{"wait": pid}` with its exit code (negative: the signal that ended it) or null while it runs. A job: `arguments` of the
+command line, `folder` to run it in, `log` (stdout and stderr go to `log`.out and `log`.err) and perhaps a `fault`:
 
     kill: n                   SIGKILL itself before the n-th operation on the disk
     signal: [n, s, ...]       send itself the signals s before the n-th operation

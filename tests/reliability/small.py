@@ -121,6 +121,8 @@ class Server:
         with self._lock:
             self._logs += 1
             log = self.folder / f"log-{self._logs}"
+        for end in ("out", "err"):  # here, for one that is killed before it can
+            Path(f"{log}.{end}").touch()
         job = {"arguments": arguments, "folder": str(self.folder), "log": str(log), "fault": fault}
         pid = self._ask({"start": job})
         assert pid is not None

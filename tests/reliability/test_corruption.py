@@ -71,9 +71,7 @@ def test_every_bit_of_a_manifest(references: dict[str, Reference], tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
-def test_the_newest_whole_checkpoint_is_continued(
-    server: Server, reference: Reference, damage: Callable[[Path], None]
-) -> None:
+def test_the_newest_whole_checkpoint_is_continued(server: Server, reference: Reference, damage: Callable[[Path], None]) -> None:
     run = copy(server, reference, "damaged")
     damage(run / "step-0000003" / "model.safetensors")
     ended = server.train(reference.stage, run.name)
@@ -97,9 +95,7 @@ def test_a_run_without_a_whole_checkpoint_is_not_begun_again(server: Server, ref
 
 @pytest.mark.parametrize("name", ["plan.json", "manifest.json", "recipe.yaml"])
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
-def test_a_damaged_run_is_told_and_left(
-    server: Server, reference: Reference, name: str, damage: Callable[[Path], None]
-) -> None:
+def test_a_damaged_run_is_told_and_left(server: Server, reference: Reference, name: str, damage: Callable[[Path], None]) -> None:
     run = copy(server, reference, "broken")
     damage(run / name)
     before = tree(run)

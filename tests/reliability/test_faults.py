@@ -11,6 +11,7 @@ from encoderkit import files
 from tests.reliability.conftest import Reference
 from tests.reliability.small import Server, assert_same, assert_whole, fresh, steps
 
+
 def sample(reference: Reference, stride: int, telling: tuple[str, ...] = ()) -> list[int]:
     """Every `stride`-th operation and, in the last save, each of the kinds that are `telling`."""
     last = reference.number("mkdir", reference.out.name, 0)

@@ -17,9 +17,7 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
 @pytest.mark.parametrize("sent", CODES)
 @pytest.mark.parametrize("moment", ["training", "evaluating", "saving", "publishing"])
-def test_a_signal_saves_and_says_how_to_continue(
-    server: Server, reference: Reference, sent: signal.Signals, moment: str
-) -> None:
+def test_a_signal_saves_and_says_how_to_continue(server: Server, reference: Reference, sent: signal.Signals, moment: str) -> None:
     run = fresh(server.folder / f"signal-{reference.stage}-{moment}-{sent.name}")
     fault = {
         "training": {"signal": [reference.number("append", "metrics.jsonl"), sent]},

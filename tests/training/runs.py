@@ -34,8 +34,8 @@ LENGTH = 16
 
 
 def encoder(kind: str, **more: Any) -> Any:
-    """A config of two layers."""
-    size = {"dim": 32, "layers": 2, **({"heads": 2, "max_length": 64} if kind in TRANSFORMERS else {})}
+    """A config of two layers, without dropout."""
+    size = {"dim": 32, "layers": 2, **({"heads": 2, "max_length": 64, "attention_dropout": 0.0} if kind in TRANSFORMERS else {})}
     return TypeAdapter(EncoderConfig).validate_python({"kind": kind, **size, "dropout": 0.0, **more})
 
 
@@ -135,7 +135,7 @@ def go_until(recipe: PretrainRecipe | FinetuneRecipe, out: Path, update: int) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_operate", operate)
-        with pytest.raises(Interrupted, match=f"SIGTERM after update {update} of 6"):
+        with pytest.raises(Interrupted, match=f"SIGTERM after update {update} of "):
             go(recipe, out, resume=True)
 
 

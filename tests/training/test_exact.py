@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from encoderkit.data.order import examples_of
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
-from encoderkit.training.loop import updates
+from encoderkit.training.loop import Plan, updates
 from tests.reliability.small import assert_same, result
 from tests.training.runs import classify, examples, finetuning, go, go_until, masked, plan, pretraining, rows, weights
 
@@ -25,16 +25,14 @@ ADAMW, MUON = {"kind": "adamw", "lr": 3e-3}, {"kind": "muon"}
 
 
 @pytest.fixture(params=["pretrain", "finetune"])
-def make(
-    request: pytest.FixtureRequest, tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path]
-) -> Make:
+def make(request: pytest.FixtureRequest, tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path]) -> Make:
     """A recipe of each stage, with what it is given changed."""
     if request.param == "pretrain":
         return lambda **more: pretraining(tokenizer_dir, store_dir, **more)
     return lambda **more: finetuning(tokenizer_dir, labelled, **more)
 
 
-@pytest.mark.parametrize(("model", "optimizer"), [("bert", ADAMW), ("bert", MUON), ("lstm", ADAMW), ("modernbert", MUON)])
+@pytest.mark.parametrize(("model", "optimizer"), [("bert", MUON), ("lstm", ADAMW), ("modernbert", MUON)])
 def test_six_updates_are_one_and_one_and_one(make: Make, tmp_path: Path, model: str, optimizer: dict[str, Any]) -> None:
     """Stopped after each update and continued each time: weights, moments, log and pointers are bitwise the same."""
     recipe = make(model=MODELS[model], optimizer=optimizer)
@@ -48,13 +46,14 @@ def test_six_updates_are_one_and_one_and_one(make: Make, tmp_path: Path, model: 
     assert_same(tmp_path / "pieces", reference)
 
 
-@pytest.mark.parametrize("update", [1, 2, 3, 4, 5])
-def test_six_updates_are_some_and_the_rest(make: Make, tmp_path: Path, update: int) -> None:
+def test_six_updates_are_some_and_the_rest(make: Make, tmp_path: Path) -> None:
     recipe = make(model=MODELS["bert"])
     go(recipe, tmp_path / "whole")
-    go_until(recipe, tmp_path / "pieces", update)
-    go(recipe, tmp_path / "pieces", resume=True)
-    assert_same(tmp_path / "pieces", result(tmp_path / "whole"))
+    reference = result(tmp_path / "whole")
+    for update in range(1, 6):
+        go_until(recipe, tmp_path / str(update), update)
+        go(recipe, tmp_path / str(update), resume=True)
+        assert_same(tmp_path / str(update), reference)
 
 
 def test_two_runs_and_other_cadences_make_the_same_weights(make: Make, tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ class Recorder(torch.optim.Optimizer):
         super().__init__([{"params": list(learner.parameters()), "lr_peak": 1.0, "lr": 0.0}], {})
         self.gradients: list[list[Tensor | None]] = []
 
-    def step(self, closure: object = None) -> None:
+    def step(self, closure: object = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.gradients.append([None if p.grad is None else p.grad.clone() for p in self.param_groups[0]["params"]])
 
 
@@ -111,7 +110,8 @@ def gradients(learner: Any, source: Any, micro_batch: int) -> tuple[list[list[Te
 @pytest.mark.parametrize("task", [False, True])
 def test_the_gradient_does_not_depend_on_the_micro_batch(kind: str, micro_batch: int, task: bool) -> None:
     """Texts of several lengths, so that portions differ in targets and padding."""
-    learner, source = (classify(kind, 3, class_weights={"0": 3.0}), examples(11, 3)) if task else (masked(kind), rows(11))
+    learner: Any = classify(kind, 3, class_weights={"0": 3.0}) if task else masked(kind)
+    source: Any = examples(11, 3) if task else rows(11)
     if task:
         learner.weigh(source)
     whole, losses = gradients(learner, source, 8)
@@ -136,16 +136,13 @@ def test_the_weights_do_not_depend_on_the_micro_batch(make: Make, tmp_path: Path
         torch.testing.assert_close(found[1][name], expected, atol=1e-6, rtol=0)
 
 
-def test_a_budget_becomes_a_plan_that_is_kept(
-    tokenizer_dir: Path, store_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_budget_becomes_a_plan_that_is_kept(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
     """Stopped and continued, a run by the clock is the run of as many updates as the clock allowed."""
-    from encoderkit.training.loop import Plan
-
-    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": None, "budget": "0.2s"})
-    go(recipe, tmp_path / "clock")
+    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": None, "budget": "0.6s"})
+    go_until(recipe, tmp_path / "clock", 2)
     planned = Plan.model_validate_json((tmp_path / "clock" / "plan.json").read_bytes())
+    go(recipe, tmp_path / "clock", resume=True)
+    assert Plan.model_validate_json((tmp_path / "clock" / "plan.json").read_bytes()) == planned
     counted = pretraining(tokenizer_dir, store_dir, training={"updates": planned.updates})
     go(counted, tmp_path / "counted")
     assert weights(tmp_path / "clock") == weights(tmp_path / "counted")
-    (tmp_path / "clock" / "recipe.yaml").exists()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from encoderkit.data.labelled import read_rows
 from encoderkit.data.order import rng
 from encoderkit.errors import DivergedError
-from encoderkit.tasks.classify import Classify
+from encoderkit.inference import open_model
+from encoderkit.tasks.classify import Classify, Example
+from encoderkit.text.tokenizers import open_tokenizer
 from encoderkit.training.checkpoint import Description, State, save
 from encoderkit.training.config import AdamWConfig
 from encoderkit.training.evaluate import evaluate
@@ -28,11 +32,19 @@ def test_at_the_start_every_token_is_as_likely(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_eight_sequences_are_memorised(kind: str) -> None:
+    """With the same tokens hidden each time, as everything random hangs on the numbers of the examples."""
     learner = masked(kind)
-    optimizers = build_optimizers(learner, AdamWConfig(lr=1e-2, weight_decay=0.0), torch.float32)
-    taken = list(updates(learner, optimizers, rows(8), plan(150, 8, clip=1.0)))
-    last = [update.loss for update in taken[-10:]]
-    assert sum(last) / 10 < 0.3, last
+    batch = learner.collate(rows(8), [rng(1, 0, i) for i in range(8)], 0.0)
+    (optimizer,) = build_optimizers(learner, AdamWConfig(weight_decay=0.0), torch.float32)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
+    loss = torch.tensor(torch.inf)
+    for _ in range(100):
+        loss = learner(batch.inputs, batch.targets)["masked"] / batch.counts["masked"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,10 +62,8 @@ def test_weights_and_smoothing_are_those_of_torch(weights: str | dict[str, float
     learner, source = classify("cnn", 3, class_weights=weights, label_smoothing=smoothing), examples(10, 3)
     learner.weigh(source)
     labels = np.array([example.target for example in source])
-    if weights == "balanced":
-        values = [10 / (3 * (labels == i).sum()) for i in range(3)]
-    else:
-        values = [1.0, 4.0 if weights else 1.0, 1.0]
+    balanced = [10 / (3 * (labels == i).sum()) for i in range(3)]
+    values = balanced if weights == "balanced" else [1.0, 4.0 if weights else 1.0, 1.0]
     batch = learner.collate(source)
     expected = nn.CrossEntropyLoss(torch.tensor(values, dtype=torch.float32), label_smoothing=smoothing)
     found = learner(batch.inputs, batch.targets)["classify"] / batch.counts["classify"]
@@ -62,16 +72,16 @@ def test_weights_and_smoothing_are_those_of_torch(weights: str | dict[str, float
 
 @pytest.mark.parametrize(("metric", "choose"), [("loss", min), ("accuracy", max)])
 def test_the_best_is_kept_where_the_held_out_data_get_worse(
-    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, metric: str, choose: type[min]
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, metric: str, choose: Callable[..., float]
 ) -> None:
     """What is learned is wrong for the held-out rows, whose labels are exchanged: the first evaluation is the best."""
     lines = labelled["dev"].read_text(encoding="utf-8").replace("positive", "other")
     dev = tmp_path / "dev.jsonl"
     dev.write_text(lines.replace("negative", "positive").replace("other", "negative"), encoding="utf-8")
     training = {"updates": 40, "patience": 3, "metric": metric}
-    optimizer = {"kind": "adamw", "lr": 5e-3}
+    optimizer = {"kind": "adamw", "lr": 1e-2}
     data = {"train": str(labelled["train"]), "dev": str(dev), "length": 24}
-    every = {"log": "1 updates", "evaluate": "2 updates", "save": "1 updates"}
+    every = {"log": "1 updates", "evaluate": "5 updates", "save": "1 updates"}
     recipe = finetuning(tokenizer_dir, labelled, data=data, training=training, optimizer=optimizer, every=every)
     out = tmp_path / "run"
     found = go(recipe, out)
@@ -80,7 +90,7 @@ def test_the_best_is_kept_where_the_held_out_data_get_worse(
     best = int((out / "best").read_text(encoding="utf-8").strip().removeprefix("step-"))
     assert seen[best] == choose(seen.values()) == found["dev"][metric]
     assert best == min(update for update, value in seen.items() if value == seen[best])
-    assert max(seen) == best + 3 * 2 < 40, "stopped after three evaluations that were no better"
+    assert max(seen) == best + 3 * 5 < 40, "stopped after three evaluations that were no better"
     assert seen[max(seen)] != seen[best]
     kept = evaluate(opened(Path(found["best"])), dev_examples(Path(found["best"]), dev), 7, "cpu", "fp32")
     assert kept[metric] == pytest.approx(seen[best], abs=1e-6)
@@ -91,18 +101,13 @@ def test_the_best_is_kept_where_the_held_out_data_get_worse(
 
 def opened(step: Path) -> Classify:
     """The classifier of a checkpoint."""
-    from encoderkit.inference import open_model
-
     learner = open_model(step).learner
     assert isinstance(learner, Classify)
     return learner
 
 
-def dev_examples(step: Path, path: Path) -> list:
+def dev_examples(step: Path, path: Path) -> list[Example]:
     """Labelled rows as its examples."""
-    from encoderkit.data.labelled import read_rows
-    from encoderkit.text.tokenizers import open_tokenizer
-
     return opened(step).encode(read_rows(path, ["text", "label"]), open_tokenizer(step / "tokenizer"))
 
 

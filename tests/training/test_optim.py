@@ -18,7 +18,7 @@ from tests.training.runs import KINDS, classify, examples, finetuning, go, maske
 HALF = math.sqrt(0.5) / 2
 SCHEDULES = {
     "linear": (ScheduleConfig(kind="linear", warmup=2), [1 / 3, 2 / 3, 1, 0.75, 0.5, 0.25]),
-    "linear to a floor": (ScheduleConfig(kind="linear", warmup=2, floor="10%"), [1 / 3, 2 / 3, 1, 0.775, 0.55, 0.325]),
+    "linear to a floor": (ScheduleConfig(kind="linear", warmup=2, floor=0.1), [1 / 3, 2 / 3, 1, 0.775, 0.55, 0.325]),
     "linear, a share": (ScheduleConfig(kind="linear", warmup="50%"), [0.25, 0.5, 0.75, 1, 2 / 3, 1 / 3]),
     "cosine": (ScheduleConfig(kind="cosine", warmup=2), [1 / 3, 2 / 3, 1, 0.5 + HALF, 0.5, 0.5 - HALF]),
     "wsd": (ScheduleConfig(kind="wsd", warmup=1, decay=3), [1 / 2, 1, 1, 1, 2 / 3, 1 / 3]),
@@ -72,7 +72,7 @@ class Watch(torch.optim.Optimizer):
         self.named, self.seen = list(learner.named_parameters()), seen
         super().__init__([{"params": [p for _, p in self.named], "lr_peak": 1.0}], {})
 
-    def step(self, closure: object = None) -> None:
+    def step(self, closure: object = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for name, p in self.named:
             self.seen[name] |= p.grad is not None and bool(p.grad.abs().sum() > 0)
 
@@ -103,19 +103,21 @@ def test_orthogonal_keeps_the_singular_vectors(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(32, 16), (16, 32)])
 def test_muon_is_that_of_torch(shape: tuple[int, int]) -> None:
-    """torch's computes in bfloat16, so to its precision."""
+    """torch's computes in bfloat16: the same direction within 2 degrees, and the same length within one percent."""
     torch.manual_seed(0)
-    ours = nn.Parameter(torch.randn(shape))
+    start = torch.randn(shape)
+    ours = nn.Parameter(start.clone())
     theirs = nn.Parameter(ours.detach().clone())
-    settings = {"lr": 0.02, "weight_decay": 0.1}
-    mine = Muon([{"params": [ours], "names": ["w"], **settings}], 0.95, torch.bfloat16, {})
-    reference = torch.optim.Muon([theirs], momentum=0.95, **settings)
+    mine = Muon([{"params": [ours], "names": ["w"], "lr": 0.02, "weight_decay": 0.1}], 0.95, torch.bfloat16, {})
+    reference = torch.optim.Muon([theirs], lr=0.02, momentum=0.95, weight_decay=0.1)
     for _ in range(3):
         ours.grad = torch.randn(shape)
         theirs.grad = ours.grad.clone()
         mine.step()
         reference.step()
-    torch.testing.assert_close(ours, theirs, atol=5e-4, rtol=0)
+    found, expected = (ours - start).detach().flatten(), (theirs - start).detach().flatten()
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.9994
+    assert found.norm() == pytest.approx(float(expected.norm()), rel=0.01)
 
 
 def test_fused_matrices_are_orthogonal_each_on_its_own() -> None:
@@ -129,7 +131,7 @@ def test_fused_matrices_are_orthogonal_each_on_its_own() -> None:
     group = {"lr": 1.0, "weight_decay": 0.0}
     Muon([{"params": [whole], "names": ["qkv"], **group}], 0.95, torch.float32, {"qkv": 3}).step()
     Muon([{"params": parts, "names": ["q", "k", "v"], **group}], 0.95, torch.float32, {}).step()
-    torch.testing.assert_close(whole, torch.cat(parts), atol=1e-6, rtol=0)
+    torch.testing.assert_close(whole.data, torch.cat([part.data for part in parts]), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
