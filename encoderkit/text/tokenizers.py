@@ -19,8 +19,9 @@ from encoderkit.text.words import spelling, word_starts, word_tables
 MAX_BYTES = 64 * 2**20
 """A tokenizer.json is not larger; what is, is something else."""
 CACHE = 10_000
-"""Words that the library remembers the pieces of, at most; and no cache at all after a text that could fill it."""
-LONG_TEXT = 100_000
+"""The most words whose pieces the library remembers."""
+LONG_TEXT = 1000
+"""Characters; after a longer text it forgets them all: without spaces (Chinese, unigram) a word is as long as its text."""
 
 FILES = (
     "tokenizer.json",
@@ -72,6 +73,9 @@ class Tokenizer:
         self._engine.no_truncation()
         self._engine.no_padding()
         self._engine.encode_special_tokens = True
+        resize = getattr(self._engine.model, "_resize_cache", None)  # bpe and unigram have one
+        if resize is not None:
+            resize(CACHE)
         self.vocab_size = 1 + max(self._engine.get_vocab().values(), default=-1)
         ours = _json(content, "encoderkit.json", where) if "encoderkit.json" in content else {}
         self.kind = str(ours.get("kind") or _KINDS.get(description["model"].get("type"), "bpe"))
@@ -129,7 +133,6 @@ class Tokenizer:
         return dict(self._content)
 
     def _forget(self) -> None:
-        """Words of a long text without spaces are as long as it; none of them may stay in memory."""
         clear = getattr(self._engine.model, "_clear_cache", None)
         if clear is not None:
             clear()

@@ -3,10 +3,11 @@
     python -m tests.reliability.kill9 --kills 100 --seed 1
 
 Pretraining and fine-tuning take turns. A run is killed one to three times (unless it comes to its end before), each time
-begun by the same command line with --resume, and then left to itself. Two kills in three wait for a checkpoint to be in the making
-(a .staging- directory) and then a random moment more; the others come at any time. A kill counts as one while saving
-if it left a half-made checkpoint, a half-removed one or a half-written pointer behind. At its end a run must be bitwise
-what the undisturbed one is: weights, moments, log, pointers and kept checkpoints. Exit code 1 if one is not.
+begun by the same command line with --resume, and then left to itself. Two kills in three wait for a checkpoint to be in
+the making (a .staging- directory) and then a random moment more; the others come at any time. A kill counts as one while
+saving if it left a half-made checkpoint, a half-removed one or a half-written pointer behind. At its end a run must be
+bitwise what the undisturbed one is: weights, moments, log, pointers and kept checkpoints. Exit code 1 if one is not, or
+if less than a third of the kills came while saving.
 
 The commands run in processes forked from one that has imported everything, since what is killed is not the import.
 """

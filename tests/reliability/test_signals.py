@@ -10,7 +10,7 @@ import pytest
 
 from encoderkit import files
 from tests.reliability.conftest import Reference
-from tests.reliability.small import Server, assert_same, assert_whole, fresh, steps
+from tests.reliability.small import Server, assert_same, assert_whole, fresh, result, steps
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
@@ -32,6 +32,18 @@ def test_a_signal_saves_and_says_how_to_continue(server: Server, reference: Refe
     assert steps(run)
     assert server.train(reference.stage, run.name).code == 0
     assert_same(run, reference.result)
+
+
+@pytest.mark.parametrize("sent", CODES)
+def test_a_signal_saves_where_nothing_was_due(server: Server, reference: Reference, sent: signal.Signals) -> None:
+    run = fresh(server.folder / f"unexpected-{reference.stage}-{sent.name}")
+    seldom = ("--set", "every.save=1h", "--set", "every.evaluate=1h")
+    first = reference.number("mkdir", reference.out.name, 2)  # after the beginning of the run: here the log of update 2
+    ended = server.train(reference.stage, run.name, *seldom, signal=[first, sent])
+    assert ended.code == CODES[sent] and "after update 2 of 3" in ended.err, ended
+    assert [step.name for step in steps(run)] == ["step-0000002"]
+    assert server.train(reference.stage, run.name, *seldom).code == 0
+    assert result(run)["model.safetensors"] == reference.result["model.safetensors"]
 
 
 @pytest.mark.parametrize("sent", CODES)
