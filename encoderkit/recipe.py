@@ -80,7 +80,7 @@ class PretrainRecipe(Config):
     data: PretrainData
     model: EncoderConfig
     objective: ObjectiveConfig = ObjectiveConfig()
-    optimizer: OptimizerConfig = AdamWConfig()
+    optimizer: OptimizerConfig = AdamWConfig(lr=1e-3)
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig
     every: EveryConfig = EveryConfig()

@@ -18,7 +18,7 @@ tokenizer: runs/tok
 data: {train: runs/tokens, dev: 1%}
 model: {kind: bert, dim: 64, layers: 2, heads: 2}
 training: {updates: 10}
-optimizer: {kind: adamw}
+optimizer: {kind: adamw, lr: 1e-3}
 """
 
 
@@ -114,7 +114,7 @@ GOLDEN = [
         'recipe.yaml:4: model.kind is "bart"\n  fix: did you mean bert? legal here: bert, cnn, ',
     ),
     (GOOD.replace("kind: bert, ", ""), "recipe.yaml:4: model has no kind\n  fix: legal here: bert, cnn, "),
-    (GOOD.replace("{kind: adamw}", "{lr: 1}"), "recipe.yaml:6: optimizer has no kind\n  fix: legal here: adamw, muon"),
+    (GOOD.replace("{kind: adamw, lr: 1e-3}", "{lr: 1}"), "recipe.yaml:6: optimizer has no kind\n  fix: legal here: adamw, muon"),
     (GOOD.replace("tokenizer: runs/tok\n", ""), "recipe.yaml: tokenizer is missing"),
     (
         GOOD.replace("dim: 64", "dim: wide"),

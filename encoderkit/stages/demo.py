@@ -48,10 +48,10 @@ seed: {seed}
 {start}
 data: {{train: {out}/data/train.jsonl, dev: {out}/data/dev.jsonl, length: 64}}
 task: {{kind: classify, text: text, label: package, pooling: mean}}
-optimizer: {{kind: adamw, lr: 2e-3, weight_decay: 0.01, clip: 1.0}}
+optimizer: {{kind: muon, lr: 2e-2, adamw_lr: 1e-2, weight_decay: 0.01, clip: 1.0}}
 schedule: {{kind: linear, warmup: 6%}}
 training: {{{length}, batch: 64, compile: "off"}}
-every: {{log: 20 updates, evaluate: 3 epochs, save: 5m}}
+every: {{log: 20 updates, evaluate: 1 epoch, save: 5m}}
 """
 FINETUNE = "# Which package is a docstring from? From the pretrained encoder\n" + TASK
 SCRATCH = "# Which package is a docstring from? The same encoder, data and updates, from random weights\n" + TASK

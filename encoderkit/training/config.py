@@ -12,7 +12,7 @@ class AdamWConfig(Config):
     """AdamW (Loshchilov and Hutter 2019), with bias correction."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 1e-3
+    lr: PositiveFloat
     """The highest learning rate."""
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay of the averages of the gradient and of its square."""
@@ -30,11 +30,11 @@ class MuonConfig(Config):
     """Muon (Jordan et al. 2024) for the matrices inside the encoder's layers, AdamW for everything else."""
 
     kind: Literal["muon"] = "muon"
-    lr: PositiveFloat = 0.02
+    lr: PositiveFloat
     """The highest learning rate of the matrices; their updates are orthogonal, so it is not that of AdamW."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the average of the gradient (Nesterov's)."""
-    adamw_lr: PositiveFloat = 3e-3
+    adamw_lr: PositiveFloat
     """The highest learning rate of everything else."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's, for everything else."""

@@ -61,7 +61,7 @@ def recipes() -> dict[str, dict[str, Any]]:
         "tokenizer": "tokenizer",
         "data": {"train": "tokens", "dev": "20%", "length": 16},
         "model": model,
-        "optimizer": {"kind": "muon"},
+        "optimizer": {"kind": "muon", "lr": 0.02, "adamw_lr": 3e-3},
         "training": {"updates": UPDATES, **training},
         "every": every,
     }
@@ -69,7 +69,7 @@ def recipes() -> dict[str, dict[str, Any]]:
         "tokenizer": "tokenizer",
         "model": model,
         "data": {"train": "train.jsonl", "dev": "dev.jsonl", "length": 16},
-        "optimizer": {"kind": "adamw"},
+        "optimizer": {"kind": "adamw", "lr": 1e-3},
         "training": {"epochs": 20 / 12, **training},
         "every": every,
     }

@@ -21,7 +21,7 @@ MODELS = {
     "modernbert": {"kind": "modernbert", "dim": 32, "layers": 2, "heads": 2, "max_length": 64, "dropout": 0.1, "window": 4},
     "lstm": {"kind": "lstm", "dim": 32},
 }
-ADAMW, MUON = {"kind": "adamw", "lr": 3e-3}, {"kind": "muon"}
+ADAMW, MUON = {"kind": "adamw", "lr": 3e-3}, {"kind": "muon", "lr": 0.02, "adamw_lr": 3e-3}
 
 
 @pytest.fixture(params=["pretrain", "finetune"])

@@ -35,7 +35,7 @@ def test_eight_sequences_are_memorised(kind: str) -> None:
     """With the same tokens hidden each time, as everything random hangs on the numbers of the examples."""
     learner = masked(kind)
     batch = learner.collate(rows(8), [rng(1, 0, i) for i in range(8)], 0.0)
-    (optimizer,) = build_optimizers(learner, AdamWConfig(weight_decay=0.0), torch.float32)
+    (optimizer,) = build_optimizers(learner, AdamWConfig(lr=1e-3, weight_decay=0.0), torch.float32)
     for group in optimizer.param_groups:
         group["lr"] = 1e-2
     loss = torch.tensor(torch.inf)
@@ -118,7 +118,7 @@ def test_nothing_is_stepped_or_kept_that_is_not_finite(tmp_path: Path, value: fl
     with torch.no_grad():
         learner.head.bias[7] = value
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-    optimizers = build_optimizers(learner, AdamWConfig(), torch.float32)
+    optimizers = build_optimizers(learner, AdamWConfig(lr=1e-3), torch.float32)
     with pytest.raises(DivergedError, match=r"update 4: the loss is .*; examples (\d+, ){3}\d+;"):
         list(updates(learner, optimizers, rows(8), plan(6, 4), start=3))
     for name, tensor in learner.state_dict().items():

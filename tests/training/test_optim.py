@@ -41,7 +41,7 @@ def test_an_update_uses_the_rate_that_the_schedule_gives() -> None:
     assert [update.lr for update in taken] == pytest.approx([2e-3 * share for share in SCHEDULES["linear"][1]])
 
 
-@pytest.mark.parametrize("config", [AdamWConfig(weight_decay=0.1), MuonConfig(weight_decay=0.1)])
+@pytest.mark.parametrize("config", [AdamWConfig(lr=1e-3, weight_decay=0.1), MuonConfig(lr=0.02, adamw_lr=3e-3, weight_decay=0.1)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(kind: str, config: AdamWConfig | MuonConfig) -> None:
     for learner in (masked(kind), classify(kind)):
