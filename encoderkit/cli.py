@@ -4,6 +4,8 @@ Nothing heavy is imported before it is needed: `--help` answers at once, and a m
 is imported.
 """
 
+import errno
+import io
 import os
 import shlex
 import sys
@@ -15,13 +17,18 @@ import typer
 import typer.core
 
 from encoderkit import __version__
-from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError
+from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, shown
 
 MAKE, USE, HAND_OVER, LOOK, LEARN = "Make", "Use", "Hand over", "Look", "Learn"
 KINDS = "pretrain, finetune, tokenizer or corpus"
 
 Misuse: Any = typer.BadParameter.__base__
 """A flag or command that is not there, or not complete; typer's own class, from whichever click it brings."""
+
+
+def _drop_output() -> None:
+    """What is still to be printed goes nowhere, so that Python does not try again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Grouped(typer.core.TyperGroup):
@@ -40,7 +47,7 @@ class Grouped(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return int(ExitCode.DONE)
 
 
@@ -145,6 +152,7 @@ def tokenize(
     loaded = load(CorpusConfig, recipe, settings)
     preflight.directory(tokenizer, "a tokenizer directory", "train-tokenizer")
     preflight.corpus(data, out, overwrite=True)  # a store that is there may be the one wanted: the stage looks
+    preflight.apart(out, tokenizer)
     from encoderkit.stages import tokenize_corpus as stage
 
     _print(stage.run(data, tokenizer, loaded, out, workers, overwrite), json)
@@ -288,6 +296,7 @@ def export(
 
     step = preflight.find_step(model)
     files.refuse_existing(out, overwrite)
+    preflight.apart(out, step)
     from encoderkit.stages import export as stage
 
     _print(stage.run(step, to.split(","), out, overwrite), json)
@@ -362,7 +371,8 @@ def demo(
     """The whole way in two minutes: tokenizer, pretraining, fine-tuning, evaluation, export."""
     from encoderkit import files
 
-    files.refuse_existing(out, overwrite)
+    if not overwrite:
+        files.refuse_existing(out, overwrite)
     from encoderkit.stages import demo as stage
 
     value = stage.run(out, overwrite)
@@ -390,6 +400,18 @@ def version(
 def _fail(error: UserError) -> int:
     print(f"error: {error}", file=sys.stderr)
     return int(error.exit_code)
+
+
+def _system(error: OSError) -> int:
+    """What the file system refused where nothing else could be said about it: a name too long, a folder not to be read."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    if error.filename is not None:
+        kind = ResourceError if full else UsageError
+        return _fail(kind(f"cannot be used: {error.strerror}", where=shown(os.fsdecode(error.filename))))
+    if not full:
+        return _bug(error)
+    _drop_output()
+    return _fail(ResourceError(f"cannot write: {error.strerror}", where="standard output"))
 
 
 def _bug(error: BaseException) -> int:
@@ -424,6 +446,8 @@ def _run() -> int:
         return int(ExitCode.INTERRUPTED)
     except MemoryError:
         return _fail(ResourceError("out of memory", fix="a smaller training.micro_batch, data.length or model"))
+    except OSError as error:
+        return _system(error)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(ResourceError("the GPU is out of memory", fix="--set training.micro_batch=8"))
@@ -434,4 +458,6 @@ def _run() -> int:
 
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its number, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_run())

@@ -26,7 +26,9 @@ Lines = dict[KeyPath, int]
 class Config(BaseModel):
     """Base of every recipe part: immutable, unknown keys refused, attribute docstrings shown as help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -184,8 +186,12 @@ def _given(config: Config) -> dict[str, Any]:
 def _explain(model: type[Config], error: ValidationError, data: Any, where: str, lines: Lines) -> UsageError:
     # An unknown key explains a missing one (a typo is both), so it goes first.
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    first, more = errors[0], len(errors) - 1
-    path, node, owner, kinds = _locate(model, first["loc"], data)
+    located = [_locate(model, e["loc"], data) for e in errors]
+    # Each member of a union complains: what they say about one key, or inside it, is one mistake, told where it is deepest.
+    alike = [i for i, (path, *_) in enumerate(located) if path[: len(located[0][0])] == located[0][0]]
+    deepest = max(alike, key=lambda i: len(located[i][0]))
+    first, more = errors[deepest], len(errors) - len(alike)
+    path, node, owner, kinds = located[deepest]
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     place = f"{where}:{line}" if line else where
     name = ".".join(map(str, path)) or "the recipe"
@@ -199,8 +205,10 @@ def _explain(model: type[Config], error: ValidationError, data: Any, where: str,
         message = f"{name} has no kind" if kind.endswith("found") else f"{name}.kind is {shown(str(found))}"
         fix = _nearest(str(found or ""), kinds)
     else:
-        text = first["msg"].removeprefix("Value error, ")
-        message = text if not path else f"{name}: {text[0].lower() + text[1:]}, found {shown(str(node))}"
+        texts = [errors[i]["msg"].removeprefix("Value error, ") for i in alike if located[i][0] == path]
+        text = ", or ".join(dict.fromkeys(t[0].lower() + t[1:] for t in texts)) if path else texts[0]
+        found = "" if isinstance(node, dict) else f", found {shown(str(node))}"  # a mapping is told by its line
+        message = text if not path else f"{name}: {text}{found}"
     if more:
         message += f" (and {more} more)"
     return UsageError(message, where=place, fix=fix)
@@ -221,7 +229,7 @@ def _locate(model: type[Config], loc: KeyPath, data: Any) -> tuple[KeyPath, Any,
         tagged = [o for o in options if o.get("properties", {}).get("kind", {}).get("const") == part or o.get("title") == part]
         if tagged:
             here = tagged[0]
-        elif isinstance(node, dict) and (part in node or last):
+        elif isinstance(node, dict) and (part in node or (last and "properties" in here)):
             path.append(part)
             legal = list(here.get("properties", {})) or legal
             node, here = node.get(part), here.get("properties", {}).get(part, {})

@@ -22,7 +22,8 @@ def warn(message: str) -> None:
 def result(value: dict[str, Any], as_json: bool) -> None:
     """The result of a command on stdout: one JSON object, or aligned lines."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False), flush=True)
+        unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        print(json.dumps(value, ensure_ascii=not unicode), flush=True)
         return
     rows = list(_flat(value))
     width = max((len(name) for name, _ in rows), default=0)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from encoderkit.errors import DataError, ResourceError, UsageError
 
 MANIFEST = "MANIFEST.json"
 STAGING, TRASH = ".staging-", ".trash-"
+_OURS = ({MANIFEST}, {"plan.json"}, {"recipe.yaml", "manifest.json"})
+"""What tells a directory that a command of ours wrote: staged, or a run (one that is damaged too)."""
 _CHUNK = 4 * 1024 * 1024
 
 
@@ -198,14 +200,35 @@ def sweep(folder: Path) -> None:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:
-    """Raise `UsageError` if `path` holds something and nobody said that it may go."""
-    if overwrite or not (path.exists() or path.is_symlink()):
+def refuse_existing(path: Path, overwrite: bool, resume: bool = False, known: Collection[str] = ()) -> None:
+    """Raise `UsageError` if `path` holds something and nobody said that it may go, or that is not ours to remove.
+
+    `resume`: `path` is for a run, which is written into a directory; all else is replaced as a whole. `known`: what a
+    directory of ours that has no manifest may hold.
+    """
+    if not (path.exists() or path.is_symlink()):
         return
-    if path.is_dir() and not any(p for p in path.iterdir() if p.name != "lock" and not p.name.startswith(STAGING)):
+    if not resume and path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+        raise UsageError("holds the working directory and would be replaced as a whole", where=path, fix=f"--out {path / 'NAME'}")
+    held = [p.name for p in path.iterdir() if p.name != "lock" and not p.name.startswith(STAGING)] if path.is_dir() else []
+    if path.is_dir() and not held:
+        return
+    if overwrite:
+        _refuse_foreign(path, held, known)
         return
     ways = "--resume to continue it, --overwrite to replace it" if resume else "--overwrite to replace it"
     raise UsageError("exists already and nothing is overwritten unasked", where=path, fix=f"another --out, or {ways}")
+
+
+def _refuse_foreign(path: Path, held: list[str], known: Collection[str]) -> None:
+    """What may be overwritten is a file or what a command of ours wrote: never a device, or a folder of somebody's files."""
+    if path.is_dir():
+        if not any(names <= set(held) for names in _OURS) and not set(held) <= set(known):
+            shown = ", ".join(sorted(held)[:3]) + (", ..." if len(held) > 3 else "")
+            message = f"holds {shown}, and only what encoderkit wrote is replaced"
+            raise UsageError(message, where=path, fix="another --out, or remove it yourself")
+    elif path.exists() and not path.is_file():
+        raise UsageError("is a device or a pipe, which is not replaced", where=path, fix="another --out")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What can be told from the recipe and the file system alone: checked before torch is even imported."""
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def input_file(path: str | Path) -> Path:
     """`path`, if it is a file that can be read."""
     file = Path(path)
     if not file.exists():
-        near = sorted(p.name for p in file.parent.iterdir()) if file.parent.is_dir() else []
+        names = sorted(p.name for p in file.parent.iterdir() if p.name[0] != ".") if file.parent.is_dir() else []
+        near = difflib.get_close_matches(file.name, names, 8, 0)
         there = f"; in {file.parent} there are {', '.join(near[:8])}" if near else f"; there is no folder {file.parent}"
         raise UsageError(f"there is no such file{there}", where=file)
     if file.is_dir():
@@ -39,7 +41,11 @@ def find_step(path: str | Path) -> Path:
         return folder
     for pointer in ("best", "last"):
         if (folder / pointer).is_file():
-            return folder / (folder / pointer).read_text(encoding="utf-8").strip()
+            name = (folder / pointer).read_text(encoding="utf-8", errors="replace").strip()
+            if not (folder / name / "config.json").is_file():
+                message = f"names {shown(name)}, and there is no model of this name; the run is damaged"
+                raise DataError(message, where=folder / pointer, fix="name one of its steps instead of the run")
+            return folder / name
     held = next((f"it was written by {made}" for name, made in _MADE_BY.items() if (folder / name).exists()), None)
     if held is None:
         held = "its run has saved no checkpoint yet" if (folder / "recipe.yaml").exists() else "it holds neither"
@@ -56,11 +62,20 @@ def output(out: Path, resume: bool, overwrite: bool) -> None:
         files.refuse_existing(out, overwrite, resume=True)
 
 
+def apart(out: Path, *inputs: str | Path | None) -> None:
+    """What is replaced must not hold what is read."""
+    target = out.resolve()
+    for path in inputs:
+        if path is not None and Path(path).resolve().is_relative_to(target):
+            raise UsageError(f"would be replaced, and this command reads {path}", where=out, fix="another --out")
+
+
 def corpus(paths: list[Path], out: Path, overwrite: bool) -> None:
     """All files of text are there, and `out` may be written."""
     for path in paths:
         text_file(path)
     files.refuse_existing(out, overwrite)
+    apart(out, *paths)
 
 
 def pretrain(recipe: PretrainRecipe, out: Path, resume: bool, overwrite: bool) -> None:
@@ -72,6 +87,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, resume: bool, overwrite: bool) -
         folder = directory(store, "a token store", f"tokenize --tokenizer {recipe.tokenizer} --data FILE")
         if not (folder / "meta.json").is_file():
             raise UsageError("this is not a token store", where=folder, fix=f"encoderkit tokenize --data FILE --out {folder}")
+    if overwrite:
+        apart(out, recipe.tokenizer, *stores)
 
 
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> None:
@@ -85,6 +102,9 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -
     if recipe.checkpoint is not None:
         step = find_step(recipe.checkpoint)
         check_length(step, recipe.data.length)
+    if overwrite:
+        data = [path for path in (recipe.data.train, recipe.data.dev, recipe.data.test) if isinstance(path, str)]
+        apart(out, recipe.checkpoint, recipe.tokenizer, *data)
 
 
 def check_length(step: Path, length: int) -> None:

@@ -5,7 +5,7 @@ Nothing here imports torch, so that a mistake is told in a fraction of a second.
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
@@ -34,7 +34,7 @@ class PretrainData(Config):
     """A token store, written by `tokenize`."""
     dev: HeldOut | None = 0.01
     """Held out: a share of the documents, chosen by their content, or another store."""
-    length: PositiveInt = 128
+    length: int = Field(default=128, ge=3)
     """Tokens a row, special tokens included."""
 
 
@@ -47,7 +47,7 @@ class LabelledData(Config):
     """Held out to choose the best checkpoint: a file, or a share of the training rows."""
     test: str | None = None
     """Evaluated once, at the end, with the best checkpoint."""
-    length: PositiveInt = 128
+    length: int = Field(default=128, ge=3)
     """The most tokens of an example, special tokens included; longer ones are cut and counted."""
 
 
@@ -65,7 +65,9 @@ def _check_length(model: EncoderConfig, length: int) -> None:
         )
 
 
-def _check_patience(training: TrainingConfig, every: EveryConfig) -> None:
+def _check_patience(training: TrainingConfig, every: EveryConfig, dev: float | str | None) -> None:
+    if training.patience and not dev:
+        raise ValueError("training.patience counts evaluations, and without data.dev there are none")
     if training.patience and interval(every.evaluate).unit == "seconds":
         raise ValueError("training.patience needs every.evaluate in updates or epochs: by the clock, a run could not be repeated")
 
@@ -88,7 +90,7 @@ class PretrainRecipe(Config):
     @model_validator(mode="after")
     def _fits(self) -> "PretrainRecipe":
         _check_length(self.model, self.data.length)
-        _check_patience(self.training, self.every)
+        _check_patience(self.training, self.every, self.data.dev)
         if self.training.freeze:
             raise ValueError("training.freeze is for finetune: here nothing is trained yet")
         if self.training.metric not in (None, "loss", "accuracy"):
@@ -124,7 +126,10 @@ class FinetuneRecipe(Config):
             raise ValueError("model and tokenizer go together; a checkpoint brings its own tokenizer")
         if self.model is not None:
             _check_length(self.model, self.data.length)
-        _check_patience(self.training, self.every)
+        _check_patience(self.training, self.every, self.data.dev)
+        sides = len(self.task.columns)
+        if self.data.length < 2 * sides + 1:
+            raise ValueError(f"data.length ({self.data.length}) has no room for a token of each of {sides} texts")
         if self.training.tokens is not None:
             raise ValueError("training.tokens is for pretrain; here give epochs, updates or budget")
         return self

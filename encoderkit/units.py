@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DECIMAL = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _COUNTS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -17,8 +18,11 @@ def _number(value: object, pattern: str, form: str) -> re.Match[str]:
 
 
 def _seconds(value: object) -> float:
-    match = _number(value, r"([0-9.]+)\s*([smhd])?", "a duration such as 90s, 30m or 6h")
-    return float(match[1]) * _SECONDS[match[2] or "s"]
+    match = _number(value, rf"({_DECIMAL})\s*([smhd])?", "a duration such as 90s, 30m or 6h")
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    if not seconds > 0:
+        raise ValueError("should be more than nothing")
+    return seconds
 
 
 def _count(value: object) -> int:
@@ -31,7 +35,7 @@ def _count(value: object) -> int:
 
 def _share(value: object) -> float:
     text = str(value).strip()
-    match = _number(text.removesuffix("%"), r"[0-9.]+(e-?[0-9]+)?", "a share such as 5% or 0.05")
+    match = _number(text.removesuffix("%"), rf"{_DECIMAL}(e-?[0-9]+)?", "a share such as 5% or 0.05")
     share = float(match[0]) / (100 if text.endswith("%") else 1)
     if not 0 <= share <= 1:
         raise ValueError("should be a share between 0 and 1, or a percentage")
@@ -61,7 +65,7 @@ class Interval(NamedTuple):
 
 def interval(text: str) -> Interval:
     """Read `20 updates`, `1 epoch`, `5m`; raises ValueError for anything else."""
-    match = _number(text, r"([0-9.]+)\s*(updates?|epochs?|[smhd])", "an interval such as '20 updates', '1 epoch' or 5m")
+    match = _number(text, rf"({_DECIMAL})\s*(updates?|epochs?|[smhd])", "an interval such as '20 updates', '1 epoch' or 5m")
     size, unit = float(match[1]), match[2]
     if not size > 0:
         raise ValueError("should be more than nothing")

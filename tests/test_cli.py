@@ -1,8 +1,10 @@
 """Every way a command can end, as a script sees it: exit code, stdout, stderr."""
 
 import contextlib
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from encoderkit import cli
+from encoderkit import cli, files
 from encoderkit.stages.show import RECIPES
 
 PRETRAIN = """\
@@ -128,6 +130,55 @@ def test_preflight_errors(
         f"checkpoint={tokenizer_dir}", "model=null", "tokenizer=null",
     )  # fmt: skip
     assert not out.exists()
+
+
+def test_what_is_read_is_not_overwritten(
+    tmp_path: Path, corpus: Path, pretraining: Path, tokenizer_dir: Path, store_dir: Path
+) -> None:
+    text, read = ["--data", corpus, "--overwrite"], "would be replaced, and this command reads"
+    fails(2, read, "train-tokenizer", *text, "--out", corpus)
+    fails(2, read, "tokenize", "--tokenizer", tokenizer_dir, *text, "--out", tokenizer_dir)
+    fails(2, read, "pretrain", pretraining, "--out", store_dir, "--overwrite")
+    fails(2, "only what encoderkit wrote is replaced", "pretrain", pretraining, "--out", tmp_path, "--overwrite")
+    fails(2, "only what encoderkit wrote is replaced", "tokenize", "--tokenizer", tokenizer_dir, *text, "--out", tmp_path)
+    assert pretraining.is_file() and corpus.is_file()
+
+
+def test_what_the_system_refuses_is_no_bug(tmp_path: Path, pretrained_dir: Path) -> None:
+    fails(2, "File name too long", "predict", pretrained_dir, tmp_path / ("a" * 300))
+    run = tmp_path / "run"
+    shutil.copytree(pretrained_dir, run)
+    for content in (b"step-0000999\n", b"\xff"):
+        (run / "best").write_bytes(content)
+        fails(3, "there is no model of this name; the run is damaged", "predict", run, "--text", "the [MASK]")
+
+
+@pytest.mark.parametrize(("redirect", "code"), [("PYTHONIOENCODING=ascii", 0), (">/dev/full", 5)])
+def test_an_output_that_cannot_take_it(redirect: str, code: int) -> None:
+    command = f"{redirect if code == 0 else ''} {sys.executable} -m encoderkit init {redirect if code else ''}"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_run_of_another_version_is_not_continued(tmp_path: Path, pretraining: Path) -> None:
+    out = tmp_path / "run"
+    assert encoderkit("pretrain", pretraining, "--out", out).returncode == 0
+    for step in out.glob("step-*"):
+        config = json.loads((step / "config.json").read_text(encoding="utf-8"))
+        text = json.dumps(config | {"format": 99})
+        manifest = json.loads((step / files.MANIFEST).read_text(encoding="utf-8"))
+        manifest["files"]["config.json"] = {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        write(step / "config.json", text)
+        write(step / files.MANIFEST, json.dumps(manifest))
+    fails(3, "written in format 99", "pretrain", pretraining, "--out", out, "--resume")
+
+
+def test_a_label_of_which_all_rows_are_held_out_is_known(tmp_path: Path, finetuning: Path) -> None:
+    rows = [{"text": f"text {i}", "label": f"label {i}"} for i in range(12)]
+    data = write(tmp_path / "rare.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    settings = [part for key in (f"data.train={data}", "data.dev=0.25") for part in ("--set", key)]
+    done = encoderkit("finetune", finetuning, "--out", tmp_path / "run", *settings)
+    assert done.returncode == 0, done.stderr
 
 
 def test_data_errors(tmp_path: Path, finetuning: Path) -> None:

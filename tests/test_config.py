@@ -125,6 +125,14 @@ GOLDEN = [
         GOOD.replace("{updates: 10}", "{updates: 10, epochs: 2}"),
         "recipe.yaml:5: training: give one of budget, updates, epochs, tokens; found updates and epochs",
     ),
+    (GOOD.replace("{updates: 10}", "{epochs: .inf}"), "recipe.yaml:5: training.epochs: input should be a finite number"),
+    (
+        GOOD.replace("{updates: 10}", "{updates: 10, micro_batch: half}"),
+        "recipe.yaml:5: training.micro_batch: input should be a valid integer, unable to parse string as an integer, or "
+        "input should be 'auto', found \"half\"",
+    ),
+    (GOOD.replace("lr: 1e-3}", "lr: 1e-3, betas: [0.9, 2]}"), "recipe.yaml:6: optimizer.betas.1: input should be less than 1"),
+    (GOOD.replace("dev: 1%", "length: 2"), "recipe.yaml:3: data.length: input should be greater than or equal to 3"),
     (GOOD.replace("{updates: 10}", "{}"), "recipe.yaml:5: training: give one of budget, updates, epochs, tokens; found none"),
     (
         GOOD.replace("{updates: 10}", "{budget: 5 parsecs}"),
@@ -178,6 +186,28 @@ def test_overrides_are_typed(tmp_path: Path) -> None:
 )
 def test_overrides_that_are_refused(tmp_path: Path, setting: str, message: str) -> None:
     assert message in error(tmp_path, GOOD, [setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("task.label=[]", "task: label names at least one column"),
+        ("task.label=text", "task: text and label name columns that differ, found text twice"),
+        ("task.class_weights={a: -1}", 'task.class_weights.a: input should be greater than 0, found "-1"'),
+        ("data.length=4", "data.length (4) has no room for a token of each of 2 texts"),
+        ("data.dev=null", "training.patience counts evaluations, and without data.dev there are none"),
+    ],
+)
+def test_tasks_that_are_refused(setting: str, message: str) -> None:
+    data = {
+        "checkpoint": "a",
+        "data": {"train": "b"},
+        "task": {"kind": "classify", "text": ["text", "other"]},
+        "training": {"epochs": 1, "patience": 1},
+    }
+    with pytest.raises(UsageError) as caught:
+        validate(FinetuneRecipe, override(data, [setting]), "t")
+    assert message in str(caught.value)
 
 
 def test_override_leaves_the_original_alone() -> None:

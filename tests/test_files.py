@@ -86,6 +86,21 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert content(tmp_path / "run") == "two" and [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+def test_what_is_not_ours_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("mine", "holds thesis.txt, and only what encoderkit wrote"), ("pipe", "a device or a pipe")):
+        with pytest.raises(UsageError, match=message):
+            files.refuse_existing(tmp_path / name, overwrite=True)
+    files.refuse_existing(tmp_path / "mine", overwrite=True, known=("thesis.txt",))
+    write(tmp_path / "run", "one")
+    monkeypatch.chdir(tmp_path / "run" / "inner")
+    for path in (Path("."), Path(".."), tmp_path / "run"):
+        with pytest.raises(UsageError, match="holds the working directory"):
+            write(path, "two", overwrite=True)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("before", ["nothing", "a directory"])
 def test_a_full_disk_at_any_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, code: int) -> None:

@@ -48,6 +48,8 @@ def test_read(unit: Any, text: Any, value: Any) -> None:
     [
         (Seconds, "soon"),
         (Seconds, "-5s"),
+        (Seconds, "0s"),
+        (Seconds, "1..2m"),
         (Seconds, "5w"),
         (Seconds, ""),
         (Count, "1.5"),

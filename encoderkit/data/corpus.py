@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from encoderkit.console import say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.records import check_text, read_records
-from encoderkit.data.streams import Source, blocks, cut, find_sources, lines, texts
+from encoderkit.data.streams import Source, blocks, cut, find_sources, lines, sniffed, texts
 from encoderkit.errors import DataError
 
 PIECE = 1024 * 1024
@@ -115,9 +115,7 @@ def _counted(source: Source, account: Account) -> Iterator[bytes]:
 def _sniffed(source: Source, content: Iterator[bytes]) -> tuple[Source, Iterator[bytes]]:
     """Standard input has no name to tell its format."""
     first = next(content, b"")
-    form: Literal["jsonl", "txt"] = "jsonl" if first.lstrip().startswith(b'{"') else "txt"
-    say(f"standard input: read as .{form}")
-    return source._replace(format=form), chain([first], content)
+    return source._replace(format=sniffed(first)), chain([first], content)
 
 
 def _decide(source: Source, text: str) -> Literal["line", "blank_line"]:

@@ -49,7 +49,8 @@ def missing(column: str, there: Sequence[str], where: str) -> DataError:
 def check_text(value: object, column: str, where: str) -> None:
     """Raise `DataError` unless `value` is a text that can be written as UTF-8."""
     if not isinstance(value, str):
-        message = f"{shown(column)} should be a text, found {type(value).__name__}: {shown(str(value), 40)}"
+        found = "null" if value is None else f"{type(value).__name__}: {shown(str(value), 40)}"
+        message = f"{shown(column)} should be a text, found {found}"
         raise DataError(message, where=where)
     if not value.isascii():
         try:

@@ -34,6 +34,9 @@ _MAGIC: dict[Compression, re.Pattern[bytes]] = {
     "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
 }
 _MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+_OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"')
+_ZEROS, _ENOUGH = 0.4, 512
+"""The share of zero bytes that tells UTF-16 without its mark from text, in this many bytes or more."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -59,6 +62,20 @@ def import_extra(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         fix = f'pip install "encoderkit[{extra}]"'
         raise MissingDependency(f"this file needs the package {package}, which is not installed", fix=fix) from None
+
+
+def standard_input() -> BinaryIO:
+    """The bytes of standard input; raises `UsageError` where it is closed."""
+    if sys.stdin is None:  # so Python says that there is none, as under some schedulers
+        raise UsageError("is closed; there is nothing to read", where="standard input", fix="name a file, or pipe one in")
+    return sys.stdin.buffer
+
+
+def sniffed(first: bytes) -> Literal["jsonl", "txt"]:
+    """The format of standard input, which has no name to tell it, from how it begins."""
+    form: Literal["jsonl", "txt"] = "jsonl" if _OBJECT.match(first) else "txt"
+    say(f"standard input: read as .{form}")
+    return form
 
 
 def find_sources(paths: Sequence[str | Path]) -> list[Source]:
@@ -103,7 +120,7 @@ def blocks(source: Source) -> Iterator[bytes]:
     """The content of `source`, decompressed, a block at a time; raises `DataError` for a damaged archive."""
     try:
         if source.path is None:
-            yield from _unpacked(source, sys.stdin.buffer)
+            yield from _unpacked(source, standard_input())
         else:
             with open(source.path, "rb") as raw:
                 yield from _unpacked(source, raw)
@@ -189,6 +206,9 @@ def _without_mark(source: Source, block: bytes) -> bytes:
         if block.startswith(mark):
             fix = f"iconv -f {name} -t UTF-8"
             raise DataError(f"is {name} text; UTF-8 and GB18030 are read", where=source.name, fix=fix)
+    if len(block) >= _ENOUGH and block.count(0) >= _ZEROS * len(block):
+        message = f"is no text: {block.count(0) / len(block):.0%} of its bytes are zero, as in UTF-16 without a mark"
+        raise DataError(message, where=source.name, fix="iconv -f UTF-16LE -t UTF-8")
     return block.removeprefix(codecs.BOM_UTF8).removeprefix("\ufeff".encode("gb18030"))
 
 

@@ -1,7 +1,6 @@
 """Texts to predict or to embed: row i of the output belongs to row i of the input, so nothing is dropped on the way."""
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import IO, NamedTuple
 
 from encoderkit.console import say
 from encoderkit.data.records import check_text, read_records
-from encoderkit.data.streams import BLOCK, LINE, Source, blocks, find_sources, lines, texts
+from encoderkit.data.streams import BLOCK, LINE, Source, blocks, find_sources, lines, sniffed, standard_input, texts
 from encoderkit.errors import DataError, UsageError
 
 _HELD = 64 * 1024 * 1024  # of standard input in memory; what is more goes to a temporary file
@@ -56,12 +55,13 @@ def open_texts(path: str | Path, columns: Sequence[str]) -> Texts:
     [source] = find_sources([path])
     spool = None
     if source.path is None:
-        if sys.stdin.isatty():
+        content = standard_input()
+        if content.isatty():
             say("reading from the keyboard, a text a line; Ctrl-D ends it")
         spool = tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115 (closed with the process, and has no name)
-        shutil.copyfileobj(sys.stdin.buffer, spool, BLOCK)
+        shutil.copyfileobj(content, spool, BLOCK)
         spool.seek(0)
-        source = source._replace(format="jsonl" if spool.read(BLOCK).lstrip().startswith(b'{"') else "txt")
+        source = source._replace(format=sniffed(spool.read(BLOCK)))
     if source.format == "txt" and len(columns) > 1:
         raise UsageError(
             "a line of text cannot hold a pair",

@@ -5,7 +5,7 @@ No torch here, so that a mistake in a recipe is told at once; `models/build.py` 
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from encoderkit.config import Config
 
@@ -44,13 +44,13 @@ class TransformerConfig(Config):
     """Local layers see this many tokens around each one, half on either side; None: every layer is global."""
     global_every: PositiveInt = 1
     """Every n-th layer is global, the first included; the others are local if `window` is given."""
-    rotary_base: float = 10000.0
+    rotary_base: PositiveFloat = 10000.0
     """Base of the rotary angles in global layers."""
-    rotary_base_local: float = 10000.0
+    rotary_base_local: PositiveFloat = 10000.0
     """Base of the rotary angles in local layers."""
     segments: int = Field(default=2, ge=0)
     """Rows of the segment (token type) embedding; 0: none, and pairs are told apart by [SEP] alone."""
-    norm_eps: float = 1e-12
+    norm_eps: PositiveFloat = 1e-12
     """Added to the variance in layer norms."""
     embedding_norm: bool = True
     """A layer norm on the sum of the embeddings; without it, the first pre-norm block has one before its attention."""
@@ -86,7 +86,7 @@ class RobertaConfig(TransformerConfig):
     kind: Literal["roberta"] = "roberta"
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     segments: int = Field(default=1, ge=0)
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
 
 
 class ModernBertConfig(TransformerConfig):
@@ -100,9 +100,9 @@ class ModernBertConfig(TransformerConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     window: PositiveInt | None = 128
     global_every: PositiveInt = 3
-    rotary_base: float = 160000.0
+    rotary_base: PositiveFloat = 160000.0
     segments: int = Field(default=0, ge=0)
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
 
 
 class EsmcConfig(TransformerConfig):
@@ -119,7 +119,7 @@ class EsmcConfig(TransformerConfig):
     bias: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     segments: int = Field(default=0, ge=0)
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
     embedding_norm: bool = False
     query_key_norm: bool = True
 

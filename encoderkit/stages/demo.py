@@ -29,6 +29,8 @@ SECONDS = 105.0
 PRETRAINING, FINETUNING = 0.45, 0.15
 """Of the time that is left when the text is tokenized. As much as the second goes into the model that is not pretrained,
 and what remains into evaluating, saving and exporting."""
+WRITES = ("data", "tokenizer", "tokens", "dist", *(n + e for n in ("pretrain", "finetune", "scratch") for e in ("", ".yaml")))
+"""What stands in the demo's directory, whenever it was stopped: the only things that --overwrite removes."""
 CLASSES, VOCABULARY, SEED = 20, 6000, 17
 
 PRETRAIN = """\
@@ -82,7 +84,7 @@ def run(
 ) -> dict[str, Any]:
     """Everything into the new directory `out`, in about `seconds`; the JSON of the command."""
     started = time.monotonic()
-    files.refuse_existing(out, overwrite)
+    files.refuse_existing(out, overwrite, known=WRITES)
     files.remove(out)
     demo = Demo(out, [])
     about = _data(demo, library)

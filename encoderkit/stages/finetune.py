@@ -32,7 +32,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
     with session(recipe, out, resume, overwrite):
         step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
         split = _read(recipe)
-        labels = find_labels(split["train"], recipe.task)
+        labels = find_labels(_labelled(recipe, split), recipe.task)
         if len(labels) < 2 and not recipe.task.several:
             raise DataError(f"all rows have the label {shown(labels[0])}; a classifier needs two", where=recipe.data.train)
         tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
@@ -74,10 +74,16 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
         parts["train"], parts["dev"] = _hold_out(parts["train"], data.dev, recipe.seed)
         say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, drawn at random (seed {recipe.seed})")
         if not parts["dev"] or not parts["train"]:
-            raise DataError(f"data.dev = {data.dev:g} leaves no rows on one side", where=data.train, fix="--set data.dev=FILE")
+            message = f"data.dev = {data.dev:g} leaves no rows on one side (equal rows stay together)"
+            raise DataError(message, where=data.train, fix="--set data.dev=FILE")
     if data.test is not None:
         parts["test"] = read_rows(data.test, columns)
     return parts
+
+
+def _labelled(recipe: FinetuneRecipe, split: dict[str, list[Row]]) -> list[Row]:
+    """The rows that labels are found in: those of `data.train`, a share of which may be held out."""
+    return split["train"] if isinstance(recipe.data.dev, str) else [*split["train"], *split.get("dev", [])]
 
 
 def _hold_out(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -18,7 +18,7 @@ from encoderkit import __version__, files
 from encoderkit.config import dump, parse_yaml
 from encoderkit.console import say
 from encoderkit.errors import DataError, ExitCode, UsageError
-from encoderkit.inference import vocabulary_of
+from encoderkit.inference import read_config, vocabulary_of
 from encoderkit.learner import Learner
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
@@ -53,7 +53,8 @@ def session(recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, ov
     with files.locked(out), _terminable():
         files.sweep(out)
         if overwrite:
-            pass  # what is there goes when the new run is ready to begin, and not for one that cannot
+            # What is there goes when the new run is ready to begin, and not for one that cannot.
+            files.refuse_existing(out, overwrite, resume=True)
         elif resume and known.exists():
             before = parse_yaml(known.read_text(encoding="utf-8", errors="replace"), str(known))[0]
             if not isinstance(before, dict):
@@ -137,6 +138,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
     if found is not None:
         step, state = found
+        read_config(step)  # one of another version is refused, not continued
         restore(step, learner, made)
         if state.best_update is not None and not step_path(out, state.best_update).exists():
             state = state.model_copy(update={"best_update": None, "best_value": None})

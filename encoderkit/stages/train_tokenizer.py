@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from encoderkit import files
-from encoderkit.console import say
+from encoderkit.console import say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.corpus import Account, read_documents
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.text.measure import measure
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.text.training import Trained, train
+
+_MUCH = 0.2
+"""Unknown tokens above this share make a tokenizer of little use; a word tokenizer has a few per cent by its nature."""
 
 
 def run(
@@ -31,10 +34,10 @@ def run(
     started = time.monotonic()
     files.refuse_existing(out, overwrite)
     account = Account()
-    trained = train((document.text for document in read_documents(paths, corpus, account)), config)
-    tokenizer = Tokenizer(trained.files, out)
-    report = _report(trained, tokenizer, account, config)
-    with files.staged(out, {"stage": "train-tokenizer"}, overwrite) as folder:
+    with files.staged(out, {"stage": "train-tokenizer"}, overwrite) as folder:  # first: where nothing can be written, no work
+        trained = train((document.text for document in read_documents(paths, corpus, account)), config)
+        tokenizer = Tokenizer(trained.files, out)
+        report = _report(trained, tokenizer, account, config)
         for name, data in trained.files.items():
             files.write_new(folder / name, data)
         files.write_new(folder / "report.json", json.dumps(report, ensure_ascii=False, indent=1))
@@ -74,3 +77,5 @@ def _tell(report: dict[str, Any]) -> None:
         f"{report['vocab_size']:,} pieces; on {report['measured_on']}: {report['unknown_rate']:.3%} unknown, "
         f"{report['tokens_per_word']:.2f} tokens a word, {report['tokens_per_character']:.2f} a character"
     )
+    if report["unknown_rate"] > _MUCH:
+        warn(f"{report['unknown_rate']:.0%} of the tokens are unknown: too little text, or too small a vocabulary")

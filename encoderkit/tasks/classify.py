@@ -69,7 +69,7 @@ class Classify(nn.Module):
             unknown = set(weights) - set(self.labels)
             if unknown:
                 raise DataError(
-                    f"task.class_weights names {shown(min(unknown))}, which is not one of the labels: {', '.join(self.labels)}"
+                    f"task.class_weights names {shown(min(unknown))}, which is not one of the labels: {_listed(self.labels)}"
                 )
             values = np.array([weights.get(label, 1.0) for label in self.labels])
         self.class_weights = torch.tensor(values, dtype=torch.float32, device=self.class_weights.device)
@@ -85,9 +85,8 @@ class Classify(nn.Module):
         names = _names(row, self.config)
         for name in names:
             if name not in self._numbers:
-                known = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
                 raise DataError(
-                    f"label {shown(name)} was not seen in training; the labels are: {known}",
+                    f"label {shown(name)} was not seen in training; the labels are: {_listed(self.labels)}",
                     where=row.place,
                     fix="correct the row, or train with it",
                 )
@@ -145,6 +144,11 @@ class Classify(nn.Module):
             loss = cross_entropy(scores, goal)
             values = single_label(tally(confusion(labels, self.decide(logits), len(self.labels))))
         return {"loss": float(loss), **{name: float(values[name]) for name in self.directions if name != "loss"}}
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Some of the labels, as they may stand in a message."""
+    return ", ".join(shown(label, 30)[1:-1] for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
 
 
 def _names(row: Row, config: ClassifyConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from encoderkit.config import Config
 
@@ -23,7 +23,7 @@ class ClassifyConfig(Config):
     """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the classifier."""
-    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
     """The weight of each label in the loss; balanced: inversely to its frequency."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each target spread over all labels (Szegedy et al. 2016)."""
@@ -34,6 +34,15 @@ class ClassifyConfig(Config):
         if isinstance(value, list) and len(value) not in (1, 2):
             raise ValueError("text is one column or a pair of columns")
         return value
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "ClassifyConfig":
+        if not self.label:
+            raise ValueError("label names at least one column")
+        names = self.all_columns
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"text and label name columns that differ, found {twice} twice")
+        return self
 
     @property
     def columns(self) -> list[str]:

@@ -7,6 +7,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from encoderkit.config import Config
 from encoderkit.units import Count, Every, Seconds, Share, Span
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class AdamWConfig(Config):
     """AdamW (Loshchilov and Hutter 2019), with bias correction."""
@@ -14,7 +16,7 @@ class AdamWConfig(Config):
     kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat
     """The highest learning rate."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     """Decay of the averages of the gradient and of its square."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the second average."""
@@ -36,7 +38,7 @@ class MuonConfig(Config):
     """Decay of the average of the gradient (Nesterov's)."""
     adamw_lr: PositiveFloat
     """The highest learning rate of everything else."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's, for everything else."""
     eps: PositiveFloat = 1e-8
     """AdamW's, for everything else."""

@@ -159,6 +159,7 @@ def test_bad_bytes_are_told_with_line_and_offset(tmp_path: Path) -> None:
         ("a.csv", "id,text\n1,a,b\n", r"a\.csv:2: has 3 fields where the header has 2"),
         ("a.tsv", "id\ttext\n1\ta\tb\n", r"a\.tsv:2: has 3 fields where the header has 2"),
         ("a.txt", "version https://git-lfs.github.com/spec/v1\noid", r"is a git-lfs pointer"),
+        ("a.txt", ("words " * 99).encode("utf-16-le"), r"is no text: 50% of its bytes are zero, as in UTF-16"),
         ("a.txt", "", r"no document is left to read: there is no text"),
         ("a.txt", "\n \n", r"no document is left to read \(dropped: 2 empty\)"),
         ("a.txt.gz", "plain", r"is not \.gz data, as its name says"),
@@ -194,10 +195,14 @@ def test_paths_are_checked_before_anything_is_read(tmp_path: Path, name: str, me
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for content, said in ((b"a\nb\n", ".txt"), (b'{"text": "a"}\n{"text": "b"}', ".jsonl")):
+    rows = b'{"text": "a"}\n{"text": "b"}'
+    for content, said in ((b"a\nb\n", ".txt"), (rows, ".jsonl"), (b"\xef\xbb\xbf" + rows.replace(b"{", b"{ "), ".jsonl")):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
         assert [d.text for d in read_documents(["-"], LINE, Account())] == ["a", "b"]
         assert f"standard input: read as {said}" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="standard input: is closed"):
+        list(read_documents(["-"], LINE, Account()))
 
 
 def test_short_documents_are_dropped_and_counted(tmp_path: Path) -> None:
