@@ -9,6 +9,7 @@ Each operation on the disk goes through `_operate`, so that a test can make the 
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -105,7 +106,7 @@ def write_new(path: Path, data: bytes | str) -> None:
 
 def replace(path: Path, data: bytes | str) -> None:
     """`path` with `data` in place of what was there: readers see the old or the new, never a part."""
-    temporary = path.with_name(f"{STAGING}{path.name}.{os.getpid()}")
+    temporary = _staging(path)
     with suppress(FileNotFoundError):
         temporary.unlink()
     try:
@@ -130,7 +131,7 @@ def staged_file(target: Path, overwrite: bool = False) -> Iterator[Writer]:
         raise UsageError("a file is to be written, but this is a directory", where=target, fix=f"--out {target / 'NAME'}")
     refuse_existing(target, overwrite)
     make_folder(target.parent)
-    temporary = target.with_name(f"{STAGING}{target.name}.{os.getpid()}")
+    temporary = _staging(target)
     remove(temporary)
     try:
         with Writer(temporary) as file:
@@ -191,6 +192,26 @@ def move(path: Path, target: Path) -> None:
         _sync_folder(target.parent)
 
 
+def _staging(target: Path) -> Path:
+    """Where this process makes `target`; what killed processes left of their own making of it goes."""
+    if target.parent.is_dir():
+        for left in target.parent.glob(f"{glob.escape(STAGING + target.name)}.*"):
+            if left.suffix[1:].isdigit() and not _alive(int(left.suffix[1:])):
+                with suppress(OSError):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return target.with_name(f"{STAGING}{target.name}.{os.getpid()}")
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half done in `folder`."""
     if folder.is_dir():
@@ -240,7 +261,7 @@ def staged(target: Path, facts: dict[str, Any] | None = None, overwrite: bool = 
     """
     refuse_existing(target, overwrite)
     make_folder(target.parent)
-    staging = target.with_name(f"{STAGING}{target.name}.{os.getpid()}")
+    staging = _staging(target)
     remove(staging)
     make_folder(staging)
     try:

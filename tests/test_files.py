@@ -175,3 +175,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ResourceError, match="cannot write"):
         write(tmp_path / "file" / "run", "new")
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_makes_stays(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, living = tmp_path / f".staging-x.{ended.pid}", tmp_path / f".staging-x.{os.getppid()}"
+    for folder in (dead, living):
+        folder.mkdir()
+    with files.staged(tmp_path / "x") as folder:
+        files.write_new(folder / "a", "text")
+    assert not dead.exists() and living.exists()

@@ -73,7 +73,7 @@ def save(
     moments = _moments(learner, optimizers)
     for name, tensor in [*weights.items(), *moments.items()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise DivergedError(f"{name} is no longer finite at update {state.update}; the last checkpoint is intact")
+            raise DivergedError(f"{name} is no longer finite at update {state.update}; what was saved before is intact")
     with files.staged(target, {"format": FORMAT, "update": state.update}) as folder:
         files.write_new(folder / "model.safetensors", safetensors.torch.save(weights))
         files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))

@@ -128,6 +128,6 @@ def _diverged(update: int, loss: float, norm: float, batches: list[tuple[Batch, 
     shown = ", ".join(map(str, examples[:16])) + (f" and {len(examples) - 16} more" if len(examples) > 16 else "")
     return DivergedError(
         f"update {update}: the loss is {loss:g} and the gradient's norm {norm:g}, which cannot be trained on; "
-        f"examples {shown}; the last checkpoint is from before and intact",
+        f"examples {shown}; what was saved before is intact",
         fix="lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out",
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from encoderkit.errors import UsageError
 from encoderkit.models.attention import Attention
 from encoderkit.models.layers import GatedMlp
 from encoderkit.training.config import MuonConfig, OptimizerConfig
@@ -22,10 +23,14 @@ def depth(name: str, layers: int) -> int:
 
 
 def freeze(learner: nn.Module, what: str | int | None) -> None:
-    """Keep the embeddings (and the first n layers) as they are."""
+    """Keep the embeddings (and the first n layers) as they are; raises `UsageError` where there are not as many."""
     if what is None:
         return
     limit = 0 if what == "embeddings" else int(what)
+    layers = max(depth(name, -1) for name, _ in learner.named_parameters())
+    if limit > layers:
+        message = f"training.freeze is {limit}, but the encoder has {layers} layers"
+        raise UsageError(message, fix=f"--set training.freeze={layers}")
     for name, parameter in learner.named_parameters():
         if depth(name, layers=1 << 30) <= limit:
             parameter.requires_grad_(False)

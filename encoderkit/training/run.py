@@ -149,7 +149,7 @@ def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, stat
     if unusable := [name for name, value in metrics.items() if not math.isfinite(value)]:
         raise DivergedError(
             f"update {state.update}: {unusable[0]} of the held-out data is {metrics[unusable[0]]:g}; "
-            "the last checkpoint is from before and intact",
+            "what was saved before is intact",
             fix="lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out",
         )
     files.append(out / "metrics.jsonl", json.dumps({"update": state.update, "dev": metrics}))
