@@ -104,21 +104,29 @@ def write_new(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def replace(path: Path, data: bytes | str) -> None:
-    """`path` with `data` in place of what was there: readers see the old or the new, never a part."""
-    temporary = _staging(path)
+@contextmanager
+def _replacing(target: Path) -> Iterator[Writer]:
+    """A file written beside `target` that takes its place when the block ends without an error, and is gone otherwise."""
+    temporary = _staging(target)
     with suppress(FileNotFoundError):
         temporary.unlink()
     try:
-        write_new(temporary, data)
-        with _explained(path):
-            _operate("rename", path)
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
-    except ResourceError:
+        with Writer(temporary) as file:
+            yield file
+        with _explained(target):
+            _operate("rename", target)
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def replace(path: Path, data: bytes | str) -> None:
+    """`path` with `data` in place of what was there: readers see the old or the new, never a part."""
+    with _replacing(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
@@ -131,19 +139,8 @@ def staged_file(target: Path, overwrite: bool = False) -> Iterator[Writer]:
         raise UsageError("a file is to be written, but this is a directory", where=target, fix=f"--out {target / 'NAME'}")
     refuse_existing(target, overwrite)
     make_folder(target.parent)
-    temporary = _staging(target)
-    remove(temporary)
-    try:
-        with Writer(temporary) as file:
-            yield file
-        with _explained(target):
-            _operate("rename", target)
-            os.replace(temporary, target)
-            _sync_folder(target.parent)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with _replacing(target) as file:
+        yield file
 
 
 def append(path: Path, line: str) -> None:

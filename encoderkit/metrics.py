@@ -5,19 +5,8 @@ its leading dimensions may be resamples, so that a bootstrap is one call.
 """
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
-
-DIRECTIONS: dict[str, Literal["min", "max"]] = {
-    "loss": "min",
-    "accuracy": "max",
-    "macro_precision": "max",
-    "macro_recall": "max",
-    "macro_f1": "max",
-    "micro_f1": "max",
-    "mcc": "max",
-}
 
 RESAMPLES = 1000
 """Of a bootstrap: the ends of an interval then move by about a twentieth of its width from seed to seed."""

@@ -1,7 +1,6 @@
 """What can be told from the recipe and the file system alone: checked before torch is even imported."""
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +118,6 @@ def check_length(step: Path, length: int) -> None:
             f"data.length is {length}, but the checkpoint {shown(str(step))} has {limit} positions",
             fix=f"--set data.length={limit}",
         )
-
-
-def read_recipe_of(step: Path) -> dict:
-    """The completed recipe that a model was trained with."""
-    return json.loads((step / "config.json").read_text(encoding="utf-8")).get("recipe", {})
 
 
 def text_file(path: Path) -> None:
