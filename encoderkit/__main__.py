@@ -1,6 +1,6 @@
 """`python -m encoderkit` is the command `encoderkit`."""
 
-from encoderkit.cli import main
+from encoderkit.cli.main import main
 
 if __name__ == "__main__":
     main()

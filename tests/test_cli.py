@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from encoderkit import cli, files
+from encoderkit import files
+from encoderkit.cli import main as cli
 from encoderkit.stages.show import RECIPES
 
 PRETRAIN = """\
@@ -42,7 +43,7 @@ def encoderkit(*arguments: str | Path) -> Done:
     out, talk = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(talk):
         patch.setattr(sys, "argv", ["encoderkit", *map(str, arguments)])
-        code = cli._run()
+        code = cli.run()
     return Done(code, out.getvalue(), talk.getvalue())
 
 

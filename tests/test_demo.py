@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from encoderkit import cli
+from encoderkit.cli import main as cli
 from encoderkit.data.docstrings import MIN_FILES, Docstring, docstrings, largest, split_by_file
 from encoderkit.stages import demo
 

@@ -28,8 +28,8 @@ def seconds(*arguments: str) -> tuple[int, float]:
 def loaded(*arguments: str) -> set[str]:
     """The packages that a command imports."""
     code = (
-        "import sys; from encoderkit import cli; sys.argv = ['encoderkit', *sys.argv[1:]]\n"
-        "cli._run()\n"
+        "import sys; from encoderkit.cli.main import run; sys.argv = ['encoderkit', *sys.argv[1:]]\n"
+        "run()\n"
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)

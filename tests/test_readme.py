@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import encoderkit
-from encoderkit import cli
+from encoderkit.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def test_the_tour_runs(
         Path(f"{name}.jsonl").write_bytes(labelled[source].read_bytes())
     for line in block("the tour"):
         monkeypatch.setattr(sys, "argv", ["encoderkit", *arguments(line)])
-        code = cli._run()
+        code = cli.run()
         output = capsys.readouterr()
         assert code == 0, f"{line}\n{output.err}"
         if " predict " in line:

@@ -24,7 +24,8 @@ import numpy.ma
 import torch
 import torch._dynamo
 
-from encoderkit import cli, files
+from encoderkit import files
+from encoderkit.cli import main as cli
 from encoderkit.stages import finetune, pretrain
 from encoderkit.training import run
 

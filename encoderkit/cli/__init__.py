@@ -1,0 +1,1 @@
+"""The command line: parse, load the recipe, call the stage, print. The one place for imports inside functions."""

@@ -1,0 +1,64 @@
+"""The application, and the options that several commands have."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from encoderkit.errors import ExitCode
+
+MAKE, USE, HAND_OVER, LOOK, LEARN = "Make", "Use", "Hand over", "Look", "Learn"
+
+
+def drop_output() -> None:
+    """What is still to be printed goes nowhere, so that Python does not try again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Grouped(typer.core.TyperGroup):
+    """`--help` with the commands grouped by what a person wants, in plain text: drawing boxes took longer than all else."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A section for each group, in the order of the pipeline."""
+        for panel in (MAKE, USE, HAND_OVER, LOOK, LEARN):
+            commands = [(n, c) for n, c in self.commands.items() if getattr(c, "rich_help_panel", None) == panel]
+            if commands:
+                with formatter.section(panel):
+                    formatter.write_dl([(name, command.get_short_help_str(90)) for name, command in commands])
+
+    def invoke(self, ctx: Any) -> Any:
+        """The command; a reader that leaves (`| head`) ends it without a word. Outside of here, click makes it an exit 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            drop_output()
+            return int(ExitCode.DONE)
+
+
+app = typer.Typer(
+    name="encoderkit",
+    cls=Grouped,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path, typer.Option("--out", help="The directory to write.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run (its best step), or a step.", show_default=False)]
+
+
+def print_result(value: dict[str, Any], as_json: bool) -> None:
+    """The result of a command on stdout: a table, or one JSON object."""
+    from encoderkit.console import result
+
+    result(value, as_json)

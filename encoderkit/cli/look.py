@@ -1,0 +1,112 @@
+"""The commands that hand over, look and teach: export, show, schema, init, demo."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encoderkit.cli.app import HAND_OVER, LEARN, LOOK, Json, Model, Out, Overwrite, Settings, app, print_result
+from encoderkit.errors import UsageError
+
+KINDS = "pretrain, finetune, tokenizer or corpus"
+
+
+@app.command(rich_help_panel=HAND_OVER)
+def export(
+    model: Model,
+    out: Out,
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf: a directory that transformers loads.")] = "hf",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Hand a model over to other programs, checked against the original."""
+    from encoderkit import files, preflight
+
+    step = preflight.find_step(model)
+    files.refuse_existing(out, overwrite)
+    preflight.apart(out, step)
+    from encoderkit.stages import export as stage
+
+    print_result(stage.run(step, to.split(","), out, overwrite), json)
+
+
+@app.command(rich_help_panel=LOOK)
+def show(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A YAML file, or a run.", show_default=False)] = None,
+    settings: Settings = None,
+    fields: Annotated[str | None, typer.Option("--fields", metavar="KIND", help=f"Document every key: {KINDS}.")] = None,
+) -> None:
+    """Print a recipe completed with all that it leaves open, or what every key is for."""
+    from encoderkit.config import dump
+    from encoderkit.stages import show as stage
+
+    if (recipe is None) == (fields is None):
+        raise UsageError("show takes a recipe, or --fields", fix="encoderkit show RECIPE, or encoderkit show --fields pretrain")
+    if recipe is None:
+        print(stage.document(stage.kind_of(fields or "")), end="")
+        return
+    kind, completed = stage.complete(recipe, settings or [])
+    print(f"# a {kind} recipe, completed\n{dump(completed)}", end="")
+
+
+@app.command(rich_help_panel=LOOK)
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=KINDS, show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="A file to write; stdout if not given.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write the JSON Schema of a recipe, with which an editor checks and completes it."""
+    from json import dumps
+
+    from encoderkit.stages import init, show
+
+    text = dumps(show.schema(show.kind_of(kind)), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        init.write(text, out, overwrite)
+
+
+@app.command(rich_help_panel=LEARN)
+def init(
+    kind: Annotated[str | None, typer.Argument(metavar="STAGE", help=f"{KINDS}; without it, a list.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option("--kind", metavar="NAME", help="Which recipe.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; - for stdout.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a commented recipe to begin with; without arguments, list what there is."""
+    from encoderkit.stages import init as stage
+
+    if kind is None:
+        print(stage.listing(), end="")
+        return
+    recipe = stage.find(kind, name)
+    text = recipe.read_text(encoding="utf-8")
+    if out == Path("-"):
+        print(text, end="")
+        return
+    target = out or Path(recipe.name)
+    stage.write(text, target, overwrite)
+    print(f"wrote {target}; see it completed with: encoderkit show {shlex.quote(str(target))}", file=sys.stderr)
+
+
+@app.command(rich_help_panel=LEARN)
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The directory to write.")] = Path("encoderkit-demo"),
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """The whole way in two minutes: tokenizer, pretraining, fine-tuning, evaluation, export."""
+    from encoderkit import files
+
+    if not overwrite:
+        files.refuse_existing(out, overwrite)
+    from encoderkit.stages import demo as stage
+
+    value = stage.run(out, overwrite)
+    if json:
+        print_result(value, json)
+    else:
+        print(stage.describe(value), end="")

@@ -1,0 +1,103 @@
+"""The console script: every way a command can end becomes an exit code and, if it failed, one or two lines."""
+
+import errno
+import io
+import os
+import shlex
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from encoderkit import __version__
+from encoderkit.cli import look, make, use
+from encoderkit.cli.app import app, drop_output
+from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, shown
+
+COMMANDS = (make, use, look)
+"""Importing them is what gives the application its commands, in the order of `--help`."""
+
+Misuse: Any = typer.BadParameter.__base__
+"""A flag or command that is not there, or not complete; typer's own class, from whichever click it brings."""
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
+) -> None:
+    """Train your own text encoder: from raw text to a trained, evaluated, exported model.
+
+    New here? `encoderkit demo` goes the whole way in two minutes, on text that this machine already has.
+    """
+    if show:
+        print(f"encoderkit {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(int(ExitCode.USAGE))
+
+
+def _fail(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return int(error.exit_code)
+
+
+def _system(error: OSError) -> int:
+    """What the file system refused where nothing else could be said about it: a name too long, a folder not to be read."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    if error.filename is not None:
+        kind = ResourceError if full else UsageError
+        return _fail(kind(f"cannot be used: {error.strerror}", where=shown(os.fsdecode(error.filename))))
+    if not full:
+        return _bug(error)
+    drop_output()
+    return _fail(ResourceError(f"cannot write: {error.strerror}", where="standard output"))
+
+
+def _bug(error: BaseException) -> int:
+    traceback.print_exception(error)
+    print(
+        f"error: this is a bug in encoderkit {__version__} ({type(error).__name__}). Please report it with the lines above "
+        f"and the command: {shlex.join(sys.argv)}",
+        file=sys.stderr,
+    )
+    return int(ExitCode.FAILED)
+
+
+def run() -> int:
+    """The command, with every way it can end turned into an exit code."""
+    try:
+        code = app(standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:
+            print("interrupted; there was nothing to save yet", file=sys.stderr)
+        return code if isinstance(code, int) else int(ExitCode.DONE)
+    except Misuse as error:
+        help_of = error.ctx.command_path if error.ctx else "encoderkit"
+        return _fail(UsageError(error.format_message(), fix=f"{help_of} --help"))
+    except Interrupted as stop:
+        words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
+        command = shlex.join(["encoderkit", *words, "--resume"])
+        print(f"{stop.message}\n  to continue: {command}", file=sys.stderr)
+        return int(stop.exit_code)
+    except UserError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; there was nothing to save yet", file=sys.stderr)
+        return int(ExitCode.INTERRUPTED)
+    except MemoryError:
+        return _fail(ResourceError("out of memory", fix="a smaller training.micro_batch, data.length or model"))
+    except OSError as error:
+        return _system(error)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            return _fail(ResourceError("the GPU is out of memory", fix="--set training.micro_batch=8"))
+        if "can't allocate memory" in str(error):  # how torch says it on the CPU
+            return _fail(ResourceError("out of memory", fix="a smaller training.micro_batch, data.length or model"))
+        return _bug(error)
+
+
+def main() -> None:
+    """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its number, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(run())

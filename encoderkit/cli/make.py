@@ -1,0 +1,121 @@
+"""The commands that make: train-tokenizer, tokenize, pretrain, finetune."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from encoderkit.cli.app import MAKE, Json, Out, Overwrite, Settings, app, print_result
+
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or begin it if there is none.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see `encoderkit init`.", show_default=False)]
+Data = Annotated[
+    list[Path],
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help=".txt, .jsonl, .csv, .tsv, .parquet, also compressed; - is stdin; repeatable.",
+        show_default=False,
+    ),
+]
+OptionalRecipe = Annotated[
+    Path | None, typer.Argument(metavar="[RECIPE]", help="A YAML file with all other keys.", show_default=False)
+]
+
+
+@app.command(rich_help_panel=MAKE)
+def train_tokenizer(
+    data: Data,
+    out: Out,
+    recipe: OptionalRecipe = None,
+    kind: Annotated[
+        Literal["wordpiece", "bpe", "unigram", "word", "char"] | None,
+        typer.Option("--kind", help="wordpiece if not given.", show_default=False),
+    ] = None,
+    vocab_size: Annotated[
+        str | None, typer.Option("--vocab-size", metavar="N", help="The most pieces; 16,384 if not given.", show_default=False)
+    ] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Learn a vocabulary from raw text."""
+    from encoderkit import preflight
+    from encoderkit.config import load
+    from encoderkit.recipe import TokenizerRecipe
+
+    flags = [f"{key}={value}" for key, value in (("kind", kind), ("vocab_size", vocab_size)) if value is not None]
+    loaded = load(TokenizerRecipe, recipe, flags + (settings or []))
+    preflight.corpus(data, out, overwrite)
+    from encoderkit.stages import train_tokenizer as stage
+
+    print_result(stage.run(data, loaded, loaded.corpus, out, overwrite), json)
+
+
+@app.command(rich_help_panel=MAKE)
+def tokenize(
+    data: Data,
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="A directory written by train-tokenizer.", show_default=False)],
+    out: Out,
+    recipe: OptionalRecipe = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.", show_default=False)
+    ] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Turn raw text into a token store."""
+    from encoderkit import preflight
+    from encoderkit.config import load
+    from encoderkit.data.config import CorpusConfig
+
+    loaded = load(CorpusConfig, recipe, settings)
+    preflight.directory(tokenizer, "a tokenizer directory", "train-tokenizer")
+    preflight.corpus(data, out, overwrite=True)  # a store that is there may be the one wanted: the stage looks
+    preflight.apart(out, tokenizer)
+    from encoderkit.stages import tokenize_corpus as stage
+
+    print_result(stage.run(data, tokenizer, loaded, out, workers, overwrite), json)
+
+
+@app.command(rich_help_panel=MAKE)
+def pretrain(
+    recipe: RecipeFile,
+    out: Out,
+    settings: Settings = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Train an encoder on a token store."""
+    from encoderkit import preflight
+    from encoderkit.config import load
+    from encoderkit.recipe import PretrainRecipe
+
+    loaded = load(PretrainRecipe, recipe, settings)
+    preflight.pretrain(loaded, out, resume, overwrite)
+    from encoderkit.stages import pretrain as stage
+
+    print_result(stage.pretrain(loaded, out, resume, overwrite), json)
+
+
+@app.command(rich_help_panel=MAKE)
+def finetune(
+    recipe: RecipeFile,
+    out: Out,
+    settings: Settings = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Train on labels, from a pretrained checkpoint or from random weights."""
+    from encoderkit import preflight
+    from encoderkit.config import load
+    from encoderkit.recipe import FinetuneRecipe
+
+    loaded = load(FinetuneRecipe, recipe, settings)
+    preflight.finetune(loaded, out, resume, overwrite)
+    from encoderkit.stages import finetune as stage
+
+    print_result(stage.finetune(loaded, out, resume, overwrite), json)

@@ -1,0 +1,102 @@
+"""The commands that use a model: evaluate, predict, embed."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from encoderkit.cli.app import USE, Json, Model, app, print_result
+
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16"], typer.Option("--precision", help="auto: bf16 where this machine is faster with it.")
+]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Rows at once; as many as 16,384 tokens if not given.", show_default=False)
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="NAME", help="The column of the text; twice for a pair.", show_default=False),
+]
+
+
+@app.command(rich_help_panel=USE)
+def evaluate(
+    model: Model,
+    data: Annotated[
+        Path, typer.Option("--data", help="Labelled rows; for a pretrained model, a token store.", show_default=False)
+    ],
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = None,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Do not fit the simple models beside it.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure a model on labelled data, beside simple baselines."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    preflight.evaluated(step, data)
+    from encoderkit.stages import evaluate as stage
+
+    result = stage.evaluate(step, data, precision, batch, not no_baselines)
+    if json:
+        print_result(result, json)
+    else:
+        print(stage.describe(result))
+
+
+@app.command(rich_help_panel=USE)
+def predict(
+    model: Model,
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False),
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text; repeatable.", show_default=False)] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option("--text-pair", help="The second text of a pair; repeatable.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; stdout if not given.", show_default=False)] = None,
+    form: Annotated[Literal["jsonl", "csv"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
+    column: Column = None,
+    top: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Only the k best scores, best first.", show_default=False)
+    ] = None,
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --out names.")] = False,
+) -> None:
+    """Predict the labels of texts; a pretrained model fills [MASK]."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    rows = preflight.predicted(step, source, text or [], text_pair or [])
+    from encoderkit.stages import predict as stage
+
+    stage.predict(step, source, rows, out, form, column, top, precision, batch, overwrite)
+
+
+@app.command(rich_help_panel=USE)
+def embed(
+    model: Model,
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The .npy file to write.", show_default=False)],
+    pooling: Annotated[
+        Literal["cls", "mean", "max", "last"], typer.Option("--pooling", help="From one vector a token to one a text.")
+    ] = "mean",
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
+    column: Column = None,
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --out names.")] = False,
+    json: Json = False,
+) -> None:
+    """Turn texts into vectors, in a .npy file."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    preflight.text_file(source)
+    from encoderkit.stages import embed as stage
+
+    print_result(stage.embed(step, source, out, pooling, normalize, column, precision, batch, overwrite), json)
