@@ -206,8 +206,16 @@ BLANK = "[MASK]"
 """What a person types for the mask token; in a corpus it is six characters like any others."""
 
 
+def check_blank(text: str, place: str | None = None) -> None:
+    """Raise if there is nothing to fill in a text: `DataError` with its `place` in a file, `UsageError` for one typed in."""
+    if BLANK not in text:
+        kind = UsageError if place is None else DataError
+        fix = f"put a {BLANK} into it, or fine-tune the model to predict labels"
+        raise kind(f"a pretrained model fills {BLANK}, and this text has none", where=place or shown(text), fix=fix)
+
+
 def with_blanks(engine: Engine, texts: Sequence[Sequence[str]]) -> list[Tokens]:
-    """Texts as tokens, with the mask token where they have a `BLANK`; raises `UsageError` for one without."""
+    """Texts that `check_blank` lets pass as tokens, with the mask token where they have a `BLANK`."""
     tokenizer, length = engine.model.tokenizer, engine.model.config["length"]
     rows = []
     for [text] in texts:
@@ -218,9 +226,7 @@ def with_blanks(engine: Engine, texts: Sequence[Sequence[str]]) -> list[Tokens]:
         for i in range(len(parts)):
             ids += ([tokenizer.mask] if i else []) + encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]].tolist()
         kept = ids[: length - 1]
-        if len(parts) == 1:
-            fix = f"put a {BLANK} into it, or fine-tune the model to predict labels"
-            raise UsageError(f"a pretrained model fills {BLANK}, and this text has none", where=shown(text), fix=fix)
+        assert len(parts) > 1, "check_blank says so to the user"
         if kept.count(tokenizer.mask) < len(parts) - 1:
             message = f"a {BLANK} stands beyond the {length} tokens that the model reads"
             raise UsageError(message, where=shown(text), fix="shorten the text before it")

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,9 @@ from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import pretrain
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.text.training import train
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a loaded one must not fail
+hypothesis.settings.load_profile("any machine")
 
 GOOD = ("good", "fine", "lovely", "warm", "bright", "happy")
 BAD = ("bad", "awful", "dull", "cold", "dark", "sad")

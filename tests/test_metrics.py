@@ -26,7 +26,7 @@ def labelled(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 @given(labelled())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_single_label_is_scikit_learn(case: tuple[np.ndarray, np.ndarray, int]) -> None:
     labels, predicted, classes = case
     matrix = confusion(labels, predicted, classes)
@@ -51,7 +51,7 @@ def test_single_label_is_scikit_learn(case: tuple[np.ndarray, np.ndarray, int]) 
         assert parts[name] == pytest.approx(value, abs=1e-12), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 20).flatmap(lambda n: st.tuples(*[arrays(np.int64, (n, 3), elements=st.integers(0, 1))] * 2)))
 def test_several_labels_are_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, predicted = case
@@ -99,7 +99,7 @@ def test_bootstrap_of_several_labels(rows: int) -> None:
 
 
 @given(labelled())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_intervals_exist_and_repeat(case: tuple[np.ndarray, np.ndarray, int]) -> None:
     labels, predicted, classes = case
     found = metrics.bootstrap_single(confusion(labels, predicted, classes))

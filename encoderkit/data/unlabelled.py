@@ -24,7 +24,11 @@ class Texts(NamedTuple):
     """What standard input held."""
 
     def rows(self) -> Iterator[list[str]]:
-        """The text, or the two texts, of each row; a line is a row in .txt, and an empty line an empty text.
+        """The text, or the two texts, of each row; raises as `placed` does."""
+        return (row for _, row in self.placed())
+
+    def placed(self) -> Iterator[tuple[str, list[str]]]:
+        """The place of each row, as errors name it, and its texts; a line is a row in .txt, and an empty line an empty text.
 
         Raises `DataError` with file and line for a row that has no text.
         """
@@ -34,12 +38,12 @@ class Texts(NamedTuple):
             for number, text, whole in lines(texts(self.source, "auto", content)):
                 if not whole:
                     raise DataError(f"this line is longer than {LINE // 2**20} MiB", where=f"{name}:{number}")
-                yield [text]
+                yield f"{name}:{number}", [text]
             return
         for line, values in read_records(self.source, self.columns, "auto", content):
             for column in self.columns:
                 check_text(values[column], column, f"{name}:{line}")
-            yield [values[column] for column in self.columns]
+            yield f"{name}:{line}", [values[column] for column in self.columns]
 
 
 def _again(spool: IO[bytes]) -> Iterator[bytes]:

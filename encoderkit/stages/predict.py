@@ -17,7 +17,7 @@ from encoderkit import files
 from encoderkit.console import progress, say
 from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import UsageError
-from encoderkit.inference import BLANK, Account, Engine, Precision, fill, open_model, start, with_blanks
+from encoderkit.inference import BLANK, Account, Engine, Precision, check_blank, fill, open_model, start, with_blanks
 from encoderkit.objectives.masked import Masked
 from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.texts import Tokens
@@ -68,7 +68,11 @@ def predict(
     held = open_texts(source, wanted) if source is not None else None
     pair = len(wanted) > 1 if held else any(len(row) > 1 for row in texts)
     writer = _writer(engine, form, pair, top)
-    total = sum(1 for _ in held.rows()) if held else len(texts)
+    total = 0
+    for place, row in held.placed() if held else ((None, row) for row in texts):
+        total += 1
+        if isinstance(engine.model.learner, Masked):
+            check_blank(row[0], place)
     account = Account()
     quiet = out is None and sys.stdout.isatty()
     with (

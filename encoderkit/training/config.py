@@ -10,16 +10,15 @@ from encoderkit.units import Count, Every, Seconds, Share, Span
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class AdamWConfig(Config):
-    """AdamW (Loshchilov and Hutter 2019), with bias correction."""
+class _StepConfig(Config):
+    """What every optimizer has."""
 
-    kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat
-    """The highest learning rate."""
+    """The highest learning rate; muon: of the matrices, whose updates are orthogonal, so it is not that of AdamW."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
-    """Decay of the averages of the gradient and of its square."""
+    """AdamW: decay of the averages of the gradient and of its square."""
     eps: PositiveFloat = 1e-8
-    """Added to the root of the second average."""
+    """AdamW: added to the root of the second average."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decay of matrices, times the learning rate; norms and biases have none."""
     clip: PositiveFloat | None = 1.0
@@ -28,26 +27,20 @@ class AdamWConfig(Config):
     """Each layer's learning rate is this times that of the layer above it (Clark et al. 2020)."""
 
 
-class MuonConfig(Config):
+class AdamWConfig(_StepConfig):
+    """AdamW (Loshchilov and Hutter 2019), with bias correction."""
+
+    kind: Literal["adamw"] = "adamw"
+
+
+class MuonConfig(_StepConfig):
     """Muon (Jordan et al. 2024) for the matrices inside the encoder's layers, AdamW for everything else."""
 
     kind: Literal["muon"] = "muon"
-    lr: PositiveFloat
-    """The highest learning rate of the matrices; their updates are orthogonal, so it is not that of AdamW."""
-    momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the average of the gradient (Nesterov's)."""
     adamw_lr: PositiveFloat
     """The highest learning rate of everything else."""
-    betas: tuple[Decay, Decay] = (0.9, 0.98)
-    """AdamW's, for everything else."""
-    eps: PositiveFloat = 1e-8
-    """AdamW's, for everything else."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Decay of matrices, times the learning rate; norms and biases have none."""
-    clip: PositiveFloat | None = 1.0
-    """The largest norm of the gradient; longer ones are scaled down."""
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Each layer's learning rate is this times that of the layer above it."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the average of the gradient (Nesterov's)."""
 
 
 OptimizerConfig = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]

@@ -34,7 +34,7 @@ def make_store(folder: Path, sizes: list[int], vocab_size: int = 300, chunk: int
     return open_store(folder)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any),
     length=st.integers(3, 16),

@@ -21,7 +21,7 @@ def test_attention_equals_float64_einsum(batch: int, heads: int, length: int, wi
     torch.testing.assert_close(attend(query, key, value, visible(documents)).double(), expected, atol=1e-6, rtol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.none() | st.integers(1, 9))
 def test_a_token_sees_its_document_within_the_window(documents: list[int], window: int | None) -> None:
     bias = visible(torch.tensor([documents]), window)[0, 0]

@@ -116,6 +116,11 @@ def test_a_pretrained_model_fills_blanks(pretrained_dir: Path, tmp_path: Path) -
     assert [guess["mask"] for guess in row["predictions"]] == [1, 1, 2, 2]
     with pytest.raises(UsageError, match="this text has none"):
         predict(find_step(pretrained_dir), None, [["the film"]], out, overwrite=True)
+    source = tmp_path / "rows.txt"
+    source.write_text("the [MASK]\nthe film\n")
+    with pytest.raises(DataError, match="this text has none") as refused:
+        predict(find_step(pretrained_dir), source, out=out, overwrite=True)
+    assert refused.value.where == f"{source}:2" and len(_read(out)) == 1  # told before anything is written
 
 
 def test_standard_input_and_a_reader_that_leaves(pairs_dir: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from text_samples import CHINESE, CONFIGS, MIXED
 
@@ -169,7 +169,6 @@ def test_the_sample_is_bounded_and_does_not_depend_on_the_order() -> None:
 
 
 @given(st.text(max_size=200), st.integers(4, 40))
-@settings(deadline=None)
 def test_cutting_loses_nothing(text: str, most: int) -> None:
     data = text.encode("utf-8", "ignore")
     parts = list(cut(data, most))
