@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from encoderkit.config import Config
 
 Position = Literal["learned", "sinusoidal", "rotary", "none"]
+Layers = Annotated[int, Field(ge=1, le=1000)]  # with a slip of the pen for more, a model is built until memory ends
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"]
 
 
@@ -18,7 +19,7 @@ class TransformerConfig(Config):
 
     dim: PositiveInt = 256
     """Width of the residual stream."""
-    layers: PositiveInt = 4
+    layers: Layers = 4
     """Number of blocks."""
     heads: PositiveInt = 4
     """Attention heads; must divide dim."""
@@ -129,7 +130,7 @@ class RecurrentConfig(Config):
 
     dim: PositiveInt = 256
     """Width of the output; each direction has dim / directions."""
-    layers: PositiveInt = 1
+    layers: Layers = 1
     """Number of layers."""
     directions: Literal[1, 2] = 2
     """Left to right only, or both."""
@@ -169,7 +170,7 @@ class CnnConfig(Config):
     kind: Literal["cnn"] = "cnn"
     dim: PositiveInt = 256
     """Width of every layer."""
-    layers: PositiveInt = 4
+    layers: Layers = 4
     """Number of convolutions."""
     kernel: PositiveInt = 3
     """Window of each convolution; odd."""
