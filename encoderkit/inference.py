@@ -24,7 +24,7 @@ from encoderkit.tasks.config import TaskConfig
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights, read_tensors
-from encoderkit.training.machine import DTYPES, choose_device, choose_precision
+from encoderkit.training.machine import DTYPES, choose_device, choose_precision, keep_memory
 
 TOKENS = 16_384
 """Of a batch, padding included: enough to keep a processor busy, and little memory."""
@@ -146,6 +146,7 @@ class Engine(NamedTuple):
 
 def start(model: Model, precision: Precision = "auto", batch: int | None = None) -> Engine:
     """Put a model where it runs best on this machine."""
+    keep_memory()
     device = choose_device("auto")
     assert isinstance(model.learner, nn.Module)
     model.learner.to(device)

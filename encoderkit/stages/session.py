@@ -24,7 +24,7 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
 from encoderkit.training.loop import Plan, Source
-from encoderkit.training.machine import DTYPES
+from encoderkit.training.machine import DTYPES, keep_memory
 from encoderkit.training.optim import build_optimizers, freeze
 from encoderkit.training.plan import draft, settle
 from encoderkit.training.run import Goal, rewind_log, train
@@ -50,6 +50,7 @@ class Material(NamedTuple):
 def session(recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold `out` for this run alone, with what was there before refused, or (resume) checked to be the same run."""
     known = out / "recipe.yaml"
+    keep_memory()
     with files.locked(out), _terminable():
         files.sweep(out)
         if overwrite:
