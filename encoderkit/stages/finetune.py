@@ -15,13 +15,12 @@ from encoderkit.console import say, warn
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.errors import DataError, shown
 from encoderkit.inference import check_vocabulary, open_model, read_config, vocabulary_of
-from encoderkit.learner import Encoder
-from encoderkit.models.config import EncoderConfig
+from encoderkit.models.config import EncoderConfig, ModernBertConfig
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.session import Material, outcome, run, session
 from encoderkit.tasks.build import TASKS
-from encoderkit.tasks.classify import Example, find_labels
+from encoderkit.tasks.classify import Classify, Example, find_labels
 from encoderkit.text.tokenizers import open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
@@ -51,7 +50,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
             inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
         if step is not None:
             inputs["checkpoint"] = files.sha256(step / "model.safetensors")
-            _load_encoder(learner.encoder, step)
+            load_pretrained(learner, step)
         dev, test = parts.get("dev"), parts.get("test")
         material = Material(learner, parts["train"], dev, tokenizer, labels, recipe.data.length, inputs, one_shape=False)
         state, plan = run(recipe, material, out, overwrite)
@@ -106,13 +105,23 @@ def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
     return config if recipe.dropout is None else config.model_copy(update={"dropout": recipe.dropout})
 
 
-def _load_encoder(encoder: Encoder, step: Path) -> None:
-    assert isinstance(encoder, nn.Module)
+def load_pretrained(learner: Classify, step: Path) -> None:
+    """The pretrained weights of the encoder; ModernBERT's classifier begins with those of the head's transform as well.
+
+    So it is in transformers' class. BERT's pooler is another layer than the transform of its vocabulary head.
+    """
     files.verify(step)
     path = step / "model.safetensors"
     tensors = read_tensors(path)
-    own = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
-    load_weights(encoder, own, path)
+    assert isinstance(learner.encoder, nn.Module)
+    load_weights(learner.encoder, _below("encoder.", tensors), path)
+    if isinstance(learner.encoder_config, ModernBertConfig):
+        transform = {name: t for name, t in _below("head.", tensors).items() if name.startswith(("dense.", "norm."))}
+        load_weights(learner.head, learner.head.state_dict() | transform, path)
+
+
+def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _report(name: str, examples: Sequence[Example], length: int) -> None:

@@ -11,11 +11,14 @@ import torch
 from encoderkit import files
 from encoderkit.errors import CheckError, UsageError
 from encoderkit.inference import open_model
+from encoderkit.interop.families import Head
+from encoderkit.interop.hf import to_hf
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, LstmConfig, ModernBertConfig, RobertaConfig
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.masked import Masked
 from encoderkit.stages.export import TEXTS, compare, run
+from encoderkit.stages.finetune import load_pretrained
 from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.text.config import TokenizerConfig, TokenizerKind
@@ -134,3 +137,23 @@ def test_a_weight_that_differs_is_found(tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(CheckError, match="logits"):
         compare(open_model(step), "AutoModelForSequenceClassification", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
+def test_fine_tuning_begins_with_what_transformers_begins_with(name: str, tmp_path: Path) -> None:
+    import transformers
+
+    step = model_at(tmp_path / "run", ENCODERS[name], None, tokenizer_files("wordpiece"), 32)
+    run(step, ["hf"], tmp_path / "dist")
+    theirs, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "dist", num_labels=3, output_loading_info=True
+    )
+    ours = Classify(SINGLE, ENCODERS[name], open_model(step).learner.vocabulary, 32, LABELS)
+    load_pretrained(ours, step)
+    named = to_hf(ENCODERS[name], Head("classify", tuple(LABELS)), ours.state_dict(), 0)
+    for key, value in theirs.state_dict().items():
+        if key in info["missing_keys"]:  # made anew there; ours is new too, and not equal by chance
+            assert "classifier" in key or "pooler" in key
+        elif key in named:
+            assert torch.equal(named[key], value), key
+    assert len(named.keys() - info["missing_keys"]) > 10
