@@ -18,6 +18,10 @@ from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.machine import DTYPES
 from encoderkit.training.schedule import factor
 
+FIXED = {"cpu": 512, "cuda": 16_384}
+"""What a micro-batch costs whatever is in it, as tokens computed in the same time: launches, casts of the weights, the
+gradient of the embeddings."""
+
 
 class Plan(Config):
     """What a run has settled on; written into the run, so that a resumed run is the same run."""
@@ -62,17 +66,34 @@ class Source(Protocol):
 
 
 def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> Iterator[tuple[Batch, list[int]]]:
-    """The batches of update 0, 1, ..., and the numbers of the examples in each.
-
-    Examples of about the same length come together, so that little is padded.
-    """
+    """The batches of update 0, 1, ..., and the numbers of the examples in each: those of like length come together."""
     slots = examples_of(update, plan.batch, len(source), plan.seed, plan.examples)
     drawn = [(source[index], epoch, index) for epoch, index in slots]
     drawn.sort(key=lambda item: size(item[0]))
-    for start in range(0, len(drawn), plan.micro_batch):
-        part = drawn[start : start + plan.micro_batch]
+    for start, end in portions([size(example) for example, _, _ in drawn], plan.micro_batch, FIXED[plan.device]):
+        part = drawn[start:end]
         rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
         yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates), [i for _, _, i in part]
+
+
+def portions(lengths: Sequence[int], most: int, fixed: int) -> list[tuple[int, int]]:
+    """Where to cut rows of ascending `lengths` into parts of at most `most` rows, each padded to its longest.
+
+    The parts that cost least, a part costing its tokens, padding included, and `fixed` more. Fine-tuning on sentences
+    computes twice to three times as many tokens without it. Exact, by the best cut before each length.
+    """
+    ends = [i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]] + [len(lengths)]
+    best = {0: (0, 0)}  # rows so far -> the cost of the best way to cut them, and where its last part begins
+    for end in ends:
+        long = lengths[end - 1]
+        best[end] = min(
+            (cost + (end - start) * long + -(-(end - start) // most) * fixed, start) for start, (cost, _) in best.items()
+        )
+    groups, end = [], len(lengths)
+    while end:
+        groups.append((best[end][1], end))
+        end = groups[-1][0]
+    return [(i, min(i + most, end)) for start, end in reversed(groups) for i in range(start, end, most)]
 
 
 def size(example: Any) -> int:

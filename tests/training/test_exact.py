@@ -1,17 +1,23 @@
 """A run is a function of its recipe and its data: stopping, resuming, looking and portioning change nothing in it."""
 
 from collections.abc import Callable
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from encoderkit.data.order import examples_of
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
-from encoderkit.training.loop import Plan, updates
+from encoderkit.tasks.classify import Example
+from encoderkit.tasks.texts import Tokens
+from encoderkit.training.loop import Plan, micro_batches, portions, updates
 from tests.reliability.small import assert_same, result
 from tests.training.runs import classify, examples, finetuning, go, go_until, masked, plan, pretraining, rows, weights
 
@@ -120,6 +126,36 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(kind: str, micro_batch:
     for expected, found in zip((g for step in whole for g in step), (g for step in parts for g in step), strict=True):
         if expected is not None:
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def cost(lengths: list[int], cuts: tuple[int, ...] | list[int], fixed: int) -> int:
+    """Of the parts between `cuts`: their rows times their longest, and `fixed` for each."""
+    return sum((b - a) * lengths[b - 1] + fixed for a, b in pairwise([0, *cuts, len(lengths)]))
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=9).map(sorted), fixed=st.integers(0, 60))
+def test_portions_are_the_cheapest_of_all(lengths: list[int], fixed: int) -> None:
+    found = portions(lengths, len(lengths), fixed)
+    assert [a for a, _ in found] == [0, *(b for _, b in found[:-1])] and found[-1][1] == len(lengths)
+    places = range(1, len(lengths))
+    every = (cuts for count in range(len(lengths)) for cuts in combinations(places, count))
+    assert cost(lengths, [b for _, b in found[:-1]], fixed) == min(cost(lengths, cuts, fixed) for cuts in every)
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40).map(sorted), most=st.integers(1, 9))
+def test_portions_hold_each_row_once_and_no_more_than_fit(lengths: list[int], most: int) -> None:
+    found = portions(lengths, most, 20)
+    assert [i for a, b in found for i in range(a, b)] == list(range(len(lengths)))
+    assert max(b - a for a, b in found) <= most
+
+
+def test_long_rows_do_not_make_short_ones_wide() -> None:
+    learner = classify("bert")
+    own = plan(1, 40, 40)
+    short = examples(39)
+    source: Any = [*short, Example(Tokens(np.full(400, 5), None, 0), 0)]
+    shapes = [batch.inputs.ids.shape for batch, _ in micro_batches(learner, source, own, 0)]
+    assert shapes == [(39, max(len(example.tokens.ids) for example in short)), (1, 400)]
 
 
 @pytest.mark.parametrize("micro_batch", [4, 2])
