@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def _rows(count: int, seed: int) -> list[dict[str, str]]:
     rng = random.Random(seed)
     kinds = [rng.choice(((GOOD, "positive"), (BAD, "negative"))) for _ in range(count)]
     return [{"text": _sentence(rng, words), "label": label} for words, label in kinds]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and children would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
