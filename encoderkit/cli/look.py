@@ -1,4 +1,4 @@
-"""The commands that hand over, look and teach: export, show, schema, init, demo."""
+"""The commands that hand over, look and teach: export, show, schema, bench, init, demo."""
 
 import shlex
 import sys
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from encoderkit.cli.app import HAND_OVER, LEARN, LOOK, Json, Model, Out, Overwrite, Settings, app, print_result
+from encoderkit.cli.use import BatchOption, PrecisionOption
 from encoderkit.errors import UsageError
 
 KINDS = "pretrain, finetune, tokenizer or corpus"
@@ -67,6 +68,31 @@ def schema(
         print(text, end="")
     else:
         init.write(text, out, overwrite)
+
+
+@app.command(rich_help_panel=LOOK)
+def bench(
+    model: Model,
+    length: Annotated[
+        list[int] | None,
+        typer.Option("--length", metavar="N", help="Tokens a text; repeatable; 16, 32 and 128 if not given.", show_default=False),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=600, help="For each measurement.")] = 2.0,
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = None,
+    json: Json = False,
+) -> None:
+    """Measure how fast a model is on this machine, and against what the machine can do."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    from encoderkit.stages import bench as stage
+
+    value = stage.bench(step, length, seconds, precision, batch)
+    if json:
+        print_result(value, json)
+    else:
+        print(stage.describe(value), end="")
 
 
 @app.command(rich_help_panel=LEARN)

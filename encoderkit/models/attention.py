@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoderkit.models.config import TransformerConfig
+from encoderkit.models.layers import drop
 
 
 def visible(documents: Tensor, window: int | None = None) -> Tensor:
@@ -37,7 +38,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: flo
     scores = torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5 + bias  # (B, H, T, T), fp32
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
     if dropout:
-        weights = F.dropout(weights, dropout)
+        weights = drop(weights, dropout)
     return torch.matmul(weights, value)
 
 

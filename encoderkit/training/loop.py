@@ -5,17 +5,19 @@ resuming needs only n, and evaluating or logging between updates cannot change t
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from encoderkit.config import Config
+from encoderkit.console import warn
 from encoderkit.data.order import examples_of, rng
 from encoderkit.errors import DivergedError
 from encoderkit.learner import Batch, Learner
 from encoderkit.training.config import ScheduleConfig
-from encoderkit.training.machine import DTYPES
+from encoderkit.training.machine import DTYPES, out_of_memory
 from encoderkit.training.schedule import factor
 
 FIXED = {"cpu": 512, "cuda": 16_384}
@@ -107,16 +109,43 @@ def updates(
     """Train from update `start` to the end of the plan. Raises `DivergedError` before a step that is not finite is taken."""
     assert isinstance(learner, nn.Module)
     parameters = [p for p in learner.parameters() if p.requires_grad]
-    for n in range(start, plan.updates):
-        learner.train()
-        torch.manual_seed(_seed(plan.seed, n))
-        share = factor(plan.schedule, n, plan.updates)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = share * group["lr_peak"]
-        batches = list(micro_batches(learner, source, plan, n))
-        counts = {term: max(sum(batch.counts[term] for batch, _ in batches), 1e-9) for term in learner.weights}
-        sums = dict.fromkeys(learner.weights, 0.0)
+    with ThreadPoolExecutor(1, "reader") as reader:  # the next batch is made while this one is computed
+        coming = reader.submit(_batches, learner, source, plan, start)
+        for n in range(start, plan.updates):
+            batches = coming.result()
+            if n + 1 < plan.updates:
+                coming = reader.submit(_batches, learner, source, plan, n + 1)
+            learner.train()
+            share = factor(plan.schedule, n, plan.updates)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = share * group["lr_peak"]
+            while (losses := _accumulate(learner, batches, plan, n)) is None:
+                plan = plan.model_copy(update={"micro_batch": _halved(plan, batches)})
+                batches = _batches(learner, source, plan, n)
+                coming = reader.submit(_batches, learner, source, plan, min(n + 1, plan.updates - 1))
+            norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip if plan.clip is not None else float("inf")))
+            loss = sum(learner.weights[term] * losses[term] for term in losses)
+            if not (_finite(loss) and _finite(norm)):
+                raise _diverged(n + 1, loss, norm, batches)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
+            yield Update(n + 1, losses, loss, lr, norm, sum(batch.tokens for batch, _ in batches))
+
+
+def _batches(learner: Learner, source: Source, plan: Plan, update: int) -> list[tuple[Batch, list[int]]]:
+    return list(micro_batches(learner, source, plan, update))
+
+
+def _accumulate(learner: Learner, batches: list[tuple[Batch, list[int]]], plan: Plan, update: int) -> dict[str, float] | None:
+    """Add up the gradients of an update; the mean of each term of its loss, or None (and no gradients) if memory ran out."""
+    assert isinstance(learner, nn.Module)
+    torch.manual_seed(_seed(plan.seed, update))
+    counts = {term: max(sum(batch.counts[term] for batch, _ in batches), 1e-9) for term in learner.weights}
+    sums = dict.fromkeys(learner.weights, 0.0)
+    try:
         for batch, _ in batches:
             moved = batch.to(plan.device)
             with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
@@ -124,16 +153,21 @@ def updates(
             torch.stack([learner.weights[term] * terms[term] / counts[term] for term in terms]).sum().backward()
             for term in terms:
                 sums[term] += float(terms[term].detach())
-        norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip if plan.clip is not None else float("inf")))
-        losses = {term: sums[term] / counts[term] for term in sums}
-        loss = sum(learner.weights[term] * losses[term] for term in losses)
-        if not (_finite(loss) and _finite(norm)):
-            raise _diverged(n + 1, loss, norm, batches)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
-        yield Update(n + 1, losses, loss, lr, norm, sum(batch.tokens for batch, _ in batches))
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error) or max(len(numbers) for _, numbers in batches) == 1:
+            raise
+        learner.zero_grad(set_to_none=True)
+        return None
+    return {term: sums[term] / counts[term] for term in sums}
+
+
+def _halved(plan: Plan, batches: list[tuple[Batch, list[int]]]) -> int:
+    """The micro-batch after the one that did not fit."""
+    size = max(len(numbers) for _, numbers in batches)
+    if plan.device == "cuda":
+        torch.cuda.empty_cache()
+    warn(f"memory ran out with a micro-batch of {size} rows; going on with {size // 2}, which changes nothing else")
+    return size // 2
 
 
 def _seed(seed: int, update: int) -> int:

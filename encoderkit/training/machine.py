@@ -59,6 +59,25 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return best
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or (torch has no class for it there) on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def product_rate(device: str, precision: Literal["fp32", "bf16"]) -> float:
+    """Floating-point operations a second of one large matrix product: what this machine can do at most. The best of a few."""
+    n, k, m = (4096, 512, 2048) if device == "cpu" else (8192, 8192, 8192)
+    a, b = (torch.ones(shape, dtype=DTYPES[precision], device=device) for shape in ((n, k), (k, m)))
+    best, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < 0.3:
+        before = time.perf_counter()
+        torch.mm(a, b)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - before)
+    return 2 * n * k * m / best
+
+
 def can_compile(device: str) -> bool:
     """Whether torch.compile has what it needs here: a C++ compiler on the CPU."""
     return device != "cpu" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from encoderkit.data.labelled import read_rows
 from encoderkit.data.order import rng
 from encoderkit.errors import DivergedError
 from encoderkit.inference import open_model
+from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.classify import Classify, Example
+from encoderkit.tasks.texts import Tokens
 from encoderkit.text.tokenizers import open_tokenizer
 from encoderkit.training.checkpoint import Description, State, save
 from encoderkit.training.config import AdamWConfig
@@ -138,3 +140,36 @@ def test_corruption_follows_the_example_and_the_epoch_alone() -> None:
     together, alone = hidden([0, 1, 2], 0), hidden([2], 0)
     assert (together[2] == alone[2]).all()
     assert any((hidden([2], epoch)[2] != alone[2]).any() for epoch in range(1, 5))
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Eight rows at once are too many here, four are not: the same weights as four from the start, and said once."""
+    forward, found = Classify.forward, []
+
+    def cramped(self: Classify, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        if len(inputs.ids) > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return forward(self, inputs, targets)
+
+    for micro_batch in (4, 8):
+        learner = classify("bert")
+        with monkeypatch.context() as patch:
+            patch.setattr(Classify, "forward", cramped)
+            optimizers = build_optimizers(learner, AdamWConfig(lr=5e-3), torch.float32)
+            same_length = [Example(Tokens(np.full(9, 5 + i), None, 0), i % 2) for i in range(24)]
+            assert len(list(updates(learner, optimizers, same_length, plan(3, 8, micro_batch)))) == 3
+        found.append(learner.state_dict())
+    for name, tensor in found[0].items():
+        assert torch.equal(tensor, found[1][name])
+    assert capsys.readouterr().err.count("memory ran out with a micro-batch of 8 rows; going on with 4") == 1
+
+
+def test_one_row_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Classify, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(Classify, "forward", full)
+    learner = classify("bert")
+    optimizers = build_optimizers(learner, AdamWConfig(lr=5e-3), torch.float32)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        next(updates(learner, optimizers, examples(8), plan(3, 8)))
