@@ -14,7 +14,7 @@ from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.learner import Learner, Vocabulary
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import Pooling, pool
+from encoderkit.models.pooling import Pooling, apart, pool
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.objectives.masked import Masked
@@ -119,13 +119,13 @@ class Engine(NamedTuple):
     def run(self, rows: Sequence[Tokens], function: Callable[[Inputs], Tensor]) -> np.ndarray:
         """(N, ...) float32: `function` of every row, in the order of the rows; N > 0.
 
-        Rows of about the same length are computed together. `function` maps (B, T) inputs to (B, ...).
+        Rows of about the same length are computed together. `function` maps inputs of N texts to (N, ...).
         """
-        pad = self.model.learner.vocabulary.pad
+        pad, packs = self.model.learner.vocabulary.pad, self.model.learner.encoder.packs
         parts, order = [], []
         with torch.inference_mode(), torch.autocast(self.device, DTYPES[self.precision], enabled=self.precision != "fp32"):
             for numbers in batches([len(row.ids) for row in rows], self.batch):
-                inputs = inputs_of([rows[i] for i in numbers], pad).to(self.device)
+                inputs = inputs_of([rows[i] for i in numbers], pad, packs).to(self.device)
                 parts.append(function(inputs).float().cpu().numpy())
                 order.append(numbers)
         joined = np.concatenate(parts)
@@ -141,7 +141,7 @@ class Engine(NamedTuple):
     def vectors(self, rows: Sequence[Tokens], pooling: Pooling) -> np.ndarray:
         """(N, D) one vector a row. The mean is over all real tokens, special ones included, as sentence-transformers does."""
         encoder = self.model.learner.encoder
-        return self.run(rows, lambda inputs: pool(pooling, encoder(inputs).float(), inputs.mask))
+        return self.run(rows, lambda inputs: pool(pooling, *apart(encoder(inputs).float(), inputs)))
 
 
 def start(model: Model, precision: Precision = "auto", batch: int | None = None) -> Engine:

@@ -21,6 +21,8 @@ class Inputs(NamedTuple):
     """(B, T) int64: the place of a token in its document, from 0."""
     segments: Tensor | None = None
     """(B, T) int64: 0 and 1 for the first and second text of a pair; None where there is only one text."""
+    texts: Tensor | None = None
+    """(N, L) int64: where the tokens of each text stand in (B * T), -1 after its last; None where each row is a text."""
 
     @property
     def mask(self) -> Tensor:
@@ -36,6 +38,4 @@ class Inputs(NamedTuple):
 
     def to(self, device: str) -> "Inputs":
         """The same rows on another device."""
-        segments = None if self.segments is None else self.segments.to(device, non_blocking=True)
-        ids, documents, positions = (t.to(device, non_blocking=True) for t in self[:3])
-        return Inputs(ids, documents, positions, segments)
+        return Inputs(*(None if t is None else t.to(device, non_blocking=True) for t in self))  # pyright: ignore[reportArgumentType]

@@ -5,13 +5,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from encoderkit.models.inputs import Inputs
+
 Pooling = Literal["cls", "mean", "max", "last"]
+
+
+def apart(hidden: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """(B, T, D) with any number of texts a row to (N, L, D) with one a row, and (N, L) bool: the real ones."""
+    if inputs.texts is None:
+        return hidden, inputs.mask
+    real = inputs.texts >= 0
+    places = inputs.texts.clamp(min=0).flatten()
+    return hidden.flatten(0, 1).index_select(0, places).view(*real.shape, -1), real
 
 
 def pool(kind: Pooling, hidden: Tensor, mask: Tensor) -> Tensor:
     """(B, T, D) and (B, T) bool -> (B, D): the first token, the mean or maximum over the real ones, or the last of them.
 
-    One document a row, real tokens first.
+    One text a row, real tokens first, as `apart` gives them.
     """
     match kind:
         case "cls":

@@ -18,7 +18,7 @@ from encoderkit.metrics import confusion, outcomes, several_labels, single_label
 from encoderkit.models.build import build_classification_head, build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import pool
+from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of
 from encoderkit.text.tokenizers import Tokenizer
@@ -95,17 +95,17 @@ class Classify(nn.Module):
         return np.array([label in names for label in self.labels], dtype=np.int64)
 
     def collate(self, examples: Sequence[Example], rngs: object = None, progress: float | None = None) -> Batch:
-        """Examples to a batch as wide as the longest; nothing is random here."""
+        """Examples to a batch, packed where the encoder can; nothing is random here."""
         rows = [example.tokens for example in examples]
-        inputs = inputs_of(rows, self.vocabulary.pad)
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs)
         labels = torch.from_numpy(np.array([example.target for example in examples]))
         # The count goes with the weights, as in torch's weighted mean.
         count = labels.numel() if self.config.several else float(self.class_weights.cpu()[labels].sum())
         return Batch(inputs, {"labels": labels}, {"classify": count}, sum(len(row.ids) for row in rows))
 
     def logits(self, inputs: Inputs) -> Tensor:
-        """(B, T) tokens to (B, L) scores before softmax, or before the sigmoid where there are several labels."""
-        return self.head(pool(self.config.pooling, self.encoder(inputs), inputs.mask)).float()
+        """(B, T) tokens, N texts in them, to (N, L) scores before softmax (sigmoid for several labels)."""
+        return self.head(pool(self.config.pooling, *apart(self.encoder(inputs), inputs))).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy (several labels: of each label on its own), weighted and smoothed."""

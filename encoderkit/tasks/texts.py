@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from encoderkit.learner import pad
+from encoderkit.data.blocks import pack
 from encoderkit.models.inputs import Inputs
 from encoderkit.text.tokenizers import Tokenizer
+
+WIDTH = 64
+"""Of packed rows, in tokens: wider ones cost attention, narrower ones leave more places empty."""
 
 
 class Tokens(NamedTuple):
@@ -38,14 +43,38 @@ def assemble(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int) 
     return rows
 
 
-def inputs_of(rows: Sequence[Tokens], padding: int) -> Inputs:
-    """Texts as one batch, as wide as the longest; `padding` is the id that fills up the others."""
-    width = max(len(row.ids) for row in rows)
+def inputs_of(rows: Sequence[Tokens], padding: int, packed: bool) -> Inputs:
+    """Texts as one batch; `padding` is the id that fills up the rows, `packed` whether a row may hold several texts.
+
+    Packed, rows are as wide as the longest text, or `WIDTH` where all are short; there is next to no padding, and one
+    shape for texts of any lengths. Otherwise each text has a row of its own.
+    """
+    sizes = np.array([len(row.ids) for row in rows])
+    width = max(int(sizes.max()), min(WIDTH, int(sizes.sum()))) if packed else int(sizes.max())
+    row = pack(sizes, width) if packed else np.arange(len(rows))
+    order = np.argsort(row, kind="stable")
+    ends = np.cumsum(sizes[order])
+    first = np.searchsorted(row[order], np.arange(row.max() + 1))  # the first text of each row, in that order
+    begins = np.empty_like(row)
+    begins[order] = ends - sizes[order] - (ends - sizes[order])[first][row[order]] + row[order] * width
+    number = np.empty_like(row)
+    number[order] = np.arange(len(rows)) - first[row[order]] + 1
+    inside = np.concatenate([np.arange(size) for size in sizes])
+    places = np.repeat(begins, sizes) + inside
+
+    def laid(values: np.ndarray, empty: int = 0) -> Tensor:
+        out = np.full((len(first), width), empty, np.int64)
+        out.reshape(-1)[places] = values
+        return torch.from_numpy(out)
+
+    steps = np.arange(sizes.max())
+    segments = [row.segments for row in rows if row.segments is not None]
     return Inputs(
-        pad([row.ids for row in rows], width, padding),
-        pad([np.ones(len(row.ids)) for row in rows], width, 0),
-        pad([np.arange(len(row.ids)) for row in rows], width, 0),
-        None if rows[0].segments is None else pad([row.segments for row in rows if row.segments is not None], width, 0),
+        laid(np.concatenate([row.ids for row in rows]), padding),
+        laid(np.repeat(number, sizes)),
+        laid(inside),
+        laid(np.concatenate(segments)) if segments else None,
+        torch.from_numpy(np.where(steps < sizes[:, None], begins[:, None] + steps, -1)) if packed else None,
     )
 
 

@@ -6,6 +6,7 @@ resuming needs only n, and evaluating or logging between updates cannot change t
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -23,6 +24,8 @@ from encoderkit.training.schedule import factor
 FIXED = {"cpu": 512, "cuda": 16_384}
 """What a micro-batch costs whatever is in it, as tokens computed in the same time: launches, casts of the weights, the
 gradient of the embeddings."""
+WIDE = 1536
+"""The width of a row at which attention costs as much as all other parts of a layer of 256, the width of small models."""
 
 
 class Plan(Config):
@@ -72,25 +75,32 @@ def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> 
     slots = examples_of(update, plan.batch, len(source), plan.seed, plan.examples)
     drawn = [(source[index], epoch, index) for epoch, index in slots]
     drawn.sort(key=lambda item: size(item[0]))
-    for start, end in portions([size(example) for example, _, _ in drawn], plan.micro_batch, FIXED[plan.device]):
+    lengths = [size(example) for example, _, _ in drawn]
+    cuts = portions(lengths, plan.micro_batch, FIXED[plan.device], learner.encoder.packs)
+    for start, end in cuts:
         part = drawn[start:end]
         rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
         yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates), [i for _, _, i in part]
 
 
-def portions(lengths: Sequence[int], most: int, fixed: int) -> list[tuple[int, int]]:
-    """Where to cut rows of ascending `lengths` into parts of at most `most` rows, each padded to its longest.
+def portions(lengths: Sequence[int], most: int, fixed: int, packed: bool) -> list[tuple[int, int]]:
+    """Where to cut rows of ascending `lengths` into parts of at most `most` rows: the parts that cost least.
 
-    The parts that cost least, a part costing its tokens, padding included, and `fixed` more. Fine-tuning on sentences
-    computes twice to three times as many tokens without it. Exact, by the best cut before each length.
+    A part costs `fixed` and its tokens: each row padded to the longest or, `packed`, none padded, but attention as wide
+    as the longest. Fine-tuning on sentences computes twice to three times as many tokens without it. Exact, by the best
+    cut before each length.
     """
     ends = [i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]] + [len(lengths)]
-    best = {0: (0, 0)}  # rows so far -> the cost of the best way to cut them, and where its last part begins
-    for end in ends:
+    before = [0, *accumulate(lengths)]
+
+    def cost(start: int, end: int) -> float:
         long = lengths[end - 1]
-        best[end] = min(
-            (cost + (end - start) * long + -(-(end - start) // most) * fixed, start) for start, (cost, _) in best.items()
-        )
+        tokens = (before[end] - before[start]) * (1 + long / WIDE) if packed else (end - start) * long
+        return tokens + -(-(end - start) // most) * fixed
+
+    best: dict[int, tuple[float, int]] = {0: (0, 0)}  # rows so far -> the least cost, and where the last part begins
+    for end in ends:
+        best[end] = min((so_far + cost(start, end), start) for start, (so_far, _) in best.items())
     groups, end = [], len(lengths)
     while end:
         groups.append((best[end][1], end))

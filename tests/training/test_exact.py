@@ -17,7 +17,7 @@ from encoderkit.data.order import examples_of
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.tasks.classify import Example
 from encoderkit.tasks.texts import Tokens
-from encoderkit.training.loop import Plan, micro_batches, portions, updates
+from encoderkit.training.loop import WIDE, Plan, micro_batches, portions, updates
 from tests.reliability.small import assert_same, result
 from tests.training.runs import classify, examples, finetuning, go, go_until, masked, plan, pretraining, rows, weights
 
@@ -128,34 +128,42 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(kind: str, micro_batch:
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
-def cost(lengths: list[int], cuts: tuple[int, ...] | list[int], fixed: int) -> int:
-    """Of the parts between `cuts`: their rows times their longest, and `fixed` for each."""
-    return sum((b - a) * lengths[b - 1] + fixed for a, b in pairwise([0, *cuts, len(lengths)]))
+def cost(lengths: list[int], cuts: tuple[int, ...] | list[int], fixed: int, packed: bool) -> float:
+    """Of the parts between `cuts`: `fixed` for each, and its tokens with the padding or with the price of wide rows."""
+    parts = [lengths[a:b] for a, b in pairwise([0, *cuts, len(lengths)])]
+    return sum((sum(part) * (1 + max(part) / WIDE) if packed else len(part) * max(part)) + fixed for part in parts)
 
 
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=9).map(sorted), fixed=st.integers(0, 60))
-def test_portions_are_the_cheapest_of_all(lengths: list[int], fixed: int) -> None:
-    found = portions(lengths, len(lengths), fixed)
+@given(
+    lengths=st.lists(st.integers(1, 30) | st.integers(1, 3000), min_size=1, max_size=9).map(sorted),
+    fixed=st.integers(0, 60),
+    packed=st.booleans(),
+)
+def test_portions_are_the_cheapest_of_all(lengths: list[int], fixed: int, packed: bool) -> None:
+    found = portions(lengths, len(lengths), fixed, packed)
     assert [a for a, _ in found] == [0, *(b for _, b in found[:-1])] and found[-1][1] == len(lengths)
     places = range(1, len(lengths))
     every = (cuts for count in range(len(lengths)) for cuts in combinations(places, count))
-    assert cost(lengths, [b for _, b in found[:-1]], fixed) == min(cost(lengths, cuts, fixed) for cuts in every)
+    least = min(cost(lengths, cuts, fixed, packed) for cuts in every)
+    assert cost(lengths, [b for _, b in found[:-1]], fixed, packed) == pytest.approx(least)
 
 
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40).map(sorted), most=st.integers(1, 9))
-def test_portions_hold_each_row_once_and_no_more_than_fit(lengths: list[int], most: int) -> None:
-    found = portions(lengths, most, 20)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40).map(sorted), most=st.integers(1, 9), packed=st.booleans())
+def test_portions_hold_each_row_once_and_no_more_than_fit(lengths: list[int], most: int, packed: bool) -> None:
+    found = portions(lengths, most, 20, packed)
     assert [i for a, b in found for i in range(a, b)] == list(range(len(lengths)))
     assert max(b - a for a, b in found) <= most
 
 
-def test_long_rows_do_not_make_short_ones_wide() -> None:
-    learner = classify("bert")
+@pytest.mark.parametrize("kind", ["bert", "lstm"])
+def test_long_rows_do_not_make_short_ones_wide(kind: str) -> None:
+    learner = classify(kind)
     own = plan(1, 40, 40)
     short = examples(39)
-    source: Any = [*short, Example(Tokens(np.full(400, 5), None, 0), 0)]
-    shapes = [batch.inputs.ids.shape for batch, _ in micro_batches(learner, source, own, 0)]
-    assert shapes == [(39, max(len(example.tokens.ids) for example in short)), (1, 400)]
+    source: Any = [*short, Example(Tokens(np.full(4000, 5), None, 0), 0)]
+    (rows, width), long = [batch.inputs.ids.shape for batch, _ in micro_batches(learner, source, own, 0)]
+    assert long == (1, 4000)
+    assert (rows, width) == (39, max(len(example.tokens.ids) for example in short)) if kind == "lstm" else width == 64
 
 
 @pytest.mark.parametrize("micro_batch", [4, 2])

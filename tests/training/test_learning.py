@@ -147,7 +147,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPat
     forward, found = Classify.forward, []
 
     def cramped(self: Classify, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        if len(inputs.ids) > 4:
+        if len(targets["labels"]) > 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return forward(self, inputs, targets)
 
