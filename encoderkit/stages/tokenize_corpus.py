@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from encoderkit.data.corpus import Account, Document, read_documents
 from encoderkit.data.store import FORMAT, SourceFile, StoreMeta, StoreWriter, fingerprint, open_store, write_meta
 from encoderkit.data.streams import Source, find_sources
 from encoderkit.errors import DataError, UsageError
-from encoderkit.stages.encode_pool import encode_all
+from encoderkit.stages.encode_pool import Disagreement, encode_all, units
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 
 _JOB = 1024 * 1024
@@ -43,6 +44,9 @@ class _Ends(NamedTuple):
     hashes: np.ndarray
 
 
+Job = tuple[list[str], _Ends]
+
+
 def run(
     paths: Sequence[str | Path],
     tokenizer_path: Path,
@@ -64,9 +68,13 @@ def run(
     if not piped and (reused := _same(out, given.files, tokenizer, config.model_dump(), overwrite)):
         say(f"{out}: made of the same text, tokenizer and options: used as it is (fingerprint {reused.fingerprint[:12]})")
         return _result(reused, out, time.monotonic() - started, reused=True)
-    with files.staged(out, {"stage": "tokenize"}, overwrite) as folder:
-        meta = _fill(folder, paths, given, tokenizer, workers or os.cpu_count() or 1)
-        write_meta(folder, meta)
+    workers = workers or os.cpu_count() or 1
+    try:
+        meta = _write(out, paths, given, tokenizer, workers, overwrite, quick=not piped)  # a pipe is read only once
+    except Disagreement:
+        warn("the faster library gave other ids than tokenizers for a part of this text; beginning again without it")
+        tokenizer.slow()
+        meta = _write(out, paths, given, tokenizer, workers, overwrite, quick=False)
     result = _result(meta, out, time.monotonic() - started, reused=False)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in meta.dropped.items()) or "none"
     say(
@@ -129,10 +137,26 @@ def _same(
     raise UsageError(message, where=out, fix="another --out, or --overwrite to replace it")
 
 
-def _fill(folder: Path, paths: Sequence[str | Path], given: _Given, tokenizer: Tokenizer, workers: int) -> StoreMeta:
+def _write(
+    out: Path, paths: Sequence[str | Path], given: _Given, tokenizer: Tokenizer, workers: int, overwrite: bool, quick: bool
+) -> StoreMeta:
+    """The whole store, or nothing; `quick`: by a faster library if there is one for this tokenizer."""
+    with files.staged(out, {"stage": "tokenize"}, overwrite) as folder:
+        account = Account()
+        jobs = _jobs(read_documents(paths, given.config, account))
+        if quick and (first := next(jobs, None)):
+            sample = [unit for text in first[0] for unit in units(text)]
+            if name := tokenizer.quicken(sample, parallel=workers > 1):
+                say(f"encoding with {name}: the same ids as tokenizers for the first {sum(map(len, sample)):,} characters")
+            jobs = chain([first], jobs)
+        meta = _fill(folder, jobs, account, given, tokenizer, workers)
+        write_meta(folder, meta)
+    return meta
+
+
+def _fill(folder: Path, jobs: Iterator[Job], account: Account, given: _Given, tokenizer: Tokenizer, workers: int) -> StoreMeta:
     """Write everything but `meta.json`, and what that has to say."""
-    account, unknown, without_tokens = Account(), 0, 0
-    jobs = _jobs(read_documents(paths, given.config, account))
+    unknown, without_tokens = 0, 0
     with StoreWriter(folder, tokenizer.vocab_size) as writer, progress("tokenize", None, "documents") as bar:
         for ends, encoded in encode_all(jobs, tokenizer, given.tokenizer_path, workers, _size(given)):
             places = encoded.offsets[1:][ends.last]
@@ -140,7 +164,7 @@ def _fill(folder: Path, paths: Sequence[str | Path], given: _Given, tokenizer: T
             unknown += encoded.unknown
             bar.advance(len(places), f"{writer.tokens:,} tokens")
     if not writer.tokens:
-        raise DataError("the tokenizer makes no token of this text", where=str(paths[0]))
+        raise DataError("the tokenizer makes no token of this text", where=given.files[0].name)
     _check_unchanged(given)
     files.make_folder(folder / "tokenizer")
     for name, data in tokenizer.save_files().items():
@@ -184,7 +208,7 @@ def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint, "special": special}
 
 
-def _jobs(documents: Iterator[Document]) -> Iterator[tuple[list[str], _Ends]]:
+def _jobs(documents: Iterator[Document]) -> Iterator[Job]:
     """Documents (and pieces of long ones) gathered into jobs of about `_JOB` characters."""
     texts: list[str] = []
     last: list[bool] = []

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Engine
 from encoderkit import files
 from encoderkit.errors import DataError
 from encoderkit.text.panics import panics_explained
+from encoderkit.text.quick import Quick, quick_engine
 from encoderkit.text.special import SpecialIds
 from encoderkit.text.words import spelling, word_starts, word_tables
 
@@ -65,6 +66,7 @@ class Tokenizer:
 
     def __init__(self, content: Mapping[str, bytes], where: str | Path = "tokenizer") -> None:
         self._content, self._where = dict(content), where
+        self._quick: Quick | None = None
         description = _json(content, "tokenizer.json", where)
         if not isinstance(description.get("model"), dict):
             raise DataError("tokenizer.json has no model; is it a file of the tokenizers library?", where=where)
@@ -102,19 +104,50 @@ class Tokenizer:
         """
         with panics_explained("encoding text", self._where):
             try:
-                encodings = self._engine.encode_batch_fast(texts, add_special_tokens=False)
+                ids, offsets = self._quick.encode(texts) if self._quick else self._laid(texts)
             except (TypeError, UnicodeEncodeError):
                 self._explain(texts)
                 raise
+        ids = ids.astype(self.dtype, copy=False)
+        starts = word_starts(ids, offsets, self._tables) if len(ids) else np.zeros(0, bool)
+        return Encoded(ids, starts, offsets, int(np.count_nonzero(ids == self.unk)))
+
+    def quicken(self, sample: Sequence[str], parallel: bool = True) -> str | None:
+        """Encode with a much faster library from now on, if one is there that gives the same ids for `sample`; its name."""
+        self._quick = quick_engine(_json(self._content, "tokenizer.json", self._where), parallel)
+        if self._quick is not None and not self.agrees(sample):
+            self._quick = None
+        return self._quick.name if self._quick else None
+
+    @property
+    def quick(self) -> bool:
+        """Whether `quicken` found a faster library."""
+        return self._quick is not None
+
+    def slow(self) -> None:
+        """Encode with the library that tokenizers are defined by again."""
+        self._quick = None
+
+    def agrees(self, texts: Sequence[str]) -> bool:
+        """Whether the faster library gives the same ids for `texts`, none missing; True where there is none."""
+        if self._quick is None:
+            return True
+        try:
+            found = self._quick.encode(texts)
+        except Exception:  # whatever a young library raises; the other one then says what is wrong with the text
+            return False
+        return all(np.array_equal(a, b) for a, b in zip(found, self._laid(texts), strict=True))
+
+    def _laid(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `texts` end to end and where each begins, by the library that tokenizers are defined by."""
+        encodings = self._engine.encode_batch_fast(texts, add_special_tokens=False)
         lists = [encoding.ids for encoding in encodings]
         del encodings
         if any(len(text) > LONG_TEXT for text in texts):
             self._forget()
         offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=offsets[1:])
-        ids = np.fromiter(chain.from_iterable(lists), self.dtype, offsets[-1])
-        starts = word_starts(ids, offsets, self._tables) if len(ids) else np.zeros(0, bool)
-        return Encoded(ids, starts, offsets, int(np.count_nonzero(ids == self.unk)))
+        return np.fromiter(chain.from_iterable(lists), self.dtype, offsets[-1]), offsets
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Ids to text, special tokens left out."""

@@ -20,7 +20,10 @@ from encoderkit.data.store import open_store, text_hash
 from encoderkit.errors import DataError, ResourceError, UsageError
 from encoderkit.stages import encode_pool, tokenize_corpus
 from encoderkit.stages.tokenize_corpus import run
+from encoderkit.text.config import TokenizerConfig
+from encoderkit.text.quick import Quick
 from encoderkit.text.tokenizers import open_tokenizer
+from encoderkit.text.training import train
 
 CONFIG = CorpusConfig(documents="line")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -197,3 +200,46 @@ def test_killed_half_way_it_leaves_no_store_and_no_process(
         for _ in range(100):
             os.killpg(process.pid, 0)
             time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def wordpiece(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    """A tokenizer that the faster library supports."""
+    folder = tmp_path_factory.mktemp("wordpiece")
+    for name, data in train(iter(texts), TokenizerConfig(vocab_size=200)).files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_the_faster_library_makes_the_same_store(
+    tmp_path: Path, data: list[Path], wordpiece: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nanotoken")
+    monkeypatch.setattr(tokenize_corpus, "_JOB", 2000)
+    run(data, wordpiece, CONFIG, tmp_path / "fast")
+    assert "encoding with nanotoken: the same ids as tokenizers for the first 2," in capsys.readouterr().err
+    monkeypatch.setattr("encoderkit.text.tokenizers.quick_engine", lambda *_: None)
+    run(data, wordpiece, CONFIG, tmp_path / "slow", workers=1)
+    assert "encoding with" not in capsys.readouterr().err
+    assert content(tmp_path / "fast") == content(tmp_path / "slow")
+
+
+def test_a_faster_library_that_errs_later_is_found_out(
+    tmp_path: Path, data: list[Path], wordpiece: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Right for the sample and wrong afterwards: the store is made again without it."""
+    honest, calls = open_tokenizer(wordpiece), [0]
+
+    def err(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        calls[0] += 1
+        encoded = honest.encode(texts)
+        return (encoded.ids if calls[0] < 4 else np.zeros_like(encoded.ids)), encoded.offsets
+
+    monkeypatch.setattr(tokenize_corpus, "_JOB", 2000)
+    monkeypatch.setattr("encoderkit.text.tokenizers.quick_engine", lambda *_: Quick("careless", err))
+    run(data, wordpiece, CONFIG, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "encoding with careless" in said and "warning: the faster library gave other ids" in said
+    monkeypatch.setattr("encoderkit.text.tokenizers.quick_engine", lambda *_: None)
+    run(data, wordpiece, CONFIG, tmp_path / "slow")
+    assert content(tmp_path / "out") == content(tmp_path / "slow")

@@ -1,0 +1,85 @@
+"""The faster library: the same ids or none, however strange the text."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from text_samples import CHINESE, CONFIGS, MIXED
+
+from encoderkit.errors import DataError
+from encoderkit.text import quick
+from encoderkit.text.quick import Laid, Quick
+from encoderkit.text.tokenizers import Tokenizer
+
+WORDPIECE = ["wordpiece", "wordpiece-uncased"]
+NASTY = [
+    *CHINESE.split("\n"),
+    *MIXED,
+    "",
+    " \t\n\u3000",
+    "a [SEP] b [MASK] [PAD]",
+    "\x00\x07\u200b\u200d\ufeff\ufffd\u00ad",
+    "x" * 99 + " " + "y" * 101,
+    "e\u0301" * 40 + "ｶﾞ ㍿ ﷺ",
+    "İstanbul STRASSE ſ ẞ ǅ",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 🇨🇳",
+]
+
+
+@pytest.fixture(params=WORDPIECE)
+def quickened(request: pytest.FixtureRequest, tokenizers: dict[str, Tokenizer]) -> Iterator[Tokenizer]:
+    pytest.importorskip("nanotoken")
+    tokenizer = tokenizers[request.param]
+    assert tokenizer.quicken(["some text"]) == "nanotoken"
+    yield tokenizer
+    tokenizer.slow()
+
+
+def test_the_ids_are_the_same(quickened: Tokenizer) -> None:
+    assert quickened.agrees(NASTY)
+    fast = quickened.encode(NASTY)
+    quickened.slow()
+    slow = quickened.encode(NASTY)
+    assert fast.ids.dtype == slow.ids.dtype and fast.unknown == slow.unknown > 0
+    for a, b in zip(fast[:3], slow[:3], strict=True):
+        assert np.array_equal(a, b)
+
+
+@given(texts=st.lists(st.text(max_size=30), max_size=5))
+def test_the_ids_are_the_same_for_any_text(tokenizers: dict[str, Tokenizer], texts: list[str]) -> None:
+    pytest.importorskip("nanotoken")
+    for name in WORDPIECE:
+        tokenizers[name].quicken([])
+        try:
+            assert tokenizers[name].agrees(texts)
+        finally:
+            tokenizers[name].slow()
+
+
+def test_half_a_character_is_told_as_by_the_other_library(quickened: Tokenizer) -> None:
+    with pytest.raises(DataError, match="text 1 holds half a surrogate pair"):
+        quickened.encode(["fine", "a\ud800b"])
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - set(WORDPIECE)))
+def test_what_is_not_supported_stays_as_it_was(tokenizers: dict[str, Tokenizer], name: str) -> None:
+    assert tokenizers[name].quicken(["some text"]) is None and not tokenizers[name].quick
+
+
+def test_a_library_that_lies_is_not_used(tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
+    def lie(texts: Sequence[str]) -> Laid:
+        return np.full(len(texts), 7), np.arange(len(texts) + 1)
+
+    monkeypatch.setattr("encoderkit.text.tokenizers.quick_engine", lambda *_: Quick("liar", lie))
+    assert tokenizers["wordpiece"].quicken(["two words"]) is None
+    assert len(tokenizers["wordpiece"].encode(["two words"]).ids) > 1
+
+
+def test_without_the_library_nothing_changes(tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(quick.importlib, "import_module", missing)
+    assert tokenizers["wordpiece"].quicken(["two words"]) is None
