@@ -59,7 +59,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
             best = open_model(Path(result["best"])).learner
             assert isinstance(best, nn.Module)
             best.to(plan.device)
-            result["test"] = evaluate(best, test, 2 * plan.micro_batch, plan.device, plan.precision)
+            result["test"] = evaluate(best, test, plan.micro_batch, plan.device, plan.precision)
         return result
 
 

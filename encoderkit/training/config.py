@@ -73,7 +73,7 @@ class TrainingConfig(Config):
     batch: PositiveInt = 64
     """Rows an update, whatever the hardware."""
     micro_batch: PositiveInt | Literal["auto"] = "auto"
-    """Rows at once; their gradients are added up. auto: as many as 16,384 tokens hold (65,536 on a GPU)."""
+    """Rows at once; their gradients are added up. auto: as many as 8,192 tokens hold (65,536 on a GPU)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 computes products in bfloat16 and keeps weights in float32. auto: only where a short test shows it to be faster."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -1,0 +1,70 @@
+"""Whether compiling is worth it, decided by what it costs and brings; here the clock is a list."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from encoderkit.errors import UsageError
+from encoderkit.training import plan as planning
+from encoderkit.training.config import AdamWConfig, TrainingConfig
+from encoderkit.training.plan import settle, speed
+from tests.training.runs import masked, plan, rows
+
+OPTIMIZER = AdamWConfig(lr=1e-3)
+
+
+def settled(monkeypatch: pytest.MonkeyPatch, seconds: list[float], updates: int, compiler: bool = True) -> tuple[bool, Any]:
+    """Whether a run of so many updates was compiled, where an update takes `seconds`: first as it is, then compiled."""
+    monkeypatch.setattr(planning, "speed", lambda *_: seconds.pop(0))
+    monkeypatch.setattr(planning, "can_compile", lambda device: compiler)
+    learner, training = masked("bert"), TrainingConfig(updates=updates)
+    monkeypatch.setattr(learner, "compile", lambda: setattr(learner, "_compiled_call_impl", learner.forward))
+    own = plan(updates, 8)
+    made = settle(own, training, learner, OPTIMIZER, rows(8), 0, compilable=True)
+    assert made.compile == (learner._compiled_call_impl is not None)
+    assert made == own.model_copy(update={"compile": made.compile})
+    return made.compile, learner
+
+
+def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not settled(monkeypatch, [1.0], 299)[0]
+
+
+def test_a_long_run_is_compiled_where_that_is_faster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert settled(monkeypatch, [1.0, 0.5], 301)[0]
+    assert "0.50 s an update compiled, 1.00 s not: compiled" in capsys.readouterr().err
+    assert not settled(monkeypatch, [1.0, 0.99], 10_000)[0]
+    assert "0.99 s an update compiled, 1.00 s not: not compiled" in capsys.readouterr().err
+
+
+def test_without_a_compiler_a_long_run_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not settled(monkeypatch, [1.0], 301, compiler=False)[0]
+    assert "not compiled: there is no C++ compiler" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="no C\\+\\+ compiler was found"):
+        settle(plan(5, 8, compile=True), TrainingConfig(updates=5), masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+
+
+def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = []
+
+    def fails(*_: object) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("g++: fatal error\nand much more")
+        return 1.0
+
+    monkeypatch.setattr(planning, "speed", fails)
+    monkeypatch.setattr(planning, "_compile", lambda learner: None)
+    monkeypatch.setattr(planning, "can_compile", lambda device: True)
+    made = settle(plan(400, 8), TrainingConfig(updates=400), masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+    assert not made.compile
+    assert "not compiled, as that failed: g++: fatal error\n" in capsys.readouterr().err
+
+
+def test_measuring_the_speed_changes_nothing() -> None:
+    learner = masked("bert")
+    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    assert speed(plan(5, 8), learner, OPTIMIZER, rows(20), 2) > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state_dict().items())
+    assert all(p.grad is None for p in learner.parameters())
