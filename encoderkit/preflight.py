@@ -78,32 +78,43 @@ def corpus(paths: list[Path], out: Path, overwrite: bool) -> None:
 
 
 def pretrain(recipe: PretrainRecipe, out: Path, resume: bool, overwrite: bool) -> None:
-    """All that a pretraining recipe names is there, and is of the kind it should be."""
+    """All that a pretraining recipe names is there, and is of the kind it should be; `out` may be written."""
     output(out, resume, overwrite)
+    stores = pretrain_inputs(recipe)
+    if overwrite:
+        apart(out, recipe.tokenizer, *stores)
+
+
+def pretrain_inputs(recipe: PretrainRecipe) -> list[str]:
+    """All that a pretraining recipe names is there, and is of the kind it should be; its token stores."""
     directory(recipe.tokenizer, "a tokenizer directory", "train-tokenizer")
     stores = [recipe.data.train] + ([recipe.data.dev] if isinstance(recipe.data.dev, str) else [])
     for store in stores:
         folder = directory(store, "a token store", f"tokenize --tokenizer {recipe.tokenizer} --data FILE")
         if not (folder / "meta.json").is_file():
             raise UsageError("this is not a token store", where=folder, fix=f"encoderkit tokenize --data FILE --out {folder}")
-    if overwrite:
-        apart(out, recipe.tokenizer, *stores)
+    return stores
 
 
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> None:
-    """All that a fine-tuning recipe names is there, and is of the kind it should be."""
+    """All that a fine-tuning recipe names is there, and is of the kind it should be; `out` may be written."""
     output(out, resume, overwrite)
-    for path in (recipe.data.train, recipe.data.dev, recipe.data.test):
-        if isinstance(path, str):
-            input_file(path)
+    data = finetune_inputs(recipe)
+    if overwrite:
+        apart(out, recipe.checkpoint, recipe.tokenizer, *data)
+
+
+def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
+    """All that a fine-tuning recipe names is there, and is of the kind it should be; its files of rows."""
+    data = [path for path in (recipe.data.train, recipe.data.dev, recipe.data.test) if isinstance(path, str)]
+    for path in data:
+        input_file(path)
     if recipe.tokenizer is not None:
         directory(recipe.tokenizer, "a tokenizer directory", "train-tokenizer")
     if recipe.checkpoint is not None:
         step = find_step(recipe.checkpoint)
         check_length(step, recipe.data.length)
-    if overwrite:
-        data = [path for path in (recipe.data.train, recipe.data.dev, recipe.data.test) if isinstance(path, str)]
-        apart(out, recipe.checkpoint, recipe.tokenizer, *data)
+    return data
 
 
 def check_length(step: Path, length: int) -> None:

@@ -1,4 +1,4 @@
-"""The commands that hand over, look and teach: export, show, schema, bench, init, demo."""
+"""The commands that hand over, look and teach: export, show, schema, plan, bench, init, demo."""
 
 import shlex
 import sys
@@ -9,7 +9,7 @@ import typer
 
 from encoderkit.cli.app import HAND_OVER, LEARN, LOOK, Json, Model, Out, Overwrite, Settings, app, print_result
 from encoderkit.cli.use import BatchOption, PrecisionOption
-from encoderkit.errors import UsageError
+from encoderkit.errors import UsageError, shown
 
 KINDS = "pretrain, finetune, tokenizer or corpus"
 
@@ -68,6 +68,49 @@ def schema(
         print(text, end="")
     else:
         init.write(text, out, overwrite)
+
+
+def _seconds(text: str) -> float:
+    from pydantic import TypeAdapter, ValidationError
+
+    from encoderkit.units import Seconds
+
+    try:
+        return TypeAdapter(Seconds).validate_python(text)
+    except ValidationError:
+        raise UsageError(f"should be a duration such as 90s, 30m or 6h, found {shown(text)}", where="--budget") from None
+
+
+@app.command(rich_help_panel=LOOK)
+def plan(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Of pretrain or finetune.", show_default=False)],
+    settings: Settings = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", metavar="TIME", help="30m, 6h: in place of the recipe's length; compares sizes.", show_default=False
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell what a recipe takes on this machine: time, memory, disk; propose a size for a budget."""
+    from encoderkit import preflight
+    from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+    from encoderkit.stages import show as recipes
+
+    time = None if budget is None else _seconds(budget)
+    _, loaded = recipes.complete(recipe, settings or [])
+    if isinstance(loaded, PretrainRecipe):
+        preflight.pretrain_inputs(loaded)
+    elif isinstance(loaded, FinetuneRecipe):
+        preflight.finetune_inputs(loaded)
+    from encoderkit.stages import plan as stage
+
+    value = stage.run(loaded, time)
+    if json:
+        print_result(value, json)
+    else:
+        print(stage.describe(value, recipe), end="")
 
 
 @app.command(rich_help_panel=LOOK)

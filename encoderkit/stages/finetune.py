@@ -29,38 +29,41 @@ from encoderkit.training.evaluate import evaluate
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run the recipe into `out`; the JSON of the command."""
     with session(recipe, out, resume, overwrite):
-        step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
-        split = _read(recipe)
-        labels = find_labels(_labelled(recipe, split), recipe.task)
-        if len(labels) < 2 and not recipe.task.several:
-            raise DataError(f"all rows have the label {shown(labels[0])}; a classifier needs two", where=recipe.data.train)
-        tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
-        if step is not None:
-            check_vocabulary(tokenizer, read_config(step), step)
-        torch.manual_seed(recipe.seed)
-        learner = TASKS[type(recipe.task)](
-            recipe.task, _encoder(recipe, step), vocabulary_of(tokenizer), recipe.data.length, labels
-        )
-        parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
-        for name, examples in parts.items():
-            _report(name, examples, recipe.data.length)
-        learner.weigh(parts["train"])
-        inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
-        if isinstance(recipe.data.dev, str):
-            inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
-        if step is not None:
-            inputs["checkpoint"] = files.sha256(step / "model.safetensors")
-            load_pretrained(learner, step)
-        dev, test = parts.get("dev"), parts.get("test")
-        material = Material(learner, parts["train"], dev, tokenizer, labels, recipe.data.length, inputs, one_shape=False)
+        material = prepare(recipe)
         state, plan = run(recipe, material, out, overwrite)
         result = outcome(out, state, plan)
-        if test:
+        if material.test:
             best = open_model(Path(result["best"])).learner
             assert isinstance(best, nn.Module)
             best.to(plan.device)
-            result["test"] = evaluate(best, test, plan.micro_batch, plan.device, plan.precision)
+            result["test"] = evaluate(best, material.test, plan.micro_batch, plan.device, plan.precision)
         return result
+
+
+def prepare(recipe: FinetuneRecipe) -> Material:
+    """The learner, with pretrained or fresh weights, and its data."""
+    step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
+    split = _read(recipe)
+    labels = find_labels(_labelled(recipe, split), recipe.task)
+    if len(labels) < 2 and not recipe.task.several:
+        raise DataError(f"all rows have the label {shown(labels[0])}; a classifier needs two", where=recipe.data.train)
+    tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
+    if step is not None:
+        check_vocabulary(tokenizer, read_config(step), step)
+    torch.manual_seed(recipe.seed)
+    learner = TASKS[type(recipe.task)](recipe.task, _encoder(recipe, step), vocabulary_of(tokenizer), recipe.data.length, labels)
+    parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
+    for name, examples in parts.items():
+        _report(name, examples, recipe.data.length)
+    learner.weigh(parts["train"])
+    inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
+    if isinstance(recipe.data.dev, str):
+        inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
+    if step is not None:
+        inputs["checkpoint"] = files.sha256(step / "model.safetensors")
+        load_pretrained(learner, step)
+    dev, test = parts.get("dev"), parts.get("test")
+    return Material(learner, parts["train"], dev, test, tokenizer, labels, recipe.data.length, inputs, one_shape=False)
 
 
 def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:

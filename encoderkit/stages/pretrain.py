@@ -38,19 +38,23 @@ class Evenly:
 def pretrain(recipe: PretrainRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run the recipe into `out`; the JSON of the command."""
     with session(recipe, out, resume, overwrite):
-        tokenizer = open_tokenizer(Path(recipe.tokenizer))
-        store = _open(recipe.data.train, tokenizer)
-        torch.manual_seed(recipe.seed)
-        learner: Learner = OBJECTIVES[type(recipe.objective)](
-            recipe.objective, recipe.model, vocabulary_of(tokenizer), recipe.data.length
-        )
-        train, dev, inputs = _data(recipe, store, tokenizer, learner.encoder.packs)
-        say(f"{len(train):,} rows of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
-        assert isinstance(learner, nn.Module)
-        say(f"{sum(p.numel() for p in learner.parameters()):,} parameters")
-        material = Material(learner, train, dev, tokenizer, None, recipe.data.length, inputs, learner.encoder.packs)
-        state, plan = run(recipe, material, out, overwrite)
+        state, plan = run(recipe, prepare(recipe), out, overwrite)
         return outcome(out, state, plan)
+
+
+def prepare(recipe: PretrainRecipe) -> Material:
+    """The learner with fresh weights, and its data."""
+    tokenizer = open_tokenizer(Path(recipe.tokenizer))
+    store = _open(recipe.data.train, tokenizer)
+    torch.manual_seed(recipe.seed)
+    learner: Learner = OBJECTIVES[type(recipe.objective)](
+        recipe.objective, recipe.model, vocabulary_of(tokenizer), recipe.data.length
+    )
+    train, dev, inputs = _data(recipe, store, tokenizer, learner.encoder.packs)
+    say(f"{len(train):,} rows of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
+    assert isinstance(learner, nn.Module)
+    say(f"{sum(p.numel() for p in learner.parameters()):,} parameters")
+    return Material(learner, train, dev, None, tokenizer, None, recipe.data.length, inputs, learner.encoder.packs)
 
 
 def _open(path: str, tokenizer: Tokenizer) -> TokenStore:

@@ -37,6 +37,7 @@ class Material(NamedTuple):
     learner: Learner
     train: Source
     dev: Source | None
+    test: Source | None
     tokenizer: Tokenizer
     labels: list[str] | None
     length: int
@@ -126,8 +127,8 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     if plan is None:
         plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
         learner.to(plan.device)
-        looks = _looks(recipe, len(material.dev or ()))
-        plan = settle(plan, training, learner, recipe.optimizer, material.train, looks, material.one_shape)
+        dev = looks(recipe, len(material.dev or ()))
+        plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
         _begin(recipe, material, plan, out)
     else:
         if plan.device == "cuda" and not torch.cuda.is_available():
@@ -155,7 +156,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     return state, plan
 
 
-def _looks(recipe: PretrainRecipe | FinetuneRecipe, dev: int) -> int:
+def looks(recipe: PretrainRecipe | FinetuneRecipe, dev: int) -> int:
     """About how many held-out examples a run by the clock will evaluate."""
     every, budget = interval(recipe.every.evaluate), recipe.training.budget
     return dev * (1 + int(budget / every.size)) if budget and every.unit == "seconds" else 2 * dev

@@ -1,7 +1,9 @@
 """What this machine is good at: device, arithmetic, compiler. Measured or looked up once, at the start of a run."""
 
 import ctypes
+import resource
 import shutil
+import sys
 import time
 from typing import Literal
 
@@ -57,6 +59,14 @@ def _product_seconds(dtype: torch.dtype) -> float:
         if time.perf_counter() - started > 0.1:
             break
     return best
+
+
+def peak_memory(device: str) -> int:
+    """Bytes of the GPU that were in use at the most, or of this process on the CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # each system has its own unit
 
 
 def out_of_memory(error: BaseException) -> bool:

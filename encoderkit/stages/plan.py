@@ -1,0 +1,194 @@
+"""`encoderkit plan`: what a recipe will take on this machine, from a few real updates of it, before anything is begun."""
+
+import math
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from encoderkit.config import Config
+from encoderkit.console import duration, say, table
+from encoderkit.errors import UsageError
+from encoderkit.learner import Learner
+from encoderkit.objectives.build import OBJECTIVES
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.stages import finetune, pretrain
+from encoderkit.stages.session import Material, looks
+from encoderkit.training.loop import Plan, micro_batches
+from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
+from encoderkit.training.optim import Muon, build_optimizers, depth, freeze
+from encoderkit.training.plan import FORWARD, draft, settle, speed
+
+SIZES = ((2, 128), (4, 256), (6, 384), (8, 512), (12, 768))
+"""Layers and width of the models that are compared for a budget: those of Turc et al. 2019, and one between."""
+RATIO = 20
+"""Tokens a parameter at which time is used best (Hoffmann et al. 2022, "Chinchilla", table 3); for language models that
+read left to right, so a rule of thumb here, and a flat optimum: half or twice as many costs little."""
+_SIZE = ("layers", "dim", "heads", "hidden")
+_LENGTHS = ("updates", "epochs", "tokens")
+KEPT = 3
+"""Checkpoints that a run keeps: the two newest and the best."""
+
+
+def run(recipe: Config, budget: float | None) -> dict[str, Any]:
+    """What `recipe` takes; with `budget` (seconds) instead of its own length, and other sizes compared for that time.
+
+    Raises what the run itself would raise on the way to its first update.
+    """
+    if not isinstance(recipe, PretrainRecipe | FinetuneRecipe):
+        raise UsageError("plan is for recipes of pretrain and finetune")
+    keep_memory()
+    training = recipe.training
+    if budget is not None:
+        training = training.model_copy(update=dict.fromkeys(_LENGTHS) | {"budget": budget})
+        recipe = recipe.model_copy(update={"training": training})
+    material = pretrain.prepare(recipe) if isinstance(recipe, PretrainRecipe) else finetune.prepare(recipe)
+    learner = material.learner
+    assert isinstance(learner, nn.Module)
+    freeze(learner, training.freeze)
+    plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
+    learner.to(plan.device)
+    dev = looks(recipe, len(material.dev or ()))
+    plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
+    seconds = speed(plan, learner, recipe.optimizer, material.train, 4)
+    batches = _batches(material, plan)
+    value = {
+        "parameters": _parameters(learner),
+        "updates": plan.updates,
+        "micro_batch": plan.micro_batch,
+        "precision": plan.precision,
+        "compiled": plan.compile,
+        "seconds_per_update": seconds,
+        "tokens_per_second": batches.tokens / seconds,
+        "padding": batches.padding,
+        "tokens": round(batches.tokens * plan.updates),
+        "passes": plan.examples / len(material.train),
+        "tokens_per_parameter": batches.tokens * plan.updates / _parameters(learner)["total"],
+        "seconds": seconds * plan.updates + FORWARD * seconds * dev / plan.batch,
+        "memory_bytes": peak_memory(plan.device),
+        "disk_bytes": KEPT * _bytes(recipe, learner),
+    }
+    if budget is not None and isinstance(recipe, PretrainRecipe):
+        value["sizes"] = _compare(recipe, material, plan, budget)
+    return value
+
+
+class _Sample(NamedTuple):
+    tokens: float
+    """Real tokens an update, on average."""
+    padding: float
+    """The share of the places computed that hold no token."""
+
+
+def _batches(material: Material, plan: Plan) -> _Sample:
+    """Of the first updates, which are like all others."""
+    count = min(plan.updates, 20)
+    made = [batch for n in range(count) for batch, _ in micro_batches(material.learner, material.train, plan, n)]
+    tokens, places = sum(batch.tokens for batch in made), sum(batch.inputs.ids.numel() for batch in made)
+    return _Sample(tokens / count, 1 - tokens / places)
+
+
+def _parameters(learner: nn.Module) -> dict[str, int]:
+    """By part: what stands below the layers of the encoder, the layers, and all above them."""
+    deepest = 1 << 30
+    parts = {"embeddings": 0, "layers": 0, "head": 0}
+    for name, parameter in learner.named_parameters():
+        level = depth(name, deepest)
+        parts["embeddings" if level == 0 else "layers" if level <= deepest else "head"] += parameter.numel()
+    return {"total": sum(parts.values()), **parts}
+
+
+def _bytes(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> int:
+    """Of a checkpoint: weights, and the averages of the optimizer, one of them for Muon and two for AdamW."""
+    size = sum(t.numel() * t.element_size() for t in learner.state_dict().values())
+    for optimizer in build_optimizers(learner, recipe.optimizer, DTYPES["fp32"]):
+        moments = 1 if isinstance(optimizer, Muon) else 2
+        size += moments * sum(4 * p.numel() for group in optimizer.param_groups for p in group["params"])
+    return size
+
+
+def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: float) -> list[dict[str, Any]]:
+    """How far each size would come within the budget, from the smallest to the first that sees too little text."""
+    found: list[dict[str, Any]] = []
+    length = [f"training.budget={budget:g}s", *(f"training.{key}=null" for key in _LENGTHS)]
+    for layers, dim in SIZES:
+        model = _resized(recipe, layers, dim)
+        values = model.model_dump()
+        learner: Learner = OBJECTIVES[type(recipe.objective)](
+            recipe.objective, model, material.learner.vocabulary, recipe.data.length
+        )
+        assert isinstance(learner, nn.Module)
+        learner.to(plan.device)
+        say(f"measuring {layers} x {dim}")
+        seconds = speed(plan.model_copy(update={"compile": False}), learner, recipe.optimizer, material.train, 1)
+        tokens = _batches(material, plan).tokens * budget / seconds
+        inside = _parameters(learner)["layers"]
+        found.append(
+            {
+                "layers": layers,
+                "dim": dim,
+                "parameters": inside,
+                "updates": int(budget / seconds),
+                "tokens": round(tokens),
+                "tokens_per_parameter": tokens / inside,
+                "passes": budget / seconds * plan.batch / len(material.train),
+                "settings": [f"model.{key}={values[key]}" for key in _SIZE if values.get(key)] + length,
+            }
+        )
+        if tokens / inside < RATIO / 4:
+            break
+    best = min(found, key=lambda size: abs(math.log(size["tokens_per_parameter"] / RATIO)))
+    return [size | {"proposed": size is best} for size in found]
+
+
+def _resized(recipe: PretrainRecipe, layers: int, dim: int) -> Any:
+    """The model of the recipe in another size: heads of 64, and the MLP in the same proportion to the width."""
+    values = recipe.model.model_dump()
+    values |= {"layers": layers, "dim": dim}
+    if "heads" in values:
+        values["heads"] = dim // 64
+    if values.get("hidden"):
+        values["hidden"] = round(values["hidden"] * dim / recipe.model.dim / 64) * 64
+    return type(recipe.model).model_validate(values)
+
+
+def describe(value: dict[str, Any], recipe: Path) -> str:
+    """The result as a person reads it."""
+    parts = value["parameters"]
+    mega = 1 << 20
+    rows = [
+        (
+            "parameters",
+            f"{parts['total']:,}: embeddings {parts['embeddings']:,}, layers {parts['layers']:,}, head {parts['head']:,}",
+        ),
+        (
+            "arithmetic",
+            f"{value['precision']}, {'compiled' if value['compiled'] else 'not compiled'}, {value['micro_batch']} rows at once",
+        ),
+        ("speed", f"{value['tokens_per_second']:,.0f} tokens a second, {value['seconds_per_update']:.3g} s an update"),
+        ("padding", f"{value['padding']:.1%}"),
+        ("memory", f"{value['memory_bytes'] / mega:,.0f} MiB at the most until now"),
+        ("length", f"{value['updates']:,} updates, {value['tokens']:,} tokens, {value['passes']:.2f} passes over the data"),
+        ("per parameter", f"{value['tokens_per_parameter']:.1f} tokens"),
+        ("time", duration(value["seconds"])),
+        ("disk", f"{value['disk_bytes'] / mega:,.0f} MiB: {KEPT} checkpoints"),
+    ]
+    text = "".join(f"{name:14}{what}\n" for name, what in rows)
+    if "sizes" in value:
+        titles = ["size", "in layers", "updates", "tokens", "per parameter", "passes", ""]
+        sizes = [
+            [
+                f"{size['layers']} x {size['dim']}",
+                *(f"{size[name]:,}" for name in ("parameters", "updates", "tokens")),
+                f"{size['tokens_per_parameter']:.1f}",
+                f"{size['passes']:.2f}",
+                "<- proposed" if size["proposed"] else "",
+            ]
+            for size in value["sizes"]
+        ]
+        best = next(size for size in value["sizes"] if size["proposed"])
+        text += f"\n{table([titles, *sizes])}\n\nAbout {RATIO} tokens a parameter in the layers use the time best. To train it:\n"
+        settings = " ".join(f"--set {setting}" for setting in best["settings"])
+        text += f"encoderkit pretrain {shlex.quote(str(recipe))} {settings} --out DIR\n"
+    return text

@@ -1,0 +1,59 @@
+"""`plan`: what it foretells is what the run then does and takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from encoderkit.data.config import CorpusConfig
+from encoderkit.errors import UsageError
+from encoderkit.stages.plan import SIZES, describe, run
+from tests.training.runs import finetuning, go, pretraining
+
+
+def test_what_is_foretold_is_what_happens(
+    tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path], pretrained_dir: Path, tmp_path: Path
+) -> None:
+    """Of pretraining, of a model from random weights, and of a checkpoint; the optimizers keep one or two averages."""
+    muon = {"kind": "muon", "lr": 0.02, "adamw_lr": 1e-3}
+    recipes = {
+        "pretrain": pretraining(tokenizer_dir, store_dir, optimizer=muon),
+        "lstm": finetuning(tokenizer_dir, labelled),
+        "checkpoint": finetuning(tokenizer_dir, labelled, checkpoint=str(pretrained_dir)),
+    }
+    for name, recipe in recipes.items():
+        value = run(recipe, None)
+        done = go(recipe, tmp_path / name)
+        steps = [path for path in (tmp_path / name).iterdir() if path.name.startswith("step-")]
+        tensors = sum(file.stat().st_size for file in steps[0].rglob("*.safetensors"))
+        assert value["updates"] == done["updates"]
+        assert value["tokens"] == pytest.approx(done["tokens"], rel=0.01)
+        assert value["disk_bytes"] / 3 == pytest.approx(tensors, rel=0.15)  # names and step counts take a little here
+        manifest = json.loads((tmp_path / name / "manifest.json").read_bytes())
+        assert value["parameters"]["total"] == manifest["parameters"]
+        assert 0 <= value["padding"] < 0.6 and value["seconds"] > 0 and value["memory_bytes"] > 1 << 20
+        assert json.loads(json.dumps(value)) == value
+        assert f"{value['updates']:,} updates" in describe(value, tmp_path)
+
+
+def test_sizes_are_compared_for_a_budget(tokenizer_dir: Path, store_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = pretraining(tokenizer_dir, store_dir)
+    seconds = {128: 0.01, 256: 0.1, 384: 0.3, 512: 0.6, 768: 2.0, 32: 0.005}
+    monkeypatch.setattr("encoderkit.stages.plan.speed", lambda plan, learner, *_: seconds[learner.encoder.dim])
+    value = run(recipe, 3000)
+    assert value["updates"] > 0
+    assert [(s["layers"], s["dim"]) for s in value["sizes"]] == list(SIZES[: len(value["sizes"])])
+    ratios = [s["tokens_per_parameter"] for s in value["sizes"]]
+    assert ratios == sorted(ratios, reverse=True) and ratios[-1] < 5 <= ratios[-2]
+    [proposed] = [s for s in value["sizes"] if s["proposed"]]
+    for size in value["sizes"]:
+        assert size["updates"] == int(3000 / seconds[size["dim"]])
+        assert size["tokens_per_parameter"] == pytest.approx(size["tokens"] / size["parameters"], rel=1e-3)
+    text = describe(value, Path("r.yaml"))
+    size = f"--set model.layers={proposed['layers']} --set model.dim={proposed['dim']} --set model.heads={proposed['dim'] // 64}"
+    assert f"encoderkit pretrain r.yaml {size} --set training.budget=3000s --set training.updates=null" in text
+
+
+def test_other_recipes_have_no_plan() -> None:
+    with pytest.raises(UsageError, match="plan is for recipes of pretrain and finetune"):
+        run(CorpusConfig(), None)
