@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from encoderkit import world
+
 
 def say(message: str) -> None:
-    """One line of talk, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line of talk, on stderr; of several processes only the first talks."""
+    if world.first():
+        print(message, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
@@ -20,7 +23,9 @@ def warn(message: str) -> None:
 
 
 def result(value: dict[str, Any], as_json: bool) -> None:
-    """The result of a command on stdout: one JSON object, or aligned lines."""
+    """The result of a command on stdout: one JSON object, or aligned lines; of several processes only the first's."""
+    if not world.first():
+        return
     if as_json:
         unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
         print(json.dumps(value, ensure_ascii=not unicode), flush=True)
@@ -78,7 +83,7 @@ class Progress:
         self.done += by
         self.note = note or self.note
         now = time.monotonic()
-        if now - self._shown >= (0.2 if self._terminal else 15):
+        if now - self._shown >= (0.2 if self._terminal else 15) and world.first():
             self._shown = now
             self._show()
 
@@ -102,7 +107,7 @@ class Progress:
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._terminal:
+        if self._terminal and world.first():
             print("\r\033[K", file=sys.stderr, end="", flush=True)
 
 

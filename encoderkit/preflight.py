@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from encoderkit import files
+from encoderkit import files, world
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 
@@ -55,6 +55,8 @@ def output(out: Path, resume: bool, overwrite: bool) -> None:
     """Refuse to write over anything unasked."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
+    if not world.first():
+        return  # the first process may be writing there already
     if out.exists() and not out.is_dir():
         raise UsageError("a run needs a directory, but this is a file", where=out, fix="another --out")
     if not resume:

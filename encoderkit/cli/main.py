@@ -5,12 +5,13 @@ import io
 import os
 import shlex
 import sys
+import time
 import traceback
 from typing import Annotated, Any
 
 import typer
 
-from encoderkit import __version__
+from encoderkit import __version__, world
 from encoderkit.cli import look, make, use
 from encoderkit.cli.app import app, drop_output
 from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, shown
@@ -35,9 +36,14 @@ def version(
     elif context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(int(ExitCode.USAGE))
+    elif world.size() > 1 and context.invoked_subcommand not in ("pretrain", "finetune"):
+        message = f"{context.invoked_subcommand} runs in one process; torchrun is for pretrain and finetune"
+        raise UsageError(message, fix=f"encoderkit {context.invoked_subcommand} ...")
 
 
 def _fail(error: UserError) -> int:
+    if not world.first():  # of several processes the first speaks; they are ended before this one does, if it has the same to say
+        time.sleep(3)
     print(f"error: {error}", file=sys.stderr)
     return int(error.exit_code)
 
@@ -77,7 +83,8 @@ def run() -> int:
     except Interrupted as stop:
         words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
         command = shlex.join(["encoderkit", *words, "--resume"])
-        print(f"{stop.message}\n  to continue: {command}", file=sys.stderr)
+        if world.first():
+            print(f"{stop.message}\n  to continue: {command}", file=sys.stderr)
         return int(stop.exit_code)
     except UserError as error:
         return _fail(error)

@@ -84,7 +84,7 @@ class _Sample(NamedTuple):
 def _batches(material: Material, plan: Plan) -> _Sample:
     """Of the first updates, which are like all others."""
     count = min(plan.updates, 20)
-    made = [batch for n in range(count) for batch, _ in micro_batches(material.learner, material.train, plan, n)]
+    made = [batch for n in range(count) for batch in micro_batches(material.learner, material.train, plan, n)]
     tokens, places = sum(batch.tokens for batch in made), sum(batch.inputs.ids.numel() for batch in made)
     return _Sample(tokens / count, 1 - tokens / places)
 

@@ -5,7 +5,7 @@ import os
 import platform
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from encoderkit.learner import Learner
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
+from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.machine import DTYPES, keep_memory
 from encoderkit.training.optim import build_optimizers, freeze
@@ -50,23 +51,28 @@ class Material(NamedTuple):
 @contextmanager
 def session(recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold `out` for this run alone, with what was there before refused, or (resume) checked to be the same run."""
-    known = out / "recipe.yaml"
     keep_memory()
-    with files.locked(out), _terminable():
-        files.sweep(out)
-        if overwrite:
-            # What is there goes when the new run is ready to begin, and not for one that cannot.
-            files.refuse_existing(out, overwrite, resume=True)
-        elif resume and known.exists():
-            before = parse_yaml(known.read_text(encoding="utf-8", errors="replace"), str(known))[0]
-            if not isinstance(before, dict):
-                raise DataError("not the recipe of a run; it is damaged", where=known, fix="--overwrite to begin again")
-            _same_recipe(before, _identity(recipe), known)
-        elif resume and any(path.name != "lock" for path in out.iterdir()):
-            raise UsageError("there is something here, but it is not a run to continue", where=out, fix="another --out")
-        else:
-            files.refuse_existing(out, overwrite=False, resume=True)
+    with joined(), ExitStack() as held, _terminable():
+        by_first(lambda: _hold(held, recipe, out, resume, overwrite))
         yield
+
+
+def _hold(held: ExitStack, recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> None:
+    known = out / "recipe.yaml"
+    held.enter_context(files.locked(out))
+    files.sweep(out)
+    if overwrite:
+        # What is there goes when the new run is ready to begin, and not for one that cannot.
+        files.refuse_existing(out, overwrite, resume=True)
+    elif resume and known.exists():
+        before = parse_yaml(known.read_text(encoding="utf-8", errors="replace"), str(known))[0]
+        if not isinstance(before, dict):
+            raise DataError("not the recipe of a run; it is damaged", where=known, fix="--overwrite to begin again")
+        _same_recipe(before, _identity(recipe), known)
+    elif resume and any(path.name != "lock" for path in out.iterdir()):
+        raise UsageError("there is something here, but it is not a run to continue", where=out, fix="another --out")
+    else:
+        files.refuse_existing(out, overwrite=False, resume=True)
 
 
 @contextmanager
@@ -115,21 +121,14 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     training = recipe.training
     freeze(learner, training.freeze)
     goal = _goal(learner, training.metric, training.patience)
-    if overwrite:
-        for path in out.iterdir():
-            if path.name != "lock":
-                files.remove(path)
-    found = newest(out)
-    plan = _known_plan(out, material)
-    if found is not None and plan is None:
-        raise DataError("the run has checkpoints but no plan.json; it is damaged", where=out, fix="--overwrite to begin again")
-
+    found, plan = by_first(lambda: _before(out, material, overwrite))
     if plan is None:
         plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
         learner.to(plan.device)
         dev = looks(recipe, len(material.dev or ()))
         plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
-        _begin(recipe, material, plan, out)
+        settled = plan
+        by_first(lambda: _begin(recipe, material, settled, out))
     else:
         if plan.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("the run was begun on a GPU, and torch finds none here; it would not be the same run", where=out)
@@ -144,16 +143,35 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
         restore(step, learner, made)
         if state.best_update is not None and not step_path(out, state.best_update).exists():
             state = state.model_copy(update={"best_update": None, "best_value": None})
-        set_aside(out, state)
-        publish(out, state)
         say(f"continuing {out} after update {state.update} of {plan.updates}")
-    rewind_log(out, state.update)
+    restored = state
+    by_first(lambda: _tidy(out, restored, found is not None))
     description = Description(_config(recipe, material), material.labels, material.tokenizer.save_files())
     if state.update < plan.updates and not (goal.patience and state.stale >= goal.patience):
         state = train(
             learner, made, material.train, material.dev, plan, recipe.every, goal, out, description, state
         )  # fmt: skip
     return state, plan
+
+
+def _before(out: Path, material: Material, overwrite: bool) -> tuple[tuple[Path, State] | None, Plan | None]:
+    """The newest checkpoint and the plan of a run that was begun before, unless it is to be written over."""
+    if overwrite:
+        for path in out.iterdir():
+            if path.name != "lock":
+                files.remove(path)
+    found, plan = newest(out), _known_plan(out, material)
+    if found is not None and plan is None:
+        raise DataError("the run has checkpoints but no plan.json; it is damaged", where=out, fix="--overwrite to begin again")
+    return found, plan
+
+
+def _tidy(out: Path, state: State, continued: bool) -> None:
+    """Nothing in the run is of later than where it is continued."""
+    if continued:
+        set_aside(out, state)
+        publish(out, state)
+    rewind_log(out, state.update)
 
 
 def looks(recipe: PretrainRecipe | FinetuneRecipe, dev: int) -> int:

@@ -4,8 +4,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from encoderkit import world
 from encoderkit.data.order import rng
 from encoderkit.learner import Learner
+from encoderkit.training.distributed import gathered
 from encoderkit.training.loop import Source, size
 from encoderkit.training.machine import DTYPES
 
@@ -15,11 +17,11 @@ DEV_SEED = 271_828
 
 @torch.inference_mode()
 def observe(learner: Learner, source: Source, batch: int, device: str, precision: str) -> dict[str, np.ndarray]:
-    """What the learner observes of every example, shortest examples first."""
+    """What the learner observes of every example, shortest examples first; several processes share the work."""
     assert isinstance(learner, nn.Module)
     learner.eval()
     lengths = np.array([size(source[i]) for i in range(len(source))])
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(lengths, kind="stable")[world.rank() :: world.size()]
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(order), batch):
         numbers = order[start : start + batch].tolist()
@@ -28,7 +30,7 @@ def observe(learner: Learner, source: Source, batch: int, device: str, precision
         with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
             for name, value in learner.observe(made.inputs, made.targets).items():
                 parts.setdefault(name, []).append(value.cpu().numpy())
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    return gathered({name: np.concatenate(values) for name, values in parts.items()})
 
 
 def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str) -> dict[str, float]:

@@ -12,12 +12,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import nn
 
+from encoderkit import world
 from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.data.order import examples_of, rng
 from encoderkit.errors import DivergedError
 from encoderkit.learner import Batch, Learner
 from encoderkit.training.config import ScheduleConfig
+from encoderkit.training.distributed import add_gradients, total
 from encoderkit.training.machine import DTYPES, out_of_memory
 from encoderkit.training.schedule import factor
 
@@ -70,17 +72,21 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> Iterator[tuple[Batch, list[int]]]:
-    """The batches of update 0, 1, ..., and the numbers of the examples in each: those of like length come together."""
+def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> Iterator[Batch]:
+    """The batches of update 0, 1, ..., those of like length together; of several processes each has its share.
+
+    The shares are alike in lengths: one deals the examples, sorted, like cards.
+    """
     slots = examples_of(update, plan.batch, len(source), plan.seed, plan.examples)
     drawn = [(source[index], epoch, index) for epoch, index in slots]
     drawn.sort(key=lambda item: size(item[0]))
+    drawn = drawn[world.rank() :: world.size()]
     lengths = [size(example) for example, _, _ in drawn]
     cuts = portions(lengths, plan.micro_batch, FIXED[plan.device], learner.encoder.packs)
     for start, end in cuts:
         part = drawn[start:end]
         rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
-        yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates), [i for _, _, i in part]
+        yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates)
 
 
 def portions(lengths: Sequence[int], most: int, fixed: int, packed: bool) -> list[tuple[int, int]]:
@@ -90,6 +96,8 @@ def portions(lengths: Sequence[int], most: int, fixed: int, packed: bool) -> lis
     as the longest. Fine-tuning on sentences computes twice to three times as many tokens without it. Exact, by the best
     cut before each length.
     """
+    if not lengths:  # a short last batch may leave a process without any
+        return []
     ends = [i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]] + [len(lengths)]
     before = [0, *accumulate(lengths)]
 
@@ -130,33 +138,39 @@ def updates(
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["lr_peak"]
-            while (losses := _accumulate(learner, batches, plan, n)) is None:
-                plan = plan.model_copy(update={"micro_batch": _halved(plan, batches)})
+            own = [sum(batch.counts[term] for batch in batches) for term in learner.weights]
+            *found, tokens = total([*own, sum(batch.tokens for batch in batches)])
+            counts = {term: max(count, 1e-9) for term, count in zip(learner.weights, found, strict=True)}
+            while (sums := _accumulate(learner, batches, counts, plan, n)) is None:
+                plan = _halved(plan)
                 batches = _batches(learner, source, plan, n)
                 coming = reader.submit(_batches, learner, source, plan, min(n + 1, plan.updates - 1))
+            add_gradients(parameters)
             norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip if plan.clip is not None else float("inf")))
+            losses = {term: s / counts[term] for term, s in zip(sums, total(list(sums.values())), strict=True)}
             loss = sum(learner.weights[term] * losses[term] for term in losses)
             if not (_finite(loss) and _finite(norm)):
-                raise _diverged(n + 1, loss, norm, batches)
+                raise _diverged(plan, n, loss, norm, len(source))
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
-            yield Update(n + 1, losses, loss, lr, norm, sum(batch.tokens for batch, _ in batches))
+            yield Update(n + 1, losses, loss, lr, norm, int(tokens))
 
 
-def _batches(learner: Learner, source: Source, plan: Plan, update: int) -> list[tuple[Batch, list[int]]]:
+def _batches(learner: Learner, source: Source, plan: Plan, update: int) -> list[Batch]:
     return list(micro_batches(learner, source, plan, update))
 
 
-def _accumulate(learner: Learner, batches: list[tuple[Batch, list[int]]], plan: Plan, update: int) -> dict[str, float] | None:
-    """Add up the gradients of an update; the mean of each term of its loss, or None (and no gradients) if memory ran out."""
+def _accumulate(
+    learner: Learner, batches: list[Batch], counts: dict[str, float], plan: Plan, update: int
+) -> dict[str, float] | None:
+    """Add up the gradients of an update; the sum of each term of its loss, or None (and no gradients) if memory ran out."""
     assert isinstance(learner, nn.Module)
-    torch.manual_seed(_seed(plan.seed, update))
-    counts = {term: max(sum(batch.counts[term] for batch, _ in batches), 1e-9) for term in learner.weights}
+    torch.manual_seed(_seed(plan.seed, update) + world.rank())
     sums = dict.fromkeys(learner.weights, 0.0)
     try:
-        for batch, _ in batches:
+        for batch in batches:
             moved = batch.to(plan.device)
             with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
                 terms = learner(moved.inputs, moved.targets)
@@ -164,20 +178,20 @@ def _accumulate(learner: Learner, batches: list[tuple[Batch, list[int]]], plan: 
             for term in terms:
                 sums[term] += float(terms[term].detach())
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error) or max(len(numbers) for _, numbers in batches) == 1:
+        if not out_of_memory(error) or plan.micro_batch == 1:
             raise
         learner.zero_grad(set_to_none=True)
         return None
-    return {term: sums[term] / counts[term] for term in sums}
+    return sums
 
 
-def _halved(plan: Plan, batches: list[tuple[Batch, list[int]]]) -> int:
-    """The micro-batch after the one that did not fit."""
-    size = max(len(numbers) for _, numbers in batches)
+def _halved(plan: Plan) -> Plan:
+    """The plan after a micro-batch that did not fit."""
     if plan.device == "cuda":
         torch.cuda.empty_cache()
+    size = plan.micro_batch
     warn(f"memory ran out with a micro-batch of {size} rows; going on with {size // 2}, which changes nothing else")
-    return size // 2
+    return plan.model_copy(update={"micro_batch": size // 2})
 
 
 def _seed(seed: int, update: int) -> int:
@@ -188,11 +202,11 @@ def _finite(value: float) -> bool:
     return value - value == 0
 
 
-def _diverged(update: int, loss: float, norm: float, batches: list[tuple[Batch, list[int]]]) -> DivergedError:
-    examples = [i for _, numbers in batches for i in numbers]
+def _diverged(plan: Plan, update: int, loss: float, norm: float, size: int) -> DivergedError:
+    examples = [i for _, i in examples_of(update, plan.batch, size, plan.seed, plan.examples)]
     shown = ", ".join(map(str, examples[:16])) + (f" and {len(examples) - 16} more" if len(examples) > 16 else "")
     return DivergedError(
-        f"update {update}: the loss is {loss:g} and the gradient's norm {norm:g}, which cannot be trained on; "
+        f"update {update + 1}: the loss is {loss:g} and the gradient's norm {norm:g}, which cannot be trained on; "
         f"examples {shown}; what was saved before is intact",
         fix="lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out",
     )

@@ -10,6 +10,7 @@ from encoderkit.console import say, warn
 from encoderkit.errors import DataError, UsageError
 from encoderkit.learner import Learner
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from encoderkit.training.distributed import by_first
 from encoderkit.training.loop import Plan, Source, updates
 from encoderkit.training.machine import DTYPES, can_compile, choose_device, choose_precision, out_of_memory
 from encoderkit.training.optim import build_optimizers
@@ -85,7 +86,7 @@ def settle(
         return plan
     seconds = speed(plan, learner, optimizer, source, max(3, min(20, int(training.budget / 20))))
     left = training.budget - (time.monotonic() - started) - FORWARD * seconds * looks / plan.batch
-    count = max(1, int(left / seconds))
+    count = by_first(lambda: max(1, int(left / seconds)))
     say(f"{seconds:.2f} s an update: {count:,} updates fit into the budget")
     return plan.model_copy(update={"updates": count, "examples": count * plan.batch})
 
@@ -118,7 +119,7 @@ def _worth_compiling(plan: Plan, training: TrainingConfig, learner: Learner, opt
         warn(f"not compiled, as that failed: {str(error).strip().splitlines()[0]}")
         _undo_compiling(learner)
         return False
-    cost = time.monotonic() - started
+    cost = by_first(lambda: time.monotonic() - started)
     worth = compiled < GAIN * plain and cost + length * compiled / plain < length
     say(f"{compiled:.2f} s an update compiled, {plain:.2f} s not: {'compiled' if worth else 'not compiled'}")
     if not worth:
@@ -142,4 +143,5 @@ def speed(plan: Plan, learner: Learner, optimizer: OptimizerConfig, source: Sour
         times.append(time.monotonic())
     learner.load_state_dict(before)
     learner.zero_grad(set_to_none=True)
-    return sum(b - a for a, b in pairwise(times[1:])) / count
+    mean = sum(b - a for a, b in pairwise(times[1:])) / count
+    return by_first(lambda: mean)

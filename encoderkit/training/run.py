@@ -14,12 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from encoderkit import files
+from encoderkit import files, world
 from encoderkit.console import progress, say
 from encoderkit.errors import DivergedError, ExitCode, Interrupted
 from encoderkit.learner import Learner
 from encoderkit.training.checkpoint import Description, State, save
 from encoderkit.training.config import EveryConfig
+from encoderkit.training.distributed import any_of
 from encoderkit.training.evaluate import evaluate
 from encoderkit.training.loop import Plan, Source, Update, updates
 from encoderkit.units import interval
@@ -108,28 +109,35 @@ def train(
                 }
             )
             ended = update.number == plan.updates
-            if logs(update.number) or ended:
+            # Clocks and signals differ between processes: what is due in one is done by all.
+            due = any_of([logs(update.number), evaluations(update.number), saves(update.number), bool(signals)])
+            log, look, keep, stop = due
+            if log or ended:
                 _log(out, update, state)
                 state = state.model_copy(update={"unlogged": 0, "unlogged_loss": 0.0})
             rate = state.tokens / max(state.seconds, 1e-9)
             bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {rate:,.0f} tokens/s")
             improved = False
-            if dev is not None and (evaluations(update.number) or ended):
+            if dev is not None and (look or ended):
                 state, improved = _look(learner, dev, plan, goal, out, state)
             tired = goal.patience is not None and state.stale >= goal.patience
-            saved = bool(saves(update.number) or improved or ended or tired or signals)
-            if saved:
+            saved = keep or improved or ended or tired or stop
+            if saved and world.first():
                 save(out, learner, optimizers, state, description)
             if tired and not ended:
                 say(f"stopped early at update {state.update}: no better {goal.metric} in {state.stale} evaluations")
                 break
-            if saved and signals and not ended:  # a signal that came too late for this save waits for the next update
-                raise _interrupted(signals[0], state, plan)
+            if (
+                saved and not ended and any_of([bool(signals)])[0]
+            ):  # a signal that came too late for this save waits for the next update
+                raise _interrupted(signals, state, plan)
             before = time.monotonic()
     return state
 
 
 def _log(out: Path, last: Update, state: State) -> None:
+    if not world.first():
+        return
     entry = {
         "update": last.number,
         "loss": state.unlogged_loss / state.unlogged,
@@ -152,7 +160,8 @@ def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, stat
             "what was saved before is intact",
             fix="lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out",
         )
-    files.append(out / "metrics.jsonl", json.dumps({"update": state.update, "dev": metrics}))
+    if world.first():
+        files.append(out / "metrics.jsonl", json.dumps({"update": state.update, "dev": metrics}))
     better = goal.better(metrics[goal.metric], state.best_value)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     say(f"update {state.update}: dev {shown}{' (best so far)' if better else ''}")
@@ -161,9 +170,10 @@ def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, stat
     return state.model_copy(update={"stale": state.stale + 1}), False
 
 
-def _interrupted(received: signal.Signals, state: State, plan: Plan) -> Interrupted:
-    code = ExitCode.INTERRUPTED if received == signal.SIGINT else ExitCode.PREEMPTED
-    return Interrupted(f"stopped by {received.name} after update {state.update} of {plan.updates}; all is saved", exit_code=code)
+def _interrupted(received: list[signal.Signals], state: State, plan: Plan) -> Interrupted:
+    first = received[0] if received else signal.SIGTERM  # heard by another process
+    code = ExitCode.INTERRUPTED if first == signal.SIGINT else ExitCode.PREEMPTED
+    return Interrupted(f"stopped by {first.name} after update {state.update} of {plan.updates}; all is saved", exit_code=code)
 
 
 def rewind_log(out: Path, update: int) -> None:

@@ -161,7 +161,7 @@ def test_long_rows_do_not_make_short_ones_wide(kind: str) -> None:
     own = plan(1, 40, 40)
     short = examples(39)
     source: Any = [*short, Example(Tokens(np.full(4000, 5), None, 0), 0)]
-    (rows, width), long = [batch.inputs.ids.shape for batch, _ in micro_batches(learner, source, own, 0)]
+    (rows, width), long = [batch.inputs.ids.shape for batch in micro_batches(learner, source, own, 0)]
     assert long == (1, 4000)
     assert (rows, width) == (39, max(len(example.tokens.ids) for example in short)) if kind == "lstm" else width == 64
 

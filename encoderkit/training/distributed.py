@@ -1,0 +1,110 @@
+"""Several processes that train as one: torch's own collectives, behind a few functions that do nothing where there is one.
+
+Every process holds the whole model and computes a share of each update's examples; gradients are added up, so that the
+update is that of one process but for rounding. The first process alone writes, and decides what depends on a clock.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from encoderkit import world
+from encoderkit.errors import ResourceError, UserError
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others: longer than the longest evaluation or save."""
+
+T = TypeVar("T")
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that `torchrun` started; raises `ResourceError` when another of them is gone."""
+    if world.size() == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=PATIENCE)
+        yield
+    except dist.DistError as error:
+        raise _lost(error) from None
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")):
+            raise
+        raise _lost(error) from None
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _lost(error: BaseException) -> ResourceError:
+    return ResourceError(
+        f"process {world.rank()} of {world.size()} has lost another one, whose own message says why; what was saved is intact",
+        fix="run the same command again with --resume",
+    )
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """What `work` gives in the first process, in all of them; it runs in the first alone. What it raises ends them all."""
+    if world.size() == 1:
+        return work()
+    box: list[object] = [None, None]
+    if world.first():
+        try:
+            box[0] = work()
+        except UserError as error:
+            dist.broadcast_object_list([None, int(error.exit_code)])
+            raise
+    dist.broadcast_object_list(box)
+    if isinstance(box[1], int):
+        raise SystemExit(box[1])  # the first process says why
+    return box[0]  # pyright: ignore[reportReturnType]
+
+
+def total(values: Sequence[float]) -> list[float]:
+    """The sums over all processes."""
+    if world.size() == 1:
+        return list(values)
+    summed = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(summed)
+    return summed.tolist()
+
+
+def any_of(flags: Sequence[bool]) -> list[bool]:
+    """For each flag, whether it is set in any of the processes."""
+    if world.size() == 1:
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in raised.tolist()]
+
+
+def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Each parameter's gradient becomes the sum over all processes; one message for all of them."""
+    if world.size() == 1:
+        return
+    gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    joint = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(joint)
+    for parameter, part in zip(parameters, joint.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def gathered(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of all processes, one after the other; a process may have none."""
+    if world.size() == 1:
+        return dict(arrays)
+    parts: list[dict[str, np.ndarray]] = [{} for _ in range(world.size())]
+    dist.all_gather_object(parts, dict(arrays))
+    filled = [part for part in parts if part]
+    return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
