@@ -1,6 +1,7 @@
 """Opening a model directory, and running it over texts."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -112,6 +113,12 @@ class Engine(NamedTuple):
     batch: int | None
     """Rows at once; None: as many as `TOKENS` hold."""
 
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """No gradients, and products in the engine's precision."""
+        with torch.inference_mode(), torch.autocast(self.device, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            yield
+
     def tokens(self, texts: Sequence[Sequence[str]]) -> list[Tokens]:
         """Rows of one text, or a pair, cut to the length that the model was trained with."""
         return assemble(texts, self.model.tokenizer, self.model.config["length"])
@@ -123,7 +130,7 @@ class Engine(NamedTuple):
         """
         pad, packs = self.model.learner.vocabulary.pad, self.model.learner.encoder.packs
         parts, order = [], []
-        with torch.inference_mode(), torch.autocast(self.device, DTYPES[self.precision], enabled=self.precision != "fp32"):
+        with self.arithmetic():
             for numbers in batches([len(row.ids) for row in rows], self.batch):
                 inputs = inputs_of([rows[i] for i in numbers], pad, packs).to(self.device)
                 parts.append(function(inputs).float().cpu().numpy())
@@ -150,7 +157,12 @@ def start(model: Model, precision: Precision = "auto", batch: int | None = None)
     device = choose_device("auto")
     assert isinstance(model.learner, nn.Module)
     model.learner.to(device)
-    return Engine(model, device, choose_precision(precision, device), batch)
+    chosen = choose_precision(precision, device)
+    if chosen != "fp32":
+        for part in model.learner.modules():
+            if isinstance(part, nn.Linear):
+                part.to(DTYPES[chosen])  # as autocast would do anew for each batch
+    return Engine(model, device, chosen, batch)
 
 
 def batches(lengths: Sequence[int], rows: int | None = None) -> Iterator[np.ndarray]:

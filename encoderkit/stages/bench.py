@@ -121,6 +121,6 @@ def _operations(engine: Engine, rows: Sequence[Tokens]) -> float:
     assert isinstance(learner, nn.Module)
     recurrent = sum(p.numel() for m in learner.modules() if isinstance(m, nn.RNNBase) for p in m.parameters() if p.ndim == 2)
     inputs = inputs_of(rows, learner.vocabulary.pad, learner.encoder.packs).to(engine.device)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with engine.arithmetic(), FlopCounterMode(display=False) as counter:
         learner.logits(inputs) if isinstance(learner, Classify) else learner.encoder(inputs)
     return counter.get_total_flops() + 2 * recurrent * inputs.ids.numel()

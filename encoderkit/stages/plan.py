@@ -18,7 +18,7 @@ from encoderkit.stages.session import Material, looks
 from encoderkit.training.loop import Plan, micro_batches
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
 from encoderkit.training.optim import Muon, build_optimizers, depth, freeze
-from encoderkit.training.plan import FORWARD, draft, settle, speed
+from encoderkit.training.plan import FORWARD, Trial, draft, settle
 
 SIZES = ((2, 128), (4, 256), (6, 384), (8, 512), (12, 768))
 """Layers and width of the models that are compared for a budget: those of Turc et al. 2019, and one between."""
@@ -51,7 +51,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     learner.to(plan.device)
     dev = looks(recipe, len(material.dev or ()))
     plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
-    seconds = speed(plan, learner, recipe.optimizer, material.train, 4)
+    seconds = Trial(learner, recipe.optimizer, material.train).speed(plan, 4)
     batches = _batches(material, plan)
     value = {
         "parameters": _parameters(learner),
@@ -121,7 +121,7 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
         assert isinstance(learner, nn.Module)
         learner.to(plan.device)
         say(f"measuring {layers} x {dim}")
-        seconds = speed(plan.model_copy(update={"compile": False}), learner, recipe.optimizer, material.train, 1)
+        seconds = Trial(learner, recipe.optimizer, material.train).speed(plan, 1)
         tokens = _batches(material, plan).tokens * budget / seconds
         inside = _parameters(learner)["layers"]
         found.append(

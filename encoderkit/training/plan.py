@@ -1,11 +1,13 @@
 """Settling how long a run is and in what portions, before its first update."""
 
 import time
-from itertools import islice, pairwise
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from encoderkit import world
 from encoderkit.console import say, warn
 from encoderkit.errors import DataError, UsageError
 from encoderkit.learner import Learner
@@ -20,7 +22,7 @@ TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 65_536}
 LONG_RUN = 300.0
 """Seconds of training in which compiling, which takes about half a minute, can be won back."""
 GAIN = 0.97
-"""A compiled update must take less than this share of the time, or the measurement may be noise."""
+"""What is to be faster must take less than this share of the time, or the measurement may be noise."""
 FORWARD = 0.4
 """The time to evaluate an example, as a share of that to train on it."""
 
@@ -66,29 +68,71 @@ def settle(
     looks: int,
     compilable: bool,
 ) -> Plan:
-    """Choose whether to compile, and plan the updates that fit into `training.budget`.
+    """Choose the micro-batch and whether to compile, and plan the updates that fit into `training.budget`.
 
-    `looks`: held-out examples that will be evaluated in the whole run; they take time too.
-
-    The speed is that of real updates, whose effect is then undone, so that a run planned by the clock begins like any
-    other. `compilable`: batches have one shape, so that compiling once is enough.
+    `looks`: held-out examples that will be evaluated in the whole run; they take time too. `compilable`: batches have
+    one shape, so that compiling once is enough. Short runs are not measured, as they would be over before.
     """
     started = time.monotonic()
     if plan.compile and not can_compile(plan.device):
         raise UsageError(
             "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
         )
-    if plan.compile:
+    trial = Trial(learner, optimizer, source)
+    if training.budget is None or training.budget >= LONG_RUN:
+        seconds = trial.speed(plan, 3)
+        length = training.budget if training.budget is not None else plan.updates * seconds
+        if length >= LONG_RUN and training.micro_batch == "auto" and length >= 100 * seconds:
+            plan, seconds = _with_best_micro_batch(plan, trial, seconds)
+        if length >= LONG_RUN and training.compile == "auto" and compilable:
+            plan = plan.model_copy(update={"compile": _worth_compiling(plan, trial, seconds, length)})
+    if training.compile == "on":
         _compile(learner)
-    elif training.compile == "auto" and compilable:
-        plan = plan.model_copy(update={"compile": _worth_compiling(plan, training, learner, optimizer, source)})
     if training.budget is None:
         return plan
-    seconds = speed(plan, learner, optimizer, source, max(3, min(20, int(training.budget / 20))))
+    seconds = trial.speed(plan, max(3, min(20, int(training.budget / 20))))
     left = training.budget - (time.monotonic() - started) - FORWARD * seconds * looks / plan.batch
     count = by_first(lambda: max(1, int(left / seconds)))
     say(f"{seconds:.2f} s an update: {count:,} updates fit into the budget")
     return plan.model_copy(update={"updates": count, "examples": count * plan.batch})
+
+
+class Trial(NamedTuple):
+    """A few real updates, whose effect is then undone, to see how long one takes."""
+
+    learner: Learner
+    optimizer: OptimizerConfig
+    source: Source
+
+    def speed(self, plan: Plan, count: int) -> float:
+        """Seconds an update takes, the mean of `count` after a first one (which compiles); the learner is as before."""
+        learner = self.learner
+        assert isinstance(learner, nn.Module)
+        before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+        endless = plan.model_copy(update={"updates": 1_000_000, "examples": 1_000_000 * plan.batch})
+        times = [time.monotonic()]
+        optimizers = build_optimizers(learner, self.optimizer, DTYPES[plan.precision])
+        for _ in islice(updates(learner, optimizers, self.source, endless), count + 1):
+            times.append(time.monotonic())
+        learner.load_state_dict(before)
+        learner.zero_grad(set_to_none=True)
+        mean = (times[-1] - times[1]) / count
+        return by_first(lambda: mean)
+
+
+def _with_best_micro_batch(plan: Plan, trial: Trial, seconds: float) -> tuple[Plan, float]:
+    """Twice as many rows at once, or half as many, for as long as that is clearly faster; and the time of an update then."""
+    first = plan.micro_batch
+    for factor in (2, 0.5):
+        while 1 <= (size := int(plan.micro_batch * factor)) <= plan.batch // world.size():
+            other = plan.model_copy(update={"micro_batch": size})
+            if (time_of_other := trial.speed(other, 2)) >= GAIN * seconds:
+                break
+            plan, seconds = other, time_of_other
+        if plan.micro_batch != first:
+            say(f"{plan.micro_batch} rows at once are faster than {first}")
+            break
+    return plan, seconds
 
 
 def _compile(learner: Learner) -> None:
@@ -97,22 +141,17 @@ def _compile(learner: Learner) -> None:
     learner.compile()
 
 
-def _worth_compiling(plan: Plan, training: TrainingConfig, learner: Learner, optimizer: OptimizerConfig, source: Source) -> bool:
-    """Whether a compiled run ends sooner, compiling included, by a few updates of either kind; if so it is compiled now."""
+def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> bool:
+    """Whether a run of `length` seconds ends sooner compiled, compiling included; if so the learner is compiled now."""
+    learner = trial.learner
     assert isinstance(learner, nn.Module)
-    if training.budget is not None and training.budget < LONG_RUN:
-        return False
-    plain = speed(plan, learner, optimizer, source, 3)
-    length = training.budget if training.budget is not None else plan.updates * plain
-    if length < LONG_RUN:
-        return False
     if not can_compile(plan.device):
         say("not compiled: there is no C++ compiler here (g++ would do)")
         return False
     _compile(learner)
     started = time.monotonic()
     try:
-        compiled = speed(plan, learner, optimizer, source, 3)
+        compiled = trial.speed(plan, 3)
     except RuntimeError as error:  # of the compiler, before anything has changed
         if out_of_memory(error):
             raise
@@ -130,18 +169,3 @@ def _worth_compiling(plan: Plan, training: TrainingConfig, learner: Learner, opt
 def _undo_compiling(learner: nn.Module) -> None:
     learner._compiled_call_impl = None  # what torch itself looks at; there is no call for it
     learner.zero_grad(set_to_none=True)
-
-
-def speed(plan: Plan, learner: Learner, optimizer: OptimizerConfig, source: Source, count: int) -> float:
-    """Seconds an update takes, the first (which compiles) left out; the learner is as before afterwards."""
-    assert isinstance(learner, nn.Module)
-    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-    trial = plan.model_copy(update={"updates": 1_000_000, "examples": 1_000_000 * plan.batch})
-    times = [time.monotonic()]
-    optimizers = build_optimizers(learner, optimizer, DTYPES[plan.precision])
-    for _ in islice(updates(learner, optimizers, source, trial), count + 1):
-        times.append(time.monotonic())
-    learner.load_state_dict(before)
-    learner.zero_grad(set_to_none=True)
-    mean = sum(b - a for a, b in pairwise(times[1:])) / count
-    return by_first(lambda: mean)

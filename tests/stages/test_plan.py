@@ -8,6 +8,7 @@ import pytest
 from encoderkit.data.config import CorpusConfig
 from encoderkit.errors import UsageError
 from encoderkit.stages.plan import SIZES, describe, run
+from encoderkit.training.plan import Trial
 from tests.training.runs import finetuning, go, pretraining
 
 
@@ -39,7 +40,7 @@ def test_what_is_foretold_is_what_happens(
 def test_sizes_are_compared_for_a_budget(tokenizer_dir: Path, store_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = pretraining(tokenizer_dir, store_dir)
     seconds = {128: 0.01, 256: 0.1, 384: 0.3, 512: 0.6, 768: 2.0, 32: 0.005}
-    monkeypatch.setattr("encoderkit.stages.plan.speed", lambda plan, learner, *_: seconds[learner.encoder.dim])
+    monkeypatch.setattr(Trial, "speed", lambda self, *_: seconds[self.learner.encoder.dim])
     value = run(recipe, 3000)
     assert value["updates"] > 0
     assert [(s["layers"], s["dim"]) for s in value["sizes"]] == list(SIZES[: len(value["sizes"])])

@@ -8,7 +8,7 @@ import torch
 from encoderkit.errors import UsageError
 from encoderkit.training import plan as planning
 from encoderkit.training.config import AdamWConfig, TrainingConfig
-from encoderkit.training.plan import settle, speed
+from encoderkit.training.plan import Trial, settle
 from tests.training.runs import masked, plan, rows
 
 OPTIMIZER = AdamWConfig(lr=1e-3)
@@ -16,9 +16,9 @@ OPTIMIZER = AdamWConfig(lr=1e-3)
 
 def settled(monkeypatch: pytest.MonkeyPatch, seconds: list[float], updates: int, compiler: bool = True) -> tuple[bool, Any]:
     """Whether a run of so many updates was compiled, where an update takes `seconds`: first as it is, then compiled."""
-    monkeypatch.setattr(planning, "speed", lambda *_: seconds.pop(0))
+    monkeypatch.setattr(Trial, "speed", lambda *_: seconds.pop(0))
     monkeypatch.setattr(planning, "can_compile", lambda device: compiler)
-    learner, training = masked("bert"), TrainingConfig(updates=updates)
+    learner, training = masked("bert"), TrainingConfig(updates=updates, micro_batch=8)
     monkeypatch.setattr(learner, "compile", lambda: setattr(learner, "_compiled_call_impl", learner.forward))
     own = plan(updates, 8)
     made = settle(own, training, learner, OPTIMIZER, rows(8), 0, compilable=True)
@@ -54,10 +54,12 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, 
             raise RuntimeError("g++: fatal error\nand much more")
         return 1.0
 
-    monkeypatch.setattr(planning, "speed", fails)
+    monkeypatch.setattr(Trial, "speed", fails)
     monkeypatch.setattr(planning, "_compile", lambda learner: None)
     monkeypatch.setattr(planning, "can_compile", lambda device: True)
-    made = settle(plan(400, 8), TrainingConfig(updates=400), masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+    made = settle(
+        plan(400, 8), TrainingConfig(updates=400, micro_batch=8), masked("bert"), OPTIMIZER, rows(8), 0, compilable=True
+    )
     assert not made.compile
     assert "not compiled, as that failed: g++: fatal error\n" in capsys.readouterr().err
 
@@ -65,6 +67,20 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, 
 def test_measuring_the_speed_changes_nothing() -> None:
     learner = masked("bert")
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-    assert speed(plan(5, 8), learner, OPTIMIZER, rows(20), 2) > 0
+    assert Trial(learner, OPTIMIZER, rows(20)).speed(plan(5, 8), 2) > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state_dict().items())
     assert all(p.grad is None for p in learner.parameters())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"), [({2: 9, 4: 9, 8: 9, 16: 9}, 8), ({8: 9, 16: 8}, 16), ({2: 9, 4: 6, 8: 9, 16: 10}, 4)]
+)
+def test_the_micro_batch_is_the_fastest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: dict[int, float], best: int
+) -> None:
+    """From eight rows twice as many or half as many, as long as it gets faster."""
+    monkeypatch.setattr(Trial, "speed", lambda self, plan, count: seconds[plan.micro_batch])
+    training = TrainingConfig(updates=1000, compile="off")
+    made = settle(plan(1000, 16, 8), training, masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+    assert made.micro_batch == best
+    assert ("rows at once are faster than 8" in capsys.readouterr().err) == (best != 8)

@@ -1,0 +1,186 @@
+"""The table of ratios: encoderkit beside its peers, in one run, on the same machine, data, model and arithmetic.
+
+  python -m tests.benchmarks.compare --corpus corpus.txt --data train.jsonl --out bench
+  python -m tests.benchmarks.compare ... --only tokenize,finetune
+
+corpus.txt is raw text (paragraphs, blank lines between documents), train.jsonl has rows {"sentence", "label"}. Ours and
+the peers run in processes of their own, in turn, so that what else the machine does falls on both; peak memory is that
+of each process. Needs the extra `test`, and accelerate. Takes about a quarter of an hour on two cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from encoderkit.console import table
+
+PRETRAIN = """seed: 17
+tokenizer: {out}/tok
+data: {{train: {out}/tokens, dev: null, length: 128}}
+model: {{kind: bert, dim: {dim}, layers: {layers}, heads: {heads}}}
+objective: {{kind: masked, rate: 0.15}}
+optimizer: {{kind: adamw, lr: 1e-3}}
+training: {{updates: {updates}, batch: 64, compile: "{compile}", precision: {precision}}}
+every: {{log: 5 updates}}
+"""
+FINETUNE = """seed: 17
+{start}
+data: {{train: {data}, dev: null, length: 128}}
+task: {{kind: classify, text: sentence, label: label, pooling: {pooling}}}
+optimizer: {{kind: adamw, lr: 1e-3}}
+training: {{updates: {updates}, batch: {batch}, precision: {precision}}}
+every: {{log: 5 updates}}
+"""
+
+
+class Result(NamedTuple):
+    """What a process did: units a second, and the most memory it took in MiB."""
+
+    rate: float
+    memory: float
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    work: str
+    unit: str
+    peer: str
+    ours: Result
+    theirs: Result
+
+
+def process(*command: str) -> tuple[str, float]:
+    """What a command prints on stdout, and its peak memory in MiB."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true"}
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=errors, env=environment)
+        assert child.stdout
+        said = child.stdout.read().decode()
+        _, status, usage = os.wait4(child.pid, 0)  # which tells the memory of this child alone
+        if os.waitstatus_to_exitcode(status):
+            errors.seek(0)
+            sys.exit(f"{' '.join(command)}\n{errors.read().decode()[-3000:]}")
+    return said, usage.ru_maxrss / 1024
+
+
+def peer(work: str, *options: object) -> Result:
+    """A peer's rate."""
+    said, memory = process("tests.benchmarks.peers", work, *map(str, options))
+    return Result(json.loads(said.splitlines()[-1])["rate"], memory)
+
+
+class Bench:
+    """The measurements; each gives rows, and uses what earlier ones left in `out`."""
+
+    def __init__(self, corpus: Path, data: Path, out: Path) -> None:
+        self.corpus, self.data, self.out = corpus, data, out
+
+    def train_tokenizer(self) -> list[Row]:
+        said, memory = process(
+            "encoderkit", "train-tokenizer", "--data", str(self.corpus), "--out", str(self.out / "tok"),
+            "--set", "lowercase=true", "--set", "strip_accents=true", "--overwrite", "--json",
+        )  # fmt: skip
+        ours = Result(self.corpus.stat().st_size / 1e6 / json.loads(said)["seconds"], memory)
+        theirs = peer("train_tokenizer", "--corpus", self.corpus)
+        return [Row("train-tokenizer, WordPiece 16,384", "MB/s", "tokenizers", ours, theirs)]
+
+    def tokenize(self) -> list[Row]:
+        said, memory = process(
+            "encoderkit", "tokenize", "--data", str(self.corpus), "--tokenizer", str(self.out / "tok"),
+            "--out", str(self.out / "tokens"), "--overwrite", "--json",
+        )  # fmt: skip
+        ours = Result(self.corpus.stat().st_size / 1e6 / json.loads(said)["seconds"], memory)
+        theirs = peer("tokenize", "--tokenizer", self.out / "tok", "--corpus", self.corpus)
+        return [Row("tokenize, into the store", "MB/s", "encode_batch", ours, theirs)]
+
+    def pretrain(self) -> list[Row]:
+        ours = self._run("pretrain", PRETRAIN, "tokens", {"updates": 30, "compile": "on", "precision": "auto"})
+        rows = []
+        for name, options in (("Trainer fp32", ()), ("Trainer bf16", ("--precision", "bf16"))):
+            theirs = peer("pretrain", "--tokenizer", self.out / "tok", "--corpus", self.corpus, *options, "--updates", 10)
+            rows.append(Row("pretrain, BERT 4 x 256", "tokens/s", name, ours, theirs))
+        compiled = ("--precision", "bf16", "--compile", "--updates", 10)
+        theirs = peer("pretrain", "--tokenizer", self.out / "tok", "--corpus", self.corpus, *compiled)
+        return [*rows, Row("pretrain, BERT 4 x 256", "tokens/s", "Trainer bf16 compiled", ours, theirs)]
+
+    def finetune(self) -> list[Row]:
+        """From the model of `pretrain`, which transformers gets by `export`."""
+        model = self._exported()
+        values = {"start": f"checkpoint: {self.out}/pretrain", "pooling": "cls", "updates": 60, "batch": 32, "precision": "auto"}
+        ours, rows = self._run("finetune", FINETUNE, "examples", values), []
+        for name, options in (("Trainer fp32", ()), ("Trainer bf16", ("--precision", "bf16"))):
+            theirs = peer("finetune", "--model", model, "--data", self.data, *options, "--batch", 32, "--updates", 40)
+            rows.append(Row("finetune, BERT 4 x 256", "examples/s", name, ours, theirs))
+        return rows
+
+    def embed(self) -> list[Row]:
+        model, texts = self._exported(), self.out / "texts.jsonl"
+        with open(self.data, encoding="utf-8") as file:
+            chosen = list(islice(file, 10_000))
+        texts.write_text("".join(chosen), encoding="utf-8")
+        names = (str(self.out / "pretrain"), str(texts), str(self.out / "vectors.npy"))
+        said, memory = process("tests.benchmarks.ours", "embed", *names)
+        ours, rows = Result(len(chosen) / json.loads(said)["seconds"], memory), []
+        for name, options in (("transformers fp32", ()), ("transformers bf16", ("--precision", "bf16"))):
+            theirs = peer("embed", "--model", model, "--data", texts, *options)
+            rows.append(Row("embed, BERT 4 x 256", "texts/s", name, ours, theirs))
+        return rows
+
+    def lstm(self) -> list[Row]:
+        start = f"tokenizer: {self.out}/tok\nmodel: {{kind: lstm, dim: 512, layers: 1, embedding_dim: 256, dropout: 0.0}}"
+        values = {"start": start, "pooling": "max", "updates": 60, "batch": 64, "precision": "auto"}
+        ours = self._run("finetune", FINETUNE, "examples", values)
+        theirs = peer("lstm", "--tokenizer", self.out / "tok", "--data", self.data, "--updates", 40)
+        return [Row("LSTM 512 classifier", "examples/s", "plain torch loop", ours, theirs)]
+
+    def _exported(self) -> Path:
+        model = self.out / "hf"
+        if not model.exists():
+            process("encoderkit", "export", str(self.out / "pretrain"), "--to", "hf", "--out", str(model))
+        return model
+
+    def _run(self, stage: str, recipe: str, unit: str, values: dict[str, Any]) -> Result:
+        """Run a recipe; the rate between its first log line and its last, so that start-up and compiling are left out."""
+        path = self.out / f"{stage}.yaml"
+        sizes = {"layers": 4, "dim": 256, "heads": 4, "out": self.out, "data": self.data}
+        path.write_text(recipe.format(**{**sizes, **values}), encoding="utf-8")
+        out = self.out / stage
+        _, memory = process("encoderkit", stage, str(path), "--out", str(out), "--overwrite")
+        log = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        first, last = log[0], log[-1]
+        seconds = last["seconds"] - first["seconds"]
+        done = last["tokens"] - first["tokens"] if unit == "tokens" else (last["update"] - first["update"]) * values["batch"]
+        return Result(done / seconds, memory)
+
+
+WORK = ("train_tokenizer", "tokenize", "pretrain", "finetune", "embed", "lstm")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("corpus", "data", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--only", help=f"some of {', '.join(WORK)}, in this order; later ones need what earlier ones made")
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(a.corpus, a.data, a.out)
+    lines = [["work", "peer", "ours", "theirs", "", "ratio", "MiB", "theirs"]]
+    for name in a.only.split(",") if a.only else WORK:
+        for row in getattr(bench, name)():
+            rates = [f"{result.rate:,.1f}" if result.rate < 100 else f"{result.rate:,.0f}" for result in (row.ours, row.theirs)]
+            memory = [f"{result.memory:,.0f}" for result in (row.ours, row.theirs)]
+            lines.append([row.work, row.peer, *rates, row.unit, f"{row.ours.rate / row.theirs.rate:.1f}", *memory])
+            print(lines[-1], file=sys.stderr, flush=True)
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""What people would use instead, as its own examples use it. Each prints one JSON object: {"rate": ...}.
+
+  python -m tests.benchmarks.peers pretrain --tokenizer DIR --corpus FILE --precision bf16 --updates 30
+
+Needs transformers and accelerate. Nothing here is tuned against anybody: a faster setting of a peer is a further row.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+WARM = 5
+"""Updates (or batches) that are not counted."""
+
+
+class Clock(TrainerCallback):
+    """When each update ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """An update, on average, without the first ones."""
+        return (self.times[-1] - self.times[WARM - 1]) / (len(self.times) - WARM)
+
+
+def trained(model: torch.nn.Module, rows: Any, collator: Any, a: argparse.Namespace) -> float:
+    """Seconds an update takes in transformers' Trainer."""
+    clock = Clock()
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        max_steps=WARM + a.updates,
+        per_device_train_batch_size=a.batch,
+        learning_rate=1e-4,
+        bf16=a.precision == "bf16",
+        torch_compile=a.compile,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    Trainer(model, arguments, train_dataset=rows, data_collator=collator, callbacks=[clock]).train()
+    return clock.seconds()
+
+
+def lines(path: Path, most: float) -> Iterator[str]:
+    """The lines of a corpus that hold something, up to about `most` bytes."""
+    size = 0
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            size += len(line.encode())
+            if line.strip():
+                yield line.strip()
+            if size > most:
+                return
+
+
+def pretrain(a: argparse.Namespace) -> float:
+    """Tokens a second of BERT under its masked objective: blocks of 128, run_mlm's way."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(a.tokenizer)
+    ids: list[int] = []
+    for line in lines(a.corpus, 20e6):
+        ids += tokenizer(line, add_special_tokens=False)["input_ids"]
+    blocks = [
+        {"input_ids": [tokenizer.cls_token_id, *ids[i : i + 126], tokenizer.sep_token_id]} for i in range(0, len(ids) - 126, 126)
+    ]
+    sizes = {"num_hidden_layers": a.layers, "hidden_size": a.dim, "num_attention_heads": a.heads, "intermediate_size": 4 * a.dim}
+    model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes))
+    return a.batch * 128 / trained(model, blocks, DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15), a)
+
+
+def finetune(a: argparse.Namespace) -> float:
+    """Examples a second of a classifier on texts of uneven length, each batch padded to its longest."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(a.model)
+    rows = [json.loads(line) for line in lines(a.data, 3e6)]
+    labels = sorted({row["label"] for row in rows})
+    ids = [tokenizer(row["sentence"], truncation=True, max_length=128)["input_ids"] for row in rows]
+    made = [{"input_ids": own, "labels": labels.index(row["label"])} for own, row in zip(ids, rows, strict=True)]
+    model = AutoModelForSequenceClassification.from_pretrained(a.model, num_labels=len(labels))
+    return a.batch / trained(model, made, DataCollatorWithPadding(tokenizer), a)
+
+
+def embed(a: argparse.Namespace) -> float:
+    """Texts a second, tokenizing included: sorted by length, 32 at a time, the mean over all tokens."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(a.model)
+    model = AutoModel.from_pretrained(a.model).eval()
+    texts = sorted((json.loads(line)["sentence"] for line in lines(a.data, 1e6)), key=len, reverse=True)
+    started, done = 0.0, 0
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=a.precision == "bf16"):
+        for number, i in enumerate(range(0, len(texts), 32)):
+            if number == WARM:
+                started, done = time.perf_counter(), 0
+            batch = tokenizer(texts[i : i + 32], padding=True, truncation=True, max_length=128, return_tensors="pt")
+            mask = batch["attention_mask"][:, :, None]
+            (model(**batch).last_hidden_state.float() * mask).sum(1) / mask.sum(1)
+            done += len(batch["input_ids"])
+    return done / (time.perf_counter() - started)
+
+
+class Recurrent(torch.nn.Module):
+    """The classifier of a tutorial: embeddings, torch's own LSTM in two directions, the maximum over time."""
+
+    def __init__(self, vocabulary: int, labels: int) -> None:
+        super().__init__()
+        self.tokens = torch.nn.Embedding(vocabulary, 256, padding_idx=0)
+        self.layer = torch.nn.LSTM(256, 256, batch_first=True, bidirectional=True)
+        self.out = torch.nn.Linear(512, labels)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.out(self.layer(self.tokens(ids))[0].amax(1))
+
+
+def lstm(a: argparse.Namespace) -> float:
+    """Examples a second of that classifier in a plain loop, each batch padded to its longest, in fp32."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(a.tokenizer)
+    rows = [json.loads(line) for line in lines(a.data, 3e6)]
+    ids = [tokenizer(row["sentence"], truncation=True, max_length=128)["input_ids"] for row in rows]
+    labels = torch.tensor([int(row["label"]) for row in rows])
+    model, order, started = Recurrent(len(tokenizer), 2), np.random.default_rng(0).permutation(len(rows)), 0.0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for update in range(WARM + a.updates):
+        if update == WARM:
+            started = time.perf_counter()
+        chosen = order[update * a.batch : (update + 1) * a.batch]
+        width = max(len(ids[i]) for i in chosen)
+        batch = torch.tensor([ids[i] + [0] * (width - len(ids[i])) for i in chosen])
+        torch.nn.functional.cross_entropy(model(batch), labels[chosen]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return a.batch * a.updates / (time.perf_counter() - started)
+
+
+def tokenize(a: argparse.Namespace) -> float:
+    """Megabytes a second of `encode_batch` over the lines of a corpus, 10,000 at a time."""
+    tokenizer = Tokenizer.from_file(str(a.tokenizer / "tokenizer.json"))
+    texts = list(lines(a.corpus, 1e12))
+    started = time.perf_counter()
+    for i in range(0, len(texts), 10_000):
+        encoded = tokenizer.encode_batch(texts[i : i + 10_000], add_special_tokens=False)
+        np.concatenate([np.asarray(e.ids, np.uint16) for e in encoded])
+    return a.corpus.stat().st_size / 1e6 / (time.perf_counter() - started)
+
+
+def train_tokenizer(a: argparse.Namespace) -> float:
+    """Megabytes a second of training BERT's tokenizer."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    started = time.perf_counter()
+    tokenizer.train([str(a.corpus)], trainers.WordPieceTrainer(vocab_size=16384, special_tokens=special, show_progress=False))
+    return a.corpus.stat().st_size / 1e6 / (time.perf_counter() - started)
+
+
+WORK = {f.__name__: f for f in (pretrain, finetune, embed, lstm, tokenize, train_tokenizer)}
+
+
+def main() -> None:
+    """Do one piece of work."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", choices=WORK)
+    for name in ("tokenizer", "corpus", "model", "data"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true")
+    for name, value in (("updates", 20), ("batch", 64), ("layers", 4), ("dim", 256), ("heads", 4)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    a = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    print(json.dumps({"rate": WORK[a.work](a)}))
+
+
+if __name__ == "__main__":
+    main()
