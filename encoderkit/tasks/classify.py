@@ -94,14 +94,23 @@ class Classify(nn.Module):
             return self._numbers[names[0]]
         return np.array([label in names for label in self.labels], dtype=np.int64)
 
-    def collate(self, examples: Sequence[Example], rngs: object = None, progress: float | None = None) -> Batch:
-        """Examples to a batch, packed where the encoder can; nothing is random here."""
+    def collate(
+        self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
+    ) -> Batch:
+        """Examples to a batch, packed where the encoder can; nothing is random but word dropout, in training."""
         rows = [example.tokens for example in examples]
+        if self.config.word_dropout and progress is not None:
+            rows = [self._with_words_dropped(row, rng) for row, rng in zip(rows, rngs, strict=True)]
         inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs)
         labels = torch.from_numpy(np.array([example.target for example in examples]))
         # The count goes with the weights, as in torch's weighted mean.
         count = labels.numel() if self.config.several else float(self.class_weights.cpu()[labels].sum())
         return Batch(inputs, {"labels": labels}, {"classify": count}, sum(len(row.ids) for row in rows))
+
+    def _with_words_dropped(self, row: Tokens, rng: np.random.Generator) -> Tokens:
+        special = (row.ids == self.vocabulary.cls) | (row.ids == self.vocabulary.sep)
+        dropped = (rng.random(len(row.ids)) < self.config.word_dropout) & ~special
+        return row._replace(ids=np.where(dropped, self.vocabulary.mask, row.ids))
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N texts in them, to (N, L) scores before softmax (sigmoid for several labels)."""

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from encoderkit.config import Config
+from encoderkit.units import Share
 
 Pooling = Literal["cls", "mean", "max"]
 
@@ -23,6 +24,8 @@ class ClassifyConfig(Config):
     """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the classifier."""
+    word_dropout: Share = 0.0
+    """The share of tokens that are replaced by [MASK] in training, drawn anew each time (Iyyer et al. 2015, section 3.1)."""
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
     """The weight of each label in the loss; balanced: inversely to its frequency."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

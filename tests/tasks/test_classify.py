@@ -104,3 +104,21 @@ def test_padding_and_batch_change_nothing(pooling: str) -> None:
         whole = made.logits(together.inputs)
         alone = torch.cat([made.logits(made.collate([one]).inputs) for one in examples])
     torch.testing.assert_close(whole, alone, atol=1e-6, rtol=0)
+
+
+def test_word_dropout_hides_tokens_in_training_alone() -> None:
+    """A share of the ordinary tokens, others each time, and the special ones never."""
+    task = learner(["a", "b"], word_dropout=0.3)
+    draw = np.random.default_rng(0)
+    found = [Example(Tokens(np.array([2, *draw.integers(5, 50, draw.integers(3, 13)), 3]), None, 0), 0) for _ in range(400)]
+
+    def ids(seed: int, progress: float | None = 0.5) -> torch.Tensor:
+        return task.collate(found, [np.random.default_rng((seed, i)) for i in range(len(found))], progress).inputs.ids
+
+    plain = task.collate(found).inputs.ids
+    assert torch.equal(ids(1, None), plain)
+    assert torch.equal(ids(1), ids(1)) and not torch.equal(ids(1), ids(2))
+    changed = ids(1) != plain
+    assert (ids(1)[changed] == VOCABULARY.mask).all() and (plain[changed] > VOCABULARY.mask).all()
+    ordinary = int((plain > VOCABULARY.mask).sum())
+    assert changed.sum().item() / ordinary == pytest.approx(0.3, abs=4 * (0.21 / ordinary) ** 0.5)
