@@ -4,6 +4,7 @@ A message says where, what was found and why it matters; `fix` is what to do abo
 a `UserError` is a bug of ours and ends with exit code 1 and how to report it.
 """
 
+import re
 from enum import IntEnum
 from pathlib import Path
 
@@ -61,6 +62,16 @@ class ResourceError(UserError):
     """Memory or disk has run out, or a file cannot be written."""
 
     exit_code = ExitCode.RESOURCE
+
+
+_FULL = re.compile(r"can't allocate memory|could not create a (primitive|memory object|memory)$|bad_?alloc", re.MULTILINE)
+"""How torch, oneDNN and C++ say that the memory of the CPU is at its end."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or (`OutOfMemoryError`, of torch) on a GPU."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"} or ("RuntimeError" in kinds and _FULL.search(str(error))))
 
 
 class MissingDependency(UserError):

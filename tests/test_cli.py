@@ -14,6 +14,7 @@ import pytest
 
 from encoderkit import files
 from encoderkit.cli import main as cli
+from encoderkit.errors import out_of_memory
 from encoderkit.stages.show import RECIPES
 
 PRETRAIN = """\
@@ -229,3 +230,19 @@ def test_demo_refuses_a_directory_that_is_there(tmp_path: Path) -> None:
     write(tmp_path / "note.txt", "mine")
     fails(2, "exists already", "demo", "--out", tmp_path)
     assert (tmp_path / "note.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("could not create a primitive descriptor for a matmul primitive"), False),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("could not create a primitive"), False),
+    ],
+)
+def test_how_libraries_say_that_memory_ran_out(error: Exception, full: bool) -> None:
+    assert out_of_memory(error) == full

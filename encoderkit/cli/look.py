@@ -88,7 +88,10 @@ def plan(
     budget: Annotated[
         str | None,
         typer.Option(
-            "--budget", metavar="TIME", help="30m, 6h: in place of the recipe's length; compares sizes.", show_default=False
+            "--budget",
+            metavar="TIME",
+            help="30m, 6h: not the recipe's length; pretrain: compares sizes.",
+            show_default=False,
         ),
     ] = None,
     json: Json = False,
@@ -110,7 +113,8 @@ def plan(
     if json:
         print_result(value, json)
     else:
-        print(stage.describe(value, recipe), end="")
+        file = recipe / "recipe.yaml" if recipe.is_dir() else recipe
+        print(stage.describe(value, file, settings or []), end="")
 
 
 @app.command(rich_help_panel=LOOK)

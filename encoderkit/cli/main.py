@@ -14,7 +14,7 @@ import typer
 from encoderkit import __version__, world
 from encoderkit.cli import look, make, use
 from encoderkit.cli.app import app, drop_output
-from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, shown
+from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, out_of_memory, shown
 
 COMMANDS = (make, use, look)
 """Importing them is what gives the application its commands, in the order of `--help`."""
@@ -60,6 +60,11 @@ def _system(error: OSError) -> int:
     return _fail(ResourceError(f"cannot write: {error.strerror}", where="standard output"))
 
 
+def _say_interrupted() -> None:
+    if world.first():
+        print("interrupted; there was nothing to save yet", file=sys.stderr)
+
+
 def _bug(error: BaseException) -> int:
     traceback.print_exception(error)
     print(
@@ -75,31 +80,30 @@ def run() -> int:
     try:
         code = app(standalone_mode=False)
         if code == ExitCode.INTERRUPTED:
-            print("interrupted; there was nothing to save yet", file=sys.stderr)
+            _say_interrupted()
         return code if isinstance(code, int) else int(ExitCode.DONE)
     except Misuse as error:
         help_of = error.ctx.command_path if error.ctx else "encoderkit"
         return _fail(UsageError(error.format_message(), fix=f"{help_of} --help"))
     except Interrupted as stop:
         words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
-        command = shlex.join(["encoderkit", *words, "--resume"])
+        command = (
+            shlex.join(["encoderkit", *words, "--resume"]) if world.size() == 1 else "the same torchrun command with --resume"
+        )
         if world.first():
             print(f"{stop.message}\n  to continue: {command}", file=sys.stderr)
         return int(stop.exit_code)
     except UserError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; there was nothing to save yet", file=sys.stderr)
+        _say_interrupted()
         return int(ExitCode.INTERRUPTED)
-    except MemoryError:
-        return _fail(ResourceError("out of memory", fix="a smaller training.micro_batch, data.length or model"))
     except OSError as error:
         return _system(error)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":
-            return _fail(ResourceError("the GPU is out of memory", fix="--set training.micro_batch=8"))
-        if "can't allocate memory" in str(error):  # how torch says it on the CPU
-            return _fail(ResourceError("out of memory", fix="a smaller training.micro_batch, data.length or model"))
+        if out_of_memory(error):
+            where = "the GPU" if type(error).__name__ == "OutOfMemoryError" else "this machine"
+            return _fail(ResourceError(f"{where} is out of memory", fix="a smaller training.micro_batch, data.length or model"))
         return _bug(error)
 
 

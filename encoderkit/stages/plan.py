@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from encoderkit.learner import Learner
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
-from encoderkit.stages.session import Material, looks
+from encoderkit.stages.session import Material, find_goal, looks
 from encoderkit.training.loop import Plan, micro_batches
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
 from encoderkit.training.optim import Muon, build_optimizers, depth, freeze
@@ -47,6 +48,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     learner = material.learner
     assert isinstance(learner, nn.Module)
     freeze(learner, training.freeze)
+    find_goal(learner, training.metric, training.patience)
     plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
     learner.to(plan.device)
     dev = looks(recipe, len(material.dev or ()))
@@ -112,8 +114,9 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
     """How far each size would come within the budget, from the smallest to the first that sees too little text."""
     found: list[dict[str, Any]] = []
     length = [f"training.budget={budget:g}s", *(f"training.{key}=null" for key in _LENGTHS)]
-    for layers, dim in SIZES:
-        model = _resized(recipe, layers, dim)
+    own = (recipe.model.layers, recipe.model.dim)
+    for layers, dim in sorted({*SIZES, own}, key=lambda size: size[0] * size[1] ** 2):
+        model = recipe.model if (layers, dim) == own else _resized(recipe, layers, dim)
         values = model.model_dump()
         learner: Learner = OBJECTIVES[type(recipe.objective)](
             recipe.objective, model, material.learner.vocabulary, recipe.data.length
@@ -153,8 +156,8 @@ def _resized(recipe: PretrainRecipe, layers: int, dim: int) -> Any:
     return type(recipe.model).model_validate(values)
 
 
-def describe(value: dict[str, Any], recipe: Path) -> str:
-    """The result as a person reads it."""
+def describe(value: dict[str, Any], recipe: Path, settings: Sequence[str]) -> str:
+    """The result of the recipe in the file `recipe`, changed by `settings`, as a person reads it."""
     parts = value["parameters"]
     mega = 1 << 20
     rows = [
@@ -189,6 +192,8 @@ def describe(value: dict[str, Any], recipe: Path) -> str:
         ]
         best = next(size for size in value["sizes"] if size["proposed"])
         text += f"\n{table([titles, *sizes])}\n\nAbout {RATIO} tokens a parameter in the layers use the time best. To train it:\n"
-        settings = " ".join(f"--set {setting}" for setting in best["settings"])
-        text += f"encoderkit pretrain {shlex.quote(str(recipe))} {settings} --out DIR\n"
+        words = [word for setting in [*settings, *best["settings"]] for word in ("--set", setting)]
+        text += shlex.join(["encoderkit", "pretrain", str(recipe), *words, "--out", "DIR"]) + "\n"
+        if best["tokens_per_parameter"] < RATIO / 4:
+            text += "Even so it sees too little text for its size: a longer --budget would be better.\n"
     return text

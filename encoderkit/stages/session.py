@@ -120,7 +120,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     assert isinstance(learner, nn.Module)
     training = recipe.training
     freeze(learner, training.freeze)
-    goal = _goal(learner, training.metric, training.patience)
+    goal = find_goal(learner, training.metric, training.patience)
     found, plan = by_first(lambda: _before(out, material, overwrite))
     if plan is None:
         plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
@@ -180,7 +180,8 @@ def looks(recipe: PretrainRecipe | FinetuneRecipe, dev: int) -> int:
     return dev * (1 + int(budget / every.size)) if budget and every.unit == "seconds" else 2 * dev
 
 
-def _goal(learner: Learner, metric: str | None, patience: int | None) -> Goal:
+def find_goal(learner: Learner, metric: str | None, patience: int | None) -> Goal:
+    """What the best checkpoint is; raises `UsageError` for a metric that the learner does not have."""
     name = metric or learner.monitor
     if name not in learner.directions:
         raise UsageError(

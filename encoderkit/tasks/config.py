@@ -1,6 +1,6 @@
 """The tasks that a recipe can name. No torch here; `tasks/build.py` maps each class to its module."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
@@ -24,7 +24,7 @@ class ClassifyConfig(Config):
     """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the classifier."""
-    word_dropout: Share = 0.0
+    word_dropout: Annotated[Share, Field(lt=1)] = 0.0
     """The share of tokens that are replaced by [MASK] in training, drawn anew each time (Iyyer et al. 2015, section 3.1)."""
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
     """The weight of each label in the loss; balanced: inversely to its frequency."""

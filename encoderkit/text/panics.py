@@ -21,5 +21,7 @@ def panics_explained(doing: str, where: str | Path | None = None) -> Iterator[No
     except BaseException as error:
         if type(error) is not Exception and type(error).__name__ not in ("PanicException", "RuntimeError"):
             raise
+        if "KeyboardInterrupt" in str(error):  # Ctrl-C while the library was calling back into Python
+            raise KeyboardInterrupt from None
         first = str(error).split("\n")[0][:300]
         raise DataError(f"{doing} failed inside a library: {first}", where=where) from None

@@ -133,7 +133,8 @@ class Tokenizer:
         if self._quick is None:
             return True
         try:
-            found = self._quick.encode(texts)
+            with panics_explained("encoding text", self._where):
+                found = self._quick.encode(texts)
         except Exception:  # whatever a young library raises; the other one then says what is wrong with the text
             return False
         return all(np.array_equal(a, b) for a, b in zip(found, self._laid(texts), strict=True))

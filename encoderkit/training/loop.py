@@ -16,11 +16,11 @@ from encoderkit import world
 from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.data.order import examples_of, rng
-from encoderkit.errors import DivergedError
+from encoderkit.errors import DivergedError, out_of_memory
 from encoderkit.learner import Batch, Learner
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.distributed import add_gradients, total
-from encoderkit.training.machine import DTYPES, out_of_memory
+from encoderkit.training.machine import DTYPES
 from encoderkit.training.schedule import factor
 
 FIXED = {"cpu": 512, "cuda": 16_384}

@@ -69,11 +69,6 @@ def peak_memory(device: str) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak  # each system has its own unit
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or (torch has no class for it there) on the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def product_rate(device: str, precision: Literal["fp32", "bf16"]) -> float:
     """Floating-point operations a second of one large matrix product: what this machine can do at most. The best of a few."""
     n, k, m = (4096, 512, 2048) if device == "cpu" else (8192, 8192, 8192)

@@ -9,12 +9,12 @@ from torch import nn
 
 from encoderkit import world
 from encoderkit.console import say, warn
-from encoderkit.errors import DataError, UsageError
+from encoderkit.errors import DataError, UsageError, out_of_memory
 from encoderkit.learner import Learner
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.training.distributed import by_first
 from encoderkit.training.loop import Plan, Source, updates
-from encoderkit.training.machine import DTYPES, can_compile, choose_device, choose_precision, out_of_memory
+from encoderkit.training.machine import DTYPES, can_compile, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
 
 TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 65_536}

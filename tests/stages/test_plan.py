@@ -34,7 +34,7 @@ def test_what_is_foretold_is_what_happens(
         assert value["parameters"]["total"] == manifest["parameters"]
         assert 0 <= value["padding"] < 0.6 and value["seconds"] > 0 and value["memory_bytes"] > 1 << 20
         assert json.loads(json.dumps(value)) == value
-        assert f"{value['updates']:,} updates" in describe(value, tmp_path)
+        assert f"{value['updates']:,} updates" in describe(value, tmp_path, [])
 
 
 def test_sizes_are_compared_for_a_budget(tokenizer_dir: Path, store_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,16 +43,16 @@ def test_sizes_are_compared_for_a_budget(tokenizer_dir: Path, store_dir: Path, m
     monkeypatch.setattr(Trial, "speed", lambda self, *_: seconds[self.learner.encoder.dim])
     value = run(recipe, 3000)
     assert value["updates"] > 0
-    assert [(s["layers"], s["dim"]) for s in value["sizes"]] == list(SIZES[: len(value["sizes"])])
+    assert [(s["layers"], s["dim"]) for s in value["sizes"]] == [(2, 32), *SIZES[: len(value["sizes"]) - 1]]
     ratios = [s["tokens_per_parameter"] for s in value["sizes"]]
     assert ratios == sorted(ratios, reverse=True) and ratios[-1] < 5 <= ratios[-2]
     [proposed] = [s for s in value["sizes"] if s["proposed"]]
     for size in value["sizes"]:
         assert size["updates"] == int(3000 / seconds[size["dim"]])
         assert size["tokens_per_parameter"] == pytest.approx(size["tokens"] / size["parameters"], rel=1e-3)
-    text = describe(value, Path("r.yaml"))
+    text = describe(value, Path("my r.yaml"), ["seed=3"])
     size = f"--set model.layers={proposed['layers']} --set model.dim={proposed['dim']} --set model.heads={proposed['dim'] // 64}"
-    assert f"encoderkit pretrain r.yaml {size} --set training.budget=3000s --set training.updates=null" in text
+    assert f"encoderkit pretrain 'my r.yaml' --set seed=3 {size} --set training.budget=3000s --set training.updates=null" in text
 
 
 def test_other_recipes_have_no_plan() -> None:

@@ -93,7 +93,10 @@ def test_stopped_and_resumed_by_another_number_of_processes(tokenizer_dir: Path,
         time.sleep(0.05)
     os.kill(second_child(running.pid), signal.SIGTERM)  # one hears it, all stop
     _, said = running.communicate(timeout=120)
-    assert said.count("stopped by SIGTERM after update") == 1 and said.count("to continue: encoderkit pretrain") == 1
+    assert (
+        said.count("stopped by SIGTERM after update") == 1
+        and said.count("to continue: the same torchrun command with --resume") == 1
+    )
     stopped = int((out / "last").read_text(encoding="utf-8")[5:])
     assert 0 < stopped < 400
     found = train(1, recipe, out, "--resume")
