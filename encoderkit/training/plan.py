@@ -21,6 +21,8 @@ TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 65_536}
 """On two cores 2,048 to 16,384 at once were equally fast to within 5 %, and fewer take less memory."""
 LONG_RUN = 300.0
 """Seconds of training in which compiling, which takes about half a minute, can be won back."""
+FEW = 50
+"""Updates that are not worth measuring a few beforehand."""
 GAIN = 0.97
 """What is to be faster must take less than this share of the time, or the measurement may be noise."""
 FORWARD = 0.4
@@ -79,7 +81,9 @@ def settle(
             "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
         )
     trial = Trial(learner, optimizer, source)
-    if training.budget is None or training.budget >= LONG_RUN:
+    undecided = training.micro_batch == "auto" or (training.compile == "auto" and compilable)
+    long = plan.updates >= FEW if training.budget is None else training.budget >= LONG_RUN
+    if undecided and long:
         seconds = trial.speed(plan, 3)
         length = training.budget if training.budget is not None else plan.updates * seconds
         if length >= LONG_RUN and training.micro_batch == "auto" and length >= 100 * seconds:

@@ -110,8 +110,7 @@ def train(
             )
             ended = update.number == plan.updates
             # Clocks and signals differ between processes: what is due in one is done by all.
-            due = any_of([logs(update.number), evaluations(update.number), saves(update.number), bool(signals)])
-            log, look, keep, stop = due
+            log, look, keep = any_of([logs(update.number), evaluations(update.number), saves(update.number)])
             if log or ended:
                 _log(out, update, state)
                 state = state.model_copy(update={"unlogged": 0, "unlogged_loss": 0.0})
@@ -121,15 +120,15 @@ def train(
             if dev is not None and (look or ended):
                 state, improved = _look(learner, dev, plan, goal, out, state)
             tired = goal.patience is not None and state.stale >= goal.patience
+            stop = any_of([bool(signals)])[0]
             saved = keep or improved or ended or tired or stop
             if saved and world.first():
                 save(out, learner, optimizers, state, description)
             if tired and not ended:
                 say(f"stopped early at update {state.update}: no better {goal.metric} in {state.stale} evaluations")
                 break
-            if (
-                saved and not ended and any_of([bool(signals)])[0]
-            ):  # a signal that came too late for this save waits for the next update
+            # A signal that came too late for this save waits for the next update.
+            if saved and not ended and any_of([bool(signals)])[0]:
                 raise _interrupted(signals, state, plan)
             before = time.monotonic()
     return state
