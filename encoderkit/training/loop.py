@@ -167,7 +167,7 @@ def _accumulate(
 ) -> dict[str, float] | None:
     """Add up the gradients of an update; the sum of each term of its loss, or None (and no gradients) if memory ran out."""
     assert isinstance(learner, nn.Module)
-    torch.manual_seed(_seed(plan.seed, update) + world.rank())
+    torch.manual_seed(_seed(plan.seed, update, world.rank()))
     sums = dict.fromkeys(learner.weights, 0.0)
     try:
         for batch in batches:
@@ -194,8 +194,9 @@ def _halved(plan: Plan) -> Plan:
     return plan.model_copy(update={"micro_batch": size // 2})
 
 
-def _seed(seed: int, update: int) -> int:
-    return (seed * 1_000_003 + update) % (1 << 63)
+def _seed(seed: int, update: int, rank: int) -> int:
+    """Of dropout; so far apart for two processes that no update of one has the masks of a later update of another."""
+    return (seed * 1_000_003 + update + rank * (1 << 40)) % (1 << 63)
 
 
 def _finite(value: float) -> bool:

@@ -88,19 +88,23 @@ def test_fine_tuning_is_that_of_one_process(tokenizer_dir: Path, labelled: dict[
 def test_stopped_and_resumed_by_another_number_of_processes(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
     recipe = pretraining(tokenizer_dir, store_dir, training={"updates": 400}, **SAME)
     out = tmp_path / "several"
-    running = subprocess.Popen(command(2, recipe, out), env=environment(), stderr=subprocess.PIPE, text=True)
-    while not (out / "last").exists() and running.poll() is None:
-        time.sleep(0.05)
+    running = started(recipe, out)
     os.kill(second_child(running.pid), signal.SIGTERM)  # one hears it, all stop
     _, said = running.communicate(timeout=120)
-    assert (
-        said.count("stopped by SIGTERM after update") == 1
-        and said.count("to continue: the same torchrun command with --resume") == 1
-    )
+    assert said.count("stopped by SIGTERM after update") == 1
+    assert said.count("to continue: the same torchrun command with --resume") == 1
     stopped = int((out / "last").read_text(encoding="utf-8")[5:])
     assert 0 < stopped < 400
     found = train(1, recipe, out, "--resume")
     assert found["updates"] == 400
+
+
+def started(recipe: PretrainRecipe, out: Path) -> subprocess.Popen[str]:
+    """A run of two processes that has saved its first checkpoint."""
+    running = subprocess.Popen(command(2, recipe, out), env=environment(), stderr=subprocess.PIPE, text=True)
+    while not (out / "last").exists() and running.poll() is None:
+        time.sleep(0.05)
+    return running
 
 
 def second_child(pid: int) -> int:
@@ -113,9 +117,7 @@ def second_child(pid: int) -> int:
 def test_a_process_that_dies_ends_all_with_one_message(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
     recipe = pretraining(tokenizer_dir, store_dir, training={"updates": 4000}, **SAME)
     out = tmp_path / "run"
-    running = subprocess.Popen(command(2, recipe, out), env=environment(), stderr=subprocess.PIPE, text=True)
-    while not (out / "last").exists() and running.poll() is None:
-        time.sleep(0.05)
+    running = started(recipe, out)
     os.kill(second_child(running.pid), signal.SIGKILL)
     _, said = running.communicate(timeout=120)
     assert running.returncode != 0
