@@ -91,6 +91,8 @@ class PretrainRecipe(Config):
     def _fits(self) -> "PretrainRecipe":
         _check_length(self.model, self.data.length)
         _check_patience(self.training, self.every, self.data.dev)
+        if reason := self.objective.obstacle(self.model):
+            raise ValueError(reason)
         if self.training.freeze:
             raise ValueError("training.freeze is for finetune: here nothing is trained yet")
         if self.training.metric not in (None, "loss", "accuracy"):

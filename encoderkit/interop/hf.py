@@ -13,23 +13,10 @@ import torch
 from torch import Tensor
 
 from encoderkit.errors import DataError
-from encoderkit.interop.families import Family, Head, HeadKind, SpecialIds, obstacle, rules, settings
-from encoderkit.models.config import (
-    BertConfig,
-    EncoderConfig,
-    EsmcConfig,
-    ModernBertConfig,
-    RobertaConfig,
-    TransformerConfig,
-    longest,
-)
+from encoderkit.interop.families import obstacle, rules, settings
+from encoderkit.interop.layout import AUTO_CLASSES, Head, HeadKind, SpecialIds
+from encoderkit.models.config import EncoderConfig, TransformerConfig, longest
 from encoderkit.models.transformer import SinusoidalPositions
-
-AUTO_CLASSES: dict[HeadKind, str] = {
-    "none": "AutoModel",
-    "masked": "AutoModelForMaskedLM",
-    "classify": "AutoModelForSequenceClassification",
-}
 
 
 class Exported(NamedTuple):
@@ -42,9 +29,11 @@ class Exported(NamedTuple):
     """Why there is none."""
 
 
-def to_hf(config: Family, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
+def to_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
     """Our tensors (`encoder.*`, `head.*`) under transformers' names."""
-    if config.position == "sinusoidal":  # computed here, a table like a learned one there
+    if (
+        isinstance(config, TransformerConfig) and config.position == "sinusoidal"
+    ):  # computed here, a table like a learned one there
         tensors = {**tensors, "encoder.positions.weight": SinusoidalPositions(config.max_length, config.dim).table}
     result = {}
     for rule in rules(config, head, pad):
@@ -57,7 +46,7 @@ def to_hf(config: Family, head: HeadKind, tensors: Mapping[str, Tensor], pad: in
     return result
 
 
-def from_hf(config: Family, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
+def from_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
     """Transformers' tensors under our names. `pad` is the id of padding there.
 
     Raises `DataError` for a tensor that is missing, or that has something to say for which this config has no place.
@@ -93,7 +82,7 @@ def export(
     its texts were cut, if that is shorter than the encoder could read.
     """
     reason = obstacle(config, head)
-    if reason is None and isinstance(config, BertConfig | RobertaConfig | ModernBertConfig | EsmcConfig):
+    if reason is None:
         named = to_hf(config, head.kind, tensors, ids.pad)
         described = settings(config, head, vocab_size, ids)
         auto_class = AUTO_CLASSES[head.kind]

@@ -5,10 +5,19 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from encoderkit.config import Config
+from encoderkit.models.config import EncoderConfig
 from encoderkit.units import Share
 
 
-class MaskedConfig(Config):
+class ObjectiveBase(Config):
+    """What every objective can be asked before anything is built."""
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """Why an encoder of this kind cannot be trained by this objective, and what fits; None if it can."""
+        return None
+
+
+class MaskedConfig(ObjectiveBase):
     """Masked language modelling (Devlin et al. 2019): hide some tokens, predict them from the others."""
 
     kind: Literal["masked"] = "masked"

@@ -14,8 +14,8 @@ from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.errors import CheckError, UsageError, shown
 from encoderkit.inference import Model, open_model
-from encoderkit.interop.families import Head, SpecialIds
 from encoderkit.interop.hf import Exported, export
+from encoderkit.interop.layout import Head, SpecialIds
 from encoderkit.learner import pad
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.masked import Masked

@@ -11,8 +11,8 @@ import torch
 from encoderkit import files
 from encoderkit.errors import CheckError, UsageError
 from encoderkit.inference import open_model
-from encoderkit.interop.families import Head
 from encoderkit.interop.hf import to_hf
+from encoderkit.interop.layout import Head
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, LstmConfig, ModernBertConfig, RobertaConfig
 from encoderkit.objectives.config import MaskedConfig

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.errors import DataError
-from encoderkit.interop.families import Family, Head, HeadKind, SpecialIds, obstacle
+from encoderkit.interop.families import obstacle
 from encoderkit.interop.hf import export, from_hf, to_hf
+from encoderkit.interop.layout import Head, HeadKind, SpecialIds
 from encoderkit.models.build import build_classification_head, build_encoder, build_vocabulary_head
 from encoderkit.models.config import (
     BertConfig,
@@ -30,7 +31,7 @@ transformers = pytest.importorskip("transformers")
 VOCABULARY = 67
 IDS = SpecialIds(pad=0, cls=2, sep=3)
 LABELS = ("bad", "good", "很好")
-FAMILIES: dict[str, Family] = {
+FAMILIES: dict[str, BertConfig | RobertaConfig | ModernBertConfig | EsmcConfig] = {
     "bert": BertConfig(dim=20, layers=2, heads=4, hidden=33, max_length=40),
     "bert-other": BertConfig(
         dim=18, layers=3, heads=3, max_length=31, activation="relu_squared", bias=False, segments=0, position="sinusoidal"

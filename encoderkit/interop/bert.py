@@ -1,0 +1,100 @@
+"""transformers' BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, linear, plain, sizes
+from encoderkit.models.config import BertConfig, EsmcConfig, RobertaConfig
+
+
+def _rules(config: BertConfig | RobertaConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
+    yield from _bert_encoder(config, head, pad)
+    yield from _bert_head(config, head)
+
+
+def _bert_encoder(config: BertConfig | RobertaConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
+    root = "" if head == "none" else f"{config.kind}."
+    dim, bias = config.dim, config.bias
+    # RoBERTa counts positions from the id of padding plus one.
+    before = pad + 1 if isinstance(config, RobertaConfig) else 0
+    at = f"{root}embeddings"
+    yield Rule("encoder.tokens.weight", (f"{at}.word_embeddings.weight",))
+    there, table = config.position != "none", (config.max_length, dim)
+    yield Rule("encoder.positions.weight", (f"{at}.position_embeddings.weight",), table, present=there, before=before)
+    segments = (max(1, config.segments), dim)
+    yield Rule("encoder.segments.weight", (f"{at}.token_type_embeddings.weight",), segments, present=config.segments > 0)
+    yield from linear("encoder.embedding_norm", f"{at}.LayerNorm", width=dim, bias=bias)
+    for i in range(config.layers):
+        ours, theirs = f"encoder.layers.{i}", f"{root}encoder.layer.{i}"
+        inputs = [f"{theirs}.attention.self.{name}" for name in ("query", "key", "value")]
+        yield from linear(f"{ours}.attention.qkv", *inputs, width=dim, bias=bias)
+        yield from linear(f"{ours}.attention.out", f"{theirs}.attention.output.dense", width=dim, bias=bias)
+        yield from linear(f"{ours}.attention_norm", f"{theirs}.attention.output.LayerNorm", width=dim, bias=bias)
+        yield from linear(f"{ours}.mlp.up", f"{theirs}.intermediate.dense", width=config.inner, bias=bias)
+        yield from linear(f"{ours}.mlp.down", f"{theirs}.output.dense", width=dim, bias=bias)
+        yield from linear(f"{ours}.mlp_norm", f"{theirs}.output.LayerNorm", width=dim, bias=bias)
+
+
+def _bert_head(config: BertConfig | RobertaConfig, head: HeadKind) -> Iterator[Rule]:
+    if isinstance(config, RobertaConfig):
+        yield from roberta_head(config, head)
+    elif head == "masked":
+        at = "cls.predictions"
+        yield from linear("head.dense", f"{at}.transform.dense", width=config.dim, bias=config.bias)
+        yield from linear("head.norm", f"{at}.transform.LayerNorm", width=config.dim, bias=config.bias)
+        yield Rule("head.bias", (f"{at}.bias",))
+    elif head == "classify":
+        yield from plain("head.dense", "bert.pooler.dense", bias=True)
+        yield from plain("head.out", "classifier", bias=True)
+
+
+def roberta_head(config: RobertaConfig | EsmcConfig, head: HeadKind) -> Iterator[Rule]:
+    if head == "masked":
+        yield from linear("head.dense", "lm_head.dense", width=config.dim, bias=config.bias)
+        yield from linear("head.norm", "lm_head.layer_norm", width=config.dim, bias=config.bias)
+        yield Rule("head.bias", ("lm_head.bias" if isinstance(config, RobertaConfig) else "lm_head.decoder.bias",))
+    elif head == "classify":
+        yield from plain("head.dense", "classifier.dense", bias=True)
+        yield from plain("head.out", "classifier.out_proj", bias=True)
+
+
+def _demands(config: BertConfig | RobertaConfig, head: Head) -> Iterator[Demand]:
+    yield Demand("position", config.position, ("learned", "sinusoidal", "none"))
+    yield Demand("norm_order", config.norm_order, ("post",))
+    yield Demand("mlp", config.mlp, ("plain",))
+    yield Demand("embedding_norm", config.embedding_norm, (True,))
+    yield Demand("query_key_norm", config.query_key_norm, (False,))
+    if head.kind == "classify":
+        yield Demand("pooling", head.pooling, ("cls",))
+    if config.global_every > 1:
+        yield Demand("window", config.window, (None,))
+
+
+def _settings(config: BertConfig | RobertaConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
+    before = ids.pad + 1 if isinstance(config, RobertaConfig) else 0
+    return {
+        **sizes(config, head),
+        "hidden_act": ACTIVATIONS[config.activation],
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "max_position_embeddings": config.max_length + before,
+        "type_vocab_size": max(1, config.segments),
+        "layer_norm_eps": config.norm_eps,
+        "tie_word_embeddings": True,
+    }
+
+
+BERT = Layout(
+    "bert",
+    {"none": "BertModel", "masked": "BertForMaskedLM", "classify": "BertForSequenceClassification"},
+    _rules,
+    _demands,
+    _settings,
+)
+ROBERTA = Layout(
+    "roberta",
+    {"none": "RobertaModel", "masked": "RobertaForMaskedLM", "classify": "RobertaForSequenceClassification"},
+    _rules,
+    _demands,
+    _settings,
+)

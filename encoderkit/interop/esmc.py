@@ -1,0 +1,73 @@
+"""transformers' ESM C (EvolutionaryScale 2024): a plain pre-norm encoder with normed queries and keys."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from encoderkit.interop.bert import roberta_head
+from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, linear, plain, sizes
+from encoderkit.models.config import EsmcConfig
+
+
+def _rules(config: EsmcConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
+    yield from _encoder(config, head)
+    yield from _head(config, head)
+
+
+def _encoder(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
+    root, dim = "" if head == "none" else "esmc.", config.dim
+    scale = math.sqrt(config.layers / 36)  # transformers divides what a block adds by this
+    yield Rule("encoder.tokens.weight", (f"{root}embed_tokens.weight",))
+    for i in range(config.layers):
+        ours, theirs = f"encoder.layers.{i}", f"{root}layers.{i}"
+        attention = f"{theirs}.self_attn"
+        yield from linear(f"{ours}.attention_norm", f"{theirs}.input_layernorm", width=dim, bias=False)
+        yield from plain(f"{ours}.attention.qkv", *(f"{attention}.{name}_proj" for name in "qkv"))
+        yield from plain(f"{ours}.attention.query_norm", f"{attention}.q_norm")
+        yield from plain(f"{ours}.attention.key_norm", f"{attention}.k_norm")
+        yield from plain(f"{ours}.attention.out", f"{attention}.o_proj", scale=scale)
+        yield from linear(f"{ours}.mlp_norm", f"{theirs}.post_attention_layernorm", width=dim, bias=False)
+        yield from plain(f"{ours}.mlp.up", f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
+        yield from plain(f"{ours}.mlp.down", f"{theirs}.mlp.down_proj", scale=scale)
+    yield from plain("encoder.final_norm", f"{root}norm")
+
+
+def _head(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
+    yield from roberta_head(config, head)
+    if head == "masked":  # the one family whose vocabulary head has a table of its own
+        yield Rule("encoder.tokens.weight", ("lm_head.decoder.weight",))
+
+
+def _demands(config: EsmcConfig, head: Head) -> Iterator[Demand]:
+    yield Demand("position", config.position, ("rotary",))
+    yield Demand("norm_order", config.norm_order, ("pre",))
+    yield Demand("mlp", config.mlp, ("gated",))
+    yield Demand("embedding_norm", config.embedding_norm, (False,))
+    yield Demand("query_key_norm", config.query_key_norm, (True,))
+    yield Demand("segments", config.segments, (0,))
+    yield Demand("bias", config.bias, (False,))
+    yield Demand("norm_eps", config.norm_eps, (1e-5,))
+    if head.kind == "classify":
+        yield Demand("pooling", head.pooling, ("cls",))
+    if config.global_every > 1:
+        yield Demand("window", config.window, (None,))
+
+
+def _settings(config: EsmcConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
+    rotary = {"rope_type": "default", "rope_theta": config.rotary_base}
+    return {
+        **sizes(config, head),
+        "hidden_act": ACTIVATIONS[config.activation],
+        "max_position_embeddings": config.max_length,
+        "rope_parameters": rotary,
+        "tie_word_embeddings": False,
+    }
+
+
+ESMC = Layout(
+    "esmc",
+    {"none": "EsmcModel", "masked": "EsmcForMaskedLM", "classify": "EsmcForSequenceClassification"},
+    _rules,
+    _demands,
+    _settings,
+)

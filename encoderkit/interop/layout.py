@@ -1,0 +1,104 @@
+"""How a family of transformers is described: a table of names that is read in both directions, and its config.json.
+
+A family is one file with one `Layout`, and a line in `families.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from encoderkit.models.config import Activation, TransformerConfig
+
+HeadKind = Literal["none", "masked", "classify"]
+AUTO_CLASSES: dict[HeadKind, str] = {
+    "none": "AutoModel",
+    "masked": "AutoModelForMaskedLM",
+    "classify": "AutoModelForSequenceClassification",
+}
+ACTIVATIONS: dict[Activation, str] = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "relu_squared": "relu2",
+    "silu": "silu",
+    "tanh": "tanh",
+}
+
+
+class Head(NamedTuple):
+    """What stands on the encoder, as far as the layout depends on it."""
+
+    kind: HeadKind
+    labels: tuple[str, ...] = ()
+    several: bool = False
+    """Several labels a text."""
+    pooling: str = "cls"
+    dropout: float = 0.0
+
+
+class SpecialIds(NamedTuple):
+    """The ids that a config.json names."""
+
+    pad: int
+    cls: int
+    sep: int
+
+
+class Rule(NamedTuple):
+    """One of our tensors and what it is called in transformers."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    """Several: ours holds them one below the other, in this order."""
+    shape: tuple[int, ...] = ()
+    """Of each of theirs, where ours may have none."""
+    present: bool = True
+    """Whether ours has it; if not, theirs is zero."""
+    before: int = 0
+    """Rows that theirs has before the first of ours."""
+    scale: float = 1.0
+    """Theirs is ours times this."""
+
+
+class Demand(NamedTuple):
+    """A setting of ours that a family of transformers cannot vary at will."""
+
+    setting: str
+    value: object
+    legal: tuple[object, ...]
+
+
+class Layout(NamedTuple):
+    """A family: what transformers calls its tensors and settings, and what it cannot hold."""
+
+    model_type: str
+    classes: dict[HeadKind, str]
+    """The class for each head that it has."""
+    rules: Callable[[Any, HeadKind, int], Iterator[Rule]]
+    """The config, the head and the id of padding to the names of all tensors."""
+    demands: Callable[[Any, Head], Iterator[Demand]]
+    settings: Callable[[Any, Head, SpecialIds], dict[str, Any]]
+    """What its config.json has besides what all families share."""
+
+
+def linear(ours: str, *theirs: str, width: int, bias: bool, scale: float = 1.0) -> Iterator[Rule]:
+    """A linear layer or a norm that has a bias in transformers; `bias`: whether ours has one."""
+    yield Rule(f"{ours}.weight", tuple(f"{name}.weight" for name in theirs), scale=scale)
+    yield Rule(f"{ours}.bias", tuple(f"{name}.bias" for name in theirs), (width,), present=bias, scale=scale)
+
+
+def plain(ours: str, *theirs: str, bias: bool = False, scale: float = 1.0) -> Iterator[Rule]:
+    """A linear layer or a norm that has a bias in transformers if and only if ours has one."""
+    for part in ("weight", "bias") if bias else ("weight",):
+        yield Rule(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), scale=scale)
+
+
+def sizes(config: TransformerConfig, head: Head) -> dict[str, Any]:
+    """The settings that BERT's descendants all have under the same names."""
+    return {
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.inner,
+        "attention_dropout": config.attention_dropout,
+        "classifier_dropout": head.dropout,
+    }

@@ -1,0 +1,86 @@
+"""transformers' ModernBERT (Warner et al. 2024)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, plain, sizes
+from encoderkit.models.config import ModernBertConfig
+
+
+def _rules(config: ModernBertConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
+    yield from _encoder(config, head)
+    yield from _head(config, head)
+
+
+def _encoder(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:
+    root, bias = "" if head == "none" else "model.", config.bias
+    yield Rule("encoder.tokens.weight", (f"{root}embeddings.tok_embeddings.weight",))
+    yield from plain("encoder.embedding_norm", f"{root}embeddings.norm", bias=bias)
+    for i in range(config.layers):
+        ours, theirs = f"encoder.layers.{i}", f"{root}layers.{i}"
+        if i:
+            yield from plain(f"{ours}.attention_norm", f"{theirs}.attn_norm", bias=bias)
+        yield from plain(f"{ours}.attention.qkv", f"{theirs}.attn.Wqkv", bias=bias)
+        yield from plain(f"{ours}.attention.out", f"{theirs}.attn.Wo", bias=bias)
+        yield from plain(f"{ours}.mlp_norm", f"{theirs}.mlp_norm", bias=bias)
+        yield from plain(f"{ours}.mlp.up", f"{theirs}.mlp.Wi", bias=bias)
+        yield from plain(f"{ours}.mlp.down", f"{theirs}.mlp.Wo", bias=bias)
+    yield from plain("encoder.final_norm", f"{root}final_norm", bias=bias)
+
+
+def _head(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:
+    if head == "none":
+        return
+    yield from plain("head.dense", "head.dense", bias=config.bias)
+    yield from plain("head.norm", "head.norm", bias=config.bias)
+    if head == "masked":
+        yield Rule("head.bias", ("decoder.bias",))
+    else:
+        yield from plain("head.out", "classifier", bias=True)
+
+
+def _demands(config: ModernBertConfig, head: Head) -> Iterator[Demand]:
+    yield Demand("position", config.position, ("rotary",))
+    yield Demand("norm_order", config.norm_order, ("pre",))
+    yield Demand("mlp", config.mlp, ("gated",))
+    yield Demand("embedding_norm", config.embedding_norm, (True,))
+    yield Demand("query_key_norm", config.query_key_norm, (False,))
+    yield Demand("segments", config.segments, (0,))
+    if head.kind == "classify":
+        yield Demand("pooling", head.pooling, ("cls", "mean"))
+
+
+def _settings(config: ModernBertConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
+    every = config.global_every if config.window else 1
+    bases = {"full_attention": config.rotary_base, "sliding_attention": config.rotary_base_local}
+    return {
+        **sizes(config, head),
+        "max_position_embeddings": config.max_length,
+        "cls_token_id": ids.cls,
+        "sep_token_id": ids.sep,
+        "hidden_activation": ACTIVATIONS[config.activation],
+        "classifier_activation": ACTIVATIONS[config.activation],
+        "classifier_pooling": head.pooling,
+        "embedding_dropout": config.dropout,
+        "mlp_dropout": config.dropout,
+        "norm_eps": config.norm_eps,
+        **{f"{part}_bias": config.bias for part in ("norm", "mlp", "attention", "classifier")},
+        "decoder_bias": True,
+        "tie_word_embeddings": True,
+        "local_attention": config.window or 128,
+        "layer_types": ["sliding_attention" if i % every else "full_attention" for i in range(config.layers)],
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
+        # The same for transformers 4, which would take its defaults silently.
+        "global_attn_every_n_layers": every,
+        "global_rope_theta": config.rotary_base,
+        "local_rope_theta": config.rotary_base_local,
+    }
+
+
+MODERNBERT = Layout(
+    "modernbert",
+    {"none": "ModernBertModel", "masked": "ModernBertForMaskedLM", "classify": "ModernBertForSequenceClassification"},
+    _rules,
+    _demands,
+    _settings,
+)
