@@ -31,9 +31,7 @@ class Exported(NamedTuple):
 
 def to_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
     """Our tensors (`encoder.*`, `head.*`) under transformers' names."""
-    if (
-        isinstance(config, TransformerConfig) and config.position == "sinusoidal"
-    ):  # computed here, a table like a learned one there
+    if isinstance(config, TransformerConfig) and config.position == "sinusoidal":
         tensors = {**tensors, "encoder.positions.weight": SinusoidalPositions(config.max_length, config.dim).table}
     result = {}
     for rule in rules(config, head, pad):

@@ -12,7 +12,6 @@ from encoderkit import files
 from encoderkit.errors import CheckError, UsageError
 from encoderkit.inference import open_model
 from encoderkit.interop.hf import to_hf
-from encoderkit.interop.layout import Head
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, LstmConfig, ModernBertConfig, RobertaConfig
 from encoderkit.objectives.config import MaskedConfig
@@ -150,7 +149,7 @@ def test_fine_tuning_begins_with_what_transformers_begins_with(name: str, tmp_pa
     )
     ours = Classify(SINGLE, ENCODERS[name], open_model(step).learner.vocabulary, 32, LABELS)
     load_pretrained(ours, step)
-    named = to_hf(ENCODERS[name], Head("classify", tuple(LABELS)), ours.state_dict(), 0)
+    named = to_hf(ENCODERS[name], "classify", ours.state_dict(), 0)
     for key, value in theirs.state_dict().items():
         if key in info["missing_keys"]:  # made anew there; ours is new too, and not equal by chance
             assert "classifier" in key or "pooler" in key
