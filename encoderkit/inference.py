@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,11 +21,12 @@ from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.objectives.masked import Masked
 from encoderkit.tasks.build import TASKS
-from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.config import TaskConfig
+from encoderkit.tasks.task import Observed, Task
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights, read_tensors
+from encoderkit.training.evaluate import outputs
 from encoderkit.training.machine import DTYPES, choose_device, choose_precision, keep_memory
 
 TOKENS = 16_384
@@ -43,6 +45,11 @@ class Model(NamedTuple):
     """Its config.json."""
     labels: list[str] | None
     path: Path
+
+    @property
+    def task(self) -> Task | None:
+        """The learner, if it is a task; None for an objective."""
+        return self.learner if isinstance(self.learner, Task) else None
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
@@ -140,10 +147,12 @@ class Engine(NamedTuple):
         out[np.concatenate(order)] = joined
         return out
 
-    def logits(self, rows: Sequence[Tokens]) -> np.ndarray:
-        """(N, L) scores of the labels, before softmax or sigmoid; the model must be a classifier."""
-        assert isinstance(self.model.learner, Classify)
-        return self.run(rows, self.model.learner.logits)
+    def observe(self, examples: Sequence[Any]) -> Observed:
+        """What the model, which must be a task, says of examples, in their order; N > 0."""
+        task = self.model.task
+        assert task is not None
+        numbers = (batch.tolist() for batch in batches([example.size for example in examples], self.batch))
+        return outputs(task, examples, numbers, self.device, self.precision)
 
     def vectors(self, rows: Sequence[Tokens], pooling: Pooling) -> np.ndarray:
         """(N, D) one vector a row. The mean is over all real tokens, special ones included, as sentence-transformers does."""
@@ -178,6 +187,11 @@ def batches(lengths: Sequence[int], rows: int | None = None) -> Iterator[np.ndar
         first += size
 
 
+def by_row(examples: Sequence[Any]) -> list[list[Tokens]]:
+    """The sequences of each row, whose examples stand one after the other."""
+    return [[part for one in group for part in one.texts] for _, group in groupby(examples, key=lambda example: example.row)]
+
+
 class Account(NamedTuple):
     """What was read."""
 
@@ -194,14 +208,18 @@ class Account(NamedTuple):
 
     def add(self, rows: Sequence[Tokens], unk: int) -> "Account":
         """With `rows` counted too."""
-        special = [2 + (row.segments is not None) for row in rows]
-        sizes = [len(row.ids) - extra for row, extra in zip(rows, special, strict=True)]
+        return self.add_each([[row] for row in rows], unk)
+
+    def add_each(self, rows: Sequence[Sequence[Tokens]], unk: int) -> "Account":
+        """With `rows` counted too, each of which the encoder reads as one or more sequences."""
+        sizes = [sum(len(part.ids) - 2 - (part.segments is not None) for part in row) for row in rows]
+        cuts = [sum(part.cut for part in row) for row in rows]
         return Account(
             self.rows + len(rows),
             self.empty + sum(size == 0 for size in sizes),
-            self.truncated + sum(row.cut > 0 for row in rows),
-            self.lost + sum(row.cut for row in rows),
-            self.unknown + sum(int((row.ids == unk).sum()) for row in rows),
+            self.truncated + sum(cut > 0 for cut in cuts),
+            self.lost + sum(cuts),
+            self.unknown + sum(int((part.ids == unk).sum()) for row in rows for part in row),
             self.tokens + sum(sizes),
         )
 

@@ -5,7 +5,7 @@ batch change nothing.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -90,13 +90,18 @@ class Learner(Protocol):
         """Examples to a batch, all corruption included.
 
         `rngs` has one generator an example (addressed by seed, epoch and example); `progress` is the share of the run
-        that is done, for rates that change, and None in evaluation. A task does not look at either.
+        that is done, for rates that change, and None in evaluation, when a task is given no generators.
         """
         ...
 
     def __call__(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss: each term, summed over its targets, in nats."""
         ...
+
+
+@runtime_checkable
+class Objective(Learner, Protocol):
+    """What an objective adds: its metrics are sums over targets, in any order. A task counts rows: `tasks.task.Task`."""
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """What `metrics` needs, one row a target, in the order of the batch."""

@@ -4,9 +4,12 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from encoderkit import files, world
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.tasks.config import TaskConfig
 
 _MADE_BY = {"encoderkit.json": "train-tokenizer", "meta.json": "tokenize"}
 
@@ -158,8 +161,10 @@ def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str
         raise UsageError("predict takes a file, - for standard input, or --text", fix=f'encoderkit predict {step} --text "..."')
     if source is not None:
         text_file(source)
-    task = _config(step).get("task")
-    pair = isinstance(task, dict) and isinstance(task.get("text"), list) and len(task["text"]) == 2
+    columns = _read_columns(step)
+    if texts and len(columns) > 2:
+        raise UsageError(f"the model reads {', '.join(columns)}, and --text is one text", fix="a file with these columns")
+    pair = len(columns) == 2
     if pairs and (not pair or len(pairs) != len(texts)):
         found = f"{len(texts)} --text and {len(pairs)} --text-pair" if pair else "but the model reads single texts"
         raise UsageError(f"each --text has one --text-pair, {found}" if pair else f"there is a --text-pair, {found}")
@@ -169,6 +174,18 @@ def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text")
     return [[text, other] for text, other in zip(texts, pairs, strict=True)] if pair else [[text] for text in texts]
+
+
+def _read_columns(step: Path) -> list[str]:
+    """The columns of what the model in `step` needs to predict."""
+    task = _config(step).get("task")
+    if task is None:
+        return ["text"]
+    try:
+        return TypeAdapter[TaskConfig](TaskConfig).validate_python(task).columns
+    except ValidationError as error:
+        message = f"cannot be understood: {str(error).splitlines()[0]}"
+        raise DataError(message, where=step / "config.json") from None
 
 
 def _config(step: Path) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class FinetuneRecipe(Config):
         if self.model is not None:
             _check_length(self.model, self.data.length)
         _check_patience(self.training, self.every, self.data.dev)
-        sides = len(self.task.columns)
+        sides = self.task.sides
         if self.data.length < 2 * sides + 1:
             raise ValueError(f"data.length ({self.data.length}) has no room for a token of each of {sides} texts")
         if self.training.tokens is not None:

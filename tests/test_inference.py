@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from encoderkit.data.labelled import Row
 from encoderkit.inference import TOKENS, Account, Engine, batches, fill, open_model, start, with_blanks
 from encoderkit.models.inputs import Inputs
 from encoderkit.preflight import find_step
@@ -43,11 +44,14 @@ def test_vectors_are_those_of_each_text_alone(engine: Engine, pooling: str) -> N
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_logits_do_not_depend_on_the_batch(engine: Engine) -> None:
-    rows = engine.tokens(TEXTS * 9)
-    alone = engine._replace(batch=1).logits(rows)
+def test_what_is_observed_does_not_depend_on_the_batch(engine: Engine) -> None:
+    task = engine.model.task
+    assert task is not None
+    rows = [Row({"text": text}, i, "texts") for i, [text] in enumerate(TEXTS * 9)]
+    examples = task.encode(rows, engine.model.tokenizer, labelled=False)
+    alone = engine._replace(batch=1).observe(examples)["logits"]
     for batch in (7, 64, None):
-        np.testing.assert_allclose(engine._replace(batch=batch).logits(rows), alone, atol=1e-5)
+        np.testing.assert_allclose(engine._replace(batch=batch).observe(examples)["logits"], alone, atol=1e-5)
 
 
 def test_account(engine: Engine) -> None:

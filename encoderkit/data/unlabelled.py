@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from encoderkit.console import say
-from encoderkit.data.records import check_text, read_records
+from encoderkit.data.labelled import Row
+from encoderkit.data.records import read_records
 from encoderkit.data.streams import BLOCK, LINE, Source, blocks, find_sources, lines, sniffed, standard_input, texts
 from encoderkit.errors import DataError, UsageError
 
@@ -32,18 +33,20 @@ class Texts(NamedTuple):
 
         Raises `DataError` with file and line for a row that has no text.
         """
+        return ((row.place, [row.text(column) for column in self.columns]) for row in self.whole())
+
+    def whole(self) -> Iterator[Row]:
+        """Every row with all its columns, which hold `columns`; what they hold is not looked at."""
         content = blocks(self.source) if self.spool is None else _again(self.spool)
         name = self.source.name
         if self.source.format == "txt":
             for number, text, whole in lines(texts(self.source, "auto", content)):
                 if not whole:
                     raise DataError(f"this line is longer than {LINE // 2**20} MiB", where=f"{name}:{number}")
-                yield f"{name}:{number}", [text]
+                yield Row({self.columns[0]: text}, number, name)
             return
         for line, values in read_records(self.source, self.columns, "auto", content):
-            for column in self.columns:
-                check_text(values[column], column, f"{name}:{line}")
-            yield f"{name}:{line}", [values[column] for column in self.columns]
+            yield Row(values, line, name)
 
 
 def _again(spool: IO[bytes]) -> Iterator[bytes]:

@@ -49,5 +49,5 @@ def _labels(head: Head) -> dict[str, Any]:
     return {
         "id2label": {str(i): label for i, label in enumerate(head.labels)},
         "label2id": {label: i for i, label in enumerate(head.labels)},
-        "problem_type": "multi_label_classification" if head.several else "single_label_classification",
+        "problem_type": "regression" if head.numbers else f"{'multi' if head.several else 'single'}_label_classification",
     }

@@ -73,13 +73,16 @@ def export(
     vocab_size: int,
     ids: SpecialIds,
     length: int | None = None,
+    reason: str | None = None,
 ) -> Exported:
     """The files that transformers' Auto classes load; in our own names if it has no class for such a model.
+
+    `reason`: why it has none for this head, where that is known.
 
     `tensors` is the state of a learner (`encoder.*`, `head.*`), `tokenizer` the files of its directory, `length` where
     its texts were cut, if that is shorter than the encoder could read.
     """
-    reason = obstacle(config, head)
+    reason = reason or obstacle(config, head)
     if reason is None:
         named = to_hf(config, head.kind, tensors, ids.pad)
         described = settings(config, head, vocab_size, ids)
@@ -92,7 +95,7 @@ def export(
         tokenizer,
         length or longest(config),
         segments=isinstance(config, TransformerConfig) and config.segments > 1,
-        literal=head.kind == "classify",
+        literal=head.kind != "masked",
     )
     files = {
         "config.json": _json(described),

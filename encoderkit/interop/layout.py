@@ -33,6 +33,8 @@ class Head(NamedTuple):
     """Several labels a text."""
     pooling: str = "cls"
     dropout: float = 0.0
+    numbers: bool = False
+    """The outputs are numbers, not the scores of labels."""
 
 
 class SpecialIds(NamedTuple):

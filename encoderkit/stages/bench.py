@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoderkit.console import table
 from encoderkit.errors import UsageError
 from encoderkit.inference import TOKENS, Engine, Precision, open_model, start
-from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.texts import Tokens, inputs_of
 from encoderkit.training.machine import product_rate
 
@@ -38,7 +37,7 @@ def bench(step: Path, lengths: Sequence[int] | None, seconds: float, precision: 
         "device": engine.device,
         "precision": engine.precision,
         "threads": torch.get_num_threads(),
-        "does": "predict" if isinstance(engine.model.learner, Classify) else "embed",
+        "does": "embed" if engine.model.task is None else "predict",
         "lengths": found,
     }
 
@@ -95,9 +94,10 @@ def _texts(engine: Engine, length: int, count: int) -> list[Tokens]:
     return rows
 
 
-def _compute(engine: Engine, rows: Sequence[Tokens]) -> np.ndarray:
-    """What predict computes for a classifier, and embed for any other model."""
-    return engine.logits(rows) if isinstance(engine.model.learner, Classify) else engine.vectors(rows, "mean")
+def _compute(engine: Engine, rows: Sequence[Tokens]) -> object:
+    """What predict computes for a task, and embed for any other model."""
+    task = engine.model.task
+    return engine.vectors(rows, "mean") if task is None else engine.observe([task.probe(row) for row in rows])
 
 
 def _times(work: Callable[[], object], seconds: float) -> list[float]:
@@ -120,7 +120,11 @@ def _operations(engine: Engine, rows: Sequence[Tokens]) -> float:
     learner = engine.model.learner
     assert isinstance(learner, nn.Module)
     recurrent = sum(p.numel() for m in learner.modules() if isinstance(m, nn.RNNBase) for p in m.parameters() if p.ndim == 2)
-    inputs = inputs_of(rows, learner.vocabulary.pad, learner.encoder.packs).to(engine.device)
+    task = engine.model.task
+    if task is None:
+        inputs, targets = inputs_of(rows, learner.vocabulary.pad, learner.encoder.packs).to(engine.device), {}
+    else:
+        inputs, targets = task.collate([task.probe(row) for row in rows], [], None).to(engine.device)[:2]
     with engine.arithmetic(), FlopCounterMode(display=False) as counter:
-        learner.logits(inputs) if isinstance(learner, Classify) else learner.encoder(inputs)
+        learner.encoder(inputs) if task is None else task.observe(inputs, targets)
     return counter.get_total_flops() + 2 * recurrent * inputs.ids.numel()

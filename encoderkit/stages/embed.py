@@ -11,9 +11,9 @@ from encoderkit import files
 from encoderkit.console import progress, say
 from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import DataError, UsageError
-from encoderkit.inference import Account, Precision, open_model, start
+from encoderkit.inference import Account, Engine, Precision, open_model, start
 from encoderkit.models.pooling import Pooling
-from encoderkit.stages.predict import columns_of, windows
+from encoderkit.stages.predict import windows
 
 
 def embed(
@@ -32,7 +32,7 @@ def embed(
         raise UsageError("vectors are written as .npy", where=out, fix=f"--out {out}.npy")
     files.refuse_existing(out, overwrite)
     engine = start(open_model(step), precision, batch)
-    texts = open_texts(source, columns_of(engine, columns))
+    texts = open_texts(source, _columns(engine, columns))
     count, dim = sum(1 for _ in texts.rows()), engine.model.learner.encoder.dim  # the header says how many rows follow
     if not count:
         raise DataError("holds no row", where=texts.source.name)
@@ -60,6 +60,14 @@ def embed(
         "unknown": {"tokens": account.unknown, "share": account.unknown / max(account.tokens, 1)},
         "out": str(out),
     }
+
+
+def _columns(engine: Engine, given: Sequence[str] | None) -> list[str]:
+    """The columns of the text in files: those of `--column`, or those that the model was trained with."""
+    if given and len(given) > 2:
+        raise UsageError(f"a text or a pair of texts is read, found {len(given)} columns", where="--column")
+    task = engine.model.task
+    return list(given) if given else ["text"] if task is None else task.config.embedded
 
 
 def _header(rows: int, dim: int) -> bytes:

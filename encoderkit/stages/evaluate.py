@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,30 +12,12 @@ from encoderkit.data.blocks import Rows
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UserError
-from encoderkit.inference import TOKENS, Engine, Precision, open_model, start
-from encoderkit.metrics import (
-    bootstrap_several,
-    bootstrap_single,
-    confusion,
-    outcomes,
-    per_class,
-    several_labels,
-    single_label,
-    tally,
-)
+from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, start
 from encoderkit.tasks import baselines
-from encoderkit.tasks.classify import Classify
+from encoderkit.tasks.task import Task
 from encoderkit.training.evaluate import evaluate as evaluate_source
 
 _CONFUSION = 12  # labels up to which the matrix is shown to a person; --json always has it
-
-
-class _Labelled(NamedTuple):
-    """Rows as the baselines read them."""
-
-    texts: list[list[str]]
-    targets: np.ndarray
-    """(N,) label numbers, or (N, L) of 0 and 1."""
 
 
 def evaluate(
@@ -47,8 +29,8 @@ def evaluate(
     """
     engine = start(open_model(step), precision, batch)
     about = {"model": str(step), "data": str(data), "precision": engine.precision}
-    task = engine.model.learner
-    return about | (_rows(engine, task, data, with_baselines) if isinstance(task, Classify) else _store(engine, data))
+    task = engine.model.task
+    return about | (_store(engine, data) if task is None else _rows(engine, task, data, with_baselines))
 
 
 def _store(engine: Engine, data: Path) -> dict[str, Any]:
@@ -68,63 +50,35 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
     return {"rows": len(rows), "tokens": rows.tokens, "metrics": metrics, "unknown": unknown}
 
 
-def _rows(engine: Engine, task: Classify, data: Path, with_baselines: bool) -> dict[str, Any]:
-    rows = read_rows(data, task.config.all_columns)
+def _rows(engine: Engine, task: Task, data: Path, with_baselines: bool) -> dict[str, Any]:
+    rows = _read(task, data)
     examples = task.encode(rows, engine.model.tokenizer)
-    given = _Labelled(_texts(task, rows), np.array([example.target for example in examples]))
-    logits = engine.logits([example.tokens for example in examples])
-    predicted, targets = task.decide(logits), given.targets
-    metrics: dict[str, Any] = _scores(task, targets, predicted)
-    metrics["loss"] = task.metrics({"logits": logits, "labels": targets})["loss"]
-    metrics["per_class"] = _per_class(task, targets, predicted)
-    if not task.config.several:
-        metrics["confusion"] = confusion(targets, predicted, len(task.labels)).tolist()
-    cuts = [example.tokens.cut for example in examples]
-    special = 2 + (len(task.config.columns) > 1)
-    size = sum(len(example.tokens.ids) - special for example in examples)
-    unknown = sum(int((example.tokens.ids == task.vocabulary.unk).sum()) for example in examples)
+    observed, gold = engine.observe(examples), task.gold(rows)
+    predicted = task.decide(examples, observed)
+    metrics = {**task.score(gold, predicted), **task.metrics(examples, observed), **task.details(gold, predicted)}
+    account = Account().add_each(by_row(examples), task.vocabulary.unk)
     train = _training(engine, task) if with_baselines else None
     return {
         "rows": len(rows),
         "labels": task.labels,
         "metrics": metrics,
-        "intervals": _intervals(task, targets, predicted),
-        "baselines": {} if train is None else _baselines(task, train, given),
-        "truncated": {"rows": sum(cut > 0 for cut in cuts), "tokens": sum(cuts), "length": task.length},
-        "unknown": {"tokens": unknown, "share": unknown / max(size, 1)},
-        "in_training": None if train is None else _shared(given.texts, train.texts),
+        "intervals": task.intervals(gold, predicted),
+        "baselines": {} if train is None else _baselines(task, train, rows, gold),
+        "truncated": {"rows": account.truncated, "tokens": account.lost, "length": task.length},
+        "unknown": {"tokens": account.unknown, "share": account.unknown / max(account.tokens, 1)},
+        "in_training": None if train is None else _shared(_texts(task, rows), _texts(task, train)),
     }
 
 
-def _texts(task: Classify, rows: Sequence[Row]) -> list[list[str]]:
-    return [[row.text(column) for column in task.config.columns] for row in rows]
+def _read(task: Task, path: Path) -> list[Row]:
+    return read_rows(path, task.config.all_columns, task.config.optional_columns)
 
 
-def _scores(task: Classify, targets: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    if task.config.several:
-        exact = {"accuracy": (targets.astype(bool) == predicted.astype(bool)).all(1).mean()}
-        values = exact | several_labels(outcomes(targets, predicted).sum(0))
-    else:
-        values = single_label(tally(confusion(targets, predicted, len(task.labels))))
-    return {name: float(value) for name, value in values.items()}
+def _texts(task: Task, rows: Sequence[Row]) -> list[list[str]]:
+    return [task.texts(row) for row in rows]
 
 
-def _per_class(task: Classify, targets: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, float]]:
-    if task.config.several:
-        counts = outcomes(targets, predicted).sum(0)
-    else:
-        counts = tally(confusion(targets, predicted, len(task.labels)))
-    parts = {name: values.tolist() for name, values in per_class(counts).items()}
-    return {label: {name: values[i] for name, values in parts.items()} for i, label in enumerate(task.labels)}
-
-
-def _intervals(task: Classify, targets: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
-    if task.config.several:
-        return bootstrap_several(targets, predicted)
-    return bootstrap_single(confusion(targets, predicted, len(task.labels)))
-
-
-def _training(engine: Engine, task: Classify) -> _Labelled | None:
+def _training(engine: Engine, task: Task) -> list[Row] | None:
     """The rows that the model was trained on, if they are still there; says why if they cannot be used."""
     path = Path(engine.model.config["recipe"]["data"]["train"])
     if not path.is_file():
@@ -134,20 +88,22 @@ def _training(engine: Engine, task: Classify) -> _Labelled | None:
     if manifest.is_file() and files.read_json(manifest).get("inputs", {}).get("data.train") != files.sha256(path):
         warn(f"{path} has changed since the model was trained on it; the baselines are fitted on what it is now")
     try:
-        rows = read_rows(path, task.config.all_columns)
-        return _Labelled(_texts(task, rows), np.array([task.target(row) for row in rows]))
+        rows = _read(task, path)
+        task.gold(rows)
+        _texts(task, rows)
+        return rows
     except UserError as error:
         warn(f"no baselines: {error.where}: {error.message}")
         return None
 
 
-def _baselines(task: Classify, train: _Labelled, given: _Labelled) -> dict[str, dict[str, float]]:
-    fitted = len(baselines.fitted_rows(train.texts))
-    if fitted < len(train.texts):
-        say(f"the TF-IDF baseline is fitted on {fitted:,} of the {len(train.texts):,} training rows, evenly spaced")
-    majority = baselines.majority(train.targets, len(given.texts))
-    tfidf = baselines.tfidf(train.texts, train.targets, given.texts)
-    return {"majority": _scores(task, given.targets, majority), "tfidf": _scores(task, given.targets, tfidf)}
+def _baselines(task: Task, train: list[Row], rows: list[Row], gold: np.ndarray) -> dict[str, dict[str, float]]:
+    known, asked = _texts(task, train), _texts(task, rows)
+    fitted = len(baselines.fitted_rows(known))
+    if task.baselines and fitted < len(known):
+        say(f"baselines on words are fitted on {fitted:,} of the {len(known):,} training rows, evenly spaced")
+    right = task.gold(train)
+    return {name: task.score(gold, baselines.BASELINES[name](known, right, asked)) for name in task.baselines}
 
 
 def _shared(texts: list[list[str]], train: list[list[str]]) -> int:

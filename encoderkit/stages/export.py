@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoderkit import files
 from encoderkit.console import say, warn
@@ -17,10 +17,11 @@ from encoderkit.inference import Model, open_model
 from encoderkit.interop.hf import Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
 from encoderkit.learner import pad
+from encoderkit.models.config import BertConfig, RobertaConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.masked import Masked
 from encoderkit.preflight import find_step
-from encoderkit.tasks.classify import Classify
+from encoderkit.tasks.task import Export
 from encoderkit.tasks.texts import assemble
 
 TOLERANCE = 1e-5
@@ -77,16 +78,20 @@ def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False) 
 
 
 def _exported(model: Model) -> Exported:
-    learner = model.learner
-    assert isinstance(learner, Masked | Classify)
-    head, length = Head("masked"), None
-    if isinstance(learner, Classify):
-        task = learner.config
-        head = Head("classify", tuple(learner.labels), task.several, task.pooling, task.dropout)
-        length = learner.length
+    learner, task, reason = model.learner, model.task, None
+    assert isinstance(learner, nn.Module)
+    head, tensors = Head("none" if task else "masked"), learner.state_dict()
+    if task:
+        found = task.exported()
+        if isinstance(found, Export):
+            several, numbers = found.problem == "multi_label_classification", found.problem == "regression"
+            head, tensors = Head(found.head, found.labels, several, found.pooling, found.dropout, numbers), found.tensors
+        else:
+            reason = found
     tokenizer = {name: data for name, data in model.tokenizer.save_files().items() if name in TOKENIZER_FILES}
     ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
-    return export(learner.encoder_config, head, learner.state_dict(), tokenizer, model.tokenizer.vocab_size, ids, length)
+    length = task.length if task else None
+    return export(learner.encoder_config, head, tensors, tokenizer, model.tokenizer.vocab_size, ids, length, reason)
 
 
 def _check(model: Model, exported: Exported, folder: Path) -> Parity | None:
@@ -112,19 +117,22 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
     Raises `CheckError` if the tokens or the logits differ.
     """
     rows = _rows(model)
+    # Without a head of ours BERT and RoBERTa would make a pooler of their own.
+    alone = {"add_pooling_layer": False} if isinstance(model.learner.encoder_config, BertConfig | RobertaConfig) else {}
     with _quiet() as transformers:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        theirs, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True)
+        settings = alone if auto_class == "AutoModel" else {}
+        theirs, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True, **settings)
         if any(report.values()):
             raise CheckError(f"transformers does not read the exported weights: {report}", where=model.path)
         sides = [list(side) for side in zip(*rows, strict=True)]
         arguments = tokenizer(*sides, truncation=True, padding=True, return_tensors="pt")
-        found = theirs.eval()(**arguments).logits
+        found = theirs.eval()(**arguments)[0]  # the logits, or the vectors of an encoder alone
     inputs = _inputs(model, rows, tokenizer.model_max_length)
     if not torch.equal(arguments["input_ids"], inputs.ids):
         row = next(i for i, ours in enumerate(inputs.ids) if not torch.equal(arguments["input_ids"][i], ours))
         raise CheckError(f"transformers' tokenizer splits {shown(' '.join(rows[row]), 40)} in another way", where=model.path)
-    expected = _logits(model, inputs)
+    expected = _outputs(model, inputs)
     if expected.shape == (*inputs.ids.shape, expected.shape[-1]):
         expected, found = expected[inputs.mask], found[inputs.mask]
     difference = (expected - found).abs()
@@ -134,10 +142,9 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
 
 
 def _rows(model: Model) -> list[list[str]]:
-    if not isinstance(model.learner, Classify):
+    if model.task is None:
         return [[text] for text in TEXTS]
-    texts = [*TEXTS, LITERAL]
-    sides = len(model.learner.config.columns)
+    texts, sides = [*TEXTS, LITERAL], model.task.config.sides
     return [[texts[(i + side) % len(texts)] for side in range(sides)] for i in range(len(texts))]
 
 
@@ -150,11 +157,14 @@ def _inputs(model: Model, rows: Sequence[Sequence[str]], length: int) -> Inputs:
     return Inputs.of(ids, torch.arange(width) < lengths[:, None], pad(second, width, 0) if second else None)
 
 
-def _logits(model: Model, inputs: Inputs) -> Tensor:
-    """(B, L) of a classifier, (B, T, V) of a masked language model."""
+def _outputs(model: Model, inputs: Inputs) -> Tensor:
+    """(B, L) logits of a classifier, (B, T, V) of a masked language model, (B, T, D) of an encoder alone."""
+    if model.task is not None:
+        found = model.task.exported()
+        assert isinstance(found, Export)
+        return found.outputs(inputs)
     learner = model.learner
-    if isinstance(learner, Classify):
-        return learner.logits(inputs)
+    assert isinstance(learner, Masked)
     hidden = learner.encoder(inputs)
     return learner.head(hidden.flatten(0, 1), learner.encoder.tokens.weight).view(*hidden.shape[:2], -1)
 

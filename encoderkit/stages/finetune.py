@@ -13,14 +13,15 @@ from torch import nn
 from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.data.labelled import Row, read_rows
-from encoderkit.errors import DataError, shown
-from encoderkit.inference import check_vocabulary, open_model, read_config, vocabulary_of
+from encoderkit.errors import DataError
+from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, vocabulary_of
 from encoderkit.models.config import EncoderConfig, ModernBertConfig
+from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.session import Material, outcome, run, session
 from encoderkit.tasks.build import TASKS
-from encoderkit.tasks.classify import Classify, Example, find_labels
+from encoderkit.tasks.task import Task
 from encoderkit.text.tokenizers import open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
@@ -44,18 +45,17 @@ def prepare(recipe: FinetuneRecipe) -> Material:
     """The learner, with pretrained or fresh weights, and its data."""
     step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
     split = _read(recipe)
-    labels = find_labels(_labelled(recipe, split), recipe.task)
-    if len(labels) < 2 and not recipe.task.several:
-        raise DataError(f"all rows have the label {shown(labels[0])}; a classifier needs two", where=recipe.data.train)
+    labels = TASKS[type(recipe.task)].find_labels(_labelled(recipe, split), recipe.task)
     tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
     if step is not None:
         check_vocabulary(tokenizer, read_config(step), step)
     torch.manual_seed(recipe.seed)
-    learner = TASKS[type(recipe.task)](recipe.task, _encoder(recipe, step), vocabulary_of(tokenizer), recipe.data.length, labels)
+    encoder, vocabulary = _encoder(recipe, step), vocabulary_of(tokenizer)
+    learner: Task = TASKS[type(recipe.task)](recipe.task, encoder, vocabulary, recipe.data.length, labels)
     parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     for name, examples in parts.items():
         _report(name, examples, recipe.data.length)
-    learner.weigh(parts["train"])
+    learner.prepare(parts["train"])
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
     if isinstance(recipe.data.dev, str):
         inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
@@ -63,23 +63,27 @@ def prepare(recipe: FinetuneRecipe) -> Material:
         inputs["checkpoint"] = files.sha256(step / "model.safetensors")
         load_pretrained(learner, step)
     dev, test = parts.get("dev"), parts.get("test")
-    return Material(learner, parts["train"], dev, test, tokenizer, labels, recipe.data.length, inputs, one_shape=False)
+    return Material(learner, parts["train"], dev, test, tokenizer, labels or None, recipe.data.length, inputs, one_shape=False)
 
 
 def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
     """The rows of train and, where the recipe has them, dev and test."""
-    columns, data = recipe.task.all_columns, recipe.data
-    parts = {"train": read_rows(data.train, columns)}
+    task, data = recipe.task, recipe.data
+
+    def read(path: str) -> list[Row]:
+        return read_rows(path, task.all_columns, task.optional_columns)
+
+    parts = {"train": read(data.train)}
     if isinstance(data.dev, str):
-        parts["dev"] = read_rows(data.dev, columns)
+        parts["dev"] = read(data.dev)
     elif data.dev:
-        parts["train"], parts["dev"] = _hold_out(parts["train"], data.dev, recipe.seed)
+        parts["train"], parts["dev"] = _hold_out(parts["train"], data.dev, recipe.seed, task.together)
         say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, drawn at random (seed {recipe.seed})")
         if not parts["dev"] or not parts["train"]:
             message = f"data.dev = {data.dev:g} leaves no rows on one side (equal rows stay together)"
             raise DataError(message, where=data.train, fix="--set data.dev=FILE")
     if data.test is not None:
-        parts["test"] = read_rows(data.test, columns)
+        parts["test"] = read(data.test)
     return parts
 
 
@@ -88,14 +92,21 @@ def _labelled(recipe: FinetuneRecipe, split: dict[str, list[Row]]) -> list[Row]:
     return split["train"] if isinstance(recipe.data.dev, str) else [*split["train"], *split.get("dev", [])]
 
 
-def _hold_out(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """A share of the rows at random, but equal rows on one side: what is held out must not be trained on."""
-    keys = sorted({json.dumps(row.values, sort_keys=True) for row in rows})
+def _hold_out(rows: list[Row], share: float, seed: int, together: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    """A share of the rows at random, but equal rows on one side: what is held out must not be trained on.
+
+    Rows count as equal that are so in the columns `together`, or in all if there are none.
+    """
+
+    def key(row: Row) -> str:
+        return json.dumps({name: row.values[name] for name in together} if together else row.values, sort_keys=True)
+
+    keys = sorted({key(row) for row in rows})
     chosen = np.random.default_rng((seed, 1)).permutation(len(keys))[: round(share * len(keys))]
     held = {keys[i] for i in chosen}
     sides: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
-        sides[json.dumps(row.values, sort_keys=True) in held].append(row)
+        sides[key(row) in held].append(row)
     return sides
 
 
@@ -108,8 +119,8 @@ def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
     return config if recipe.dropout is None else config.model_copy(update={"dropout": recipe.dropout})
 
 
-def load_pretrained(learner: Classify, step: Path) -> None:
-    """The pretrained weights of the encoder; ModernBERT's classifier begins with those of the head's transform as well.
+def load_pretrained(learner: Task, step: Path) -> None:
+    """The pretrained weights of the encoder; ModernBERT's classification head begins with those of the head's transform.
 
     So it is in transformers' class. BERT's pooler is another layer than the transform of its vocabulary head.
     """
@@ -118,7 +129,7 @@ def load_pretrained(learner: Classify, step: Path) -> None:
     tensors = read_tensors(path)
     assert isinstance(learner.encoder, nn.Module)
     load_weights(learner.encoder, _below("encoder.", tensors), path)
-    if isinstance(learner.encoder_config, ModernBertConfig):
+    if isinstance(learner.encoder_config, ModernBertConfig) and isinstance(learner.head, DenseClassificationHead):
         transform = {name: t for name, t in _below("head.", tensors).items() if name.startswith(("dense.", "norm."))}
         load_weights(learner.head, learner.head.state_dict() | transform, path)
 
@@ -127,13 +138,14 @@ def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _report(name: str, examples: Sequence[Example], length: int) -> None:
-    cut = sum(example.tokens.cut > 0 for example in examples)
-    lost = sum(example.tokens.cut for example in examples)
-    mean = sum(len(example.tokens.ids) for example in examples) / len(examples)
-    say(f"{name}: {len(examples):,} rows, {mean:.1f} tokens each on average")
-    if cut:
+def _report(name: str, examples: Sequence[Any], length: int) -> None:
+    rows = by_row(examples)
+    cuts = [sum(part.cut for part in row) for row in rows]
+    mean = sum(example.size for example in examples) / len(rows)
+    windows = f" in {len(examples):,} windows" if len(examples) > len(rows) else ""
+    say(f"{name}: {len(rows):,} rows{windows}, {mean:.1f} tokens each on average")
+    if many := sum(cut > 0 for cut in cuts):
         warn(
-            f"{name}: {cut:,} rows ({cut / len(examples):.1%}) are longer than data.length = {length} tokens and were cut; "
-            f"{lost:,} tokens are lost"
+            f"{name}: {many:,} rows ({many / len(rows):.1%}) are longer than data.length = {length} tokens and were cut; "
+            f"{sum(cuts):,} tokens are lost"
         )

@@ -1,4 +1,4 @@
-"""`encoderkit predict`: labels for texts, a line each, in the order of the input."""
+"""`encoderkit predict`: what a model says of texts, a line each, in the order of the input."""
 
 import csv
 import io
@@ -6,39 +6,39 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
+from typing import Any, Literal, Protocol, TypeVar
 
 from encoderkit import files
 from encoderkit.console import progress, say
+from encoderkit.data.labelled import Row
 from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import UsageError
-from encoderkit.inference import BLANK, Account, Engine, Precision, check_blank, fill, open_model, start, with_blanks
+from encoderkit.inference import (
+    BLANK,
+    Account,
+    Engine,
+    Precision,
+    by_row,
+    check_blank,
+    fill,
+    open_model,
+    start,
+    with_blanks,
+)
 from encoderkit.objectives.masked import Masked
-from encoderkit.tasks.classify import Classify
-from encoderkit.tasks.texts import Tokens
+from encoderkit.tasks.task import Task
+from encoderkit.tasks.texts import Tokens, named
 
 WINDOW = 4096
 """Rows in memory at once; within a window, rows of like length are computed together."""
 
 Form = Literal["jsonl", "csv"]
+T = TypeVar("T")
 
 
-def columns_of(engine: Engine, given: Sequence[str] | None) -> list[str]:
-    """The columns of the text in files: those of `--column`, or those that the model was trained with."""
-    if given:
-        if len(given) > 2:
-            raise UsageError(f"a text or a pair of texts is read, found {len(given)} columns", where="--column")
-        return list(given)
-    task = engine.model.learner
-    return list(task.config.columns) if isinstance(task, Classify) else ["text"]
-
-
-def windows(rows: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+def windows(rows: Iterable[T]) -> Iterator[list[T]]:
     """The rows, `WINDOW` at a time."""
     rows = iter(rows)
     while window := list(islice(rows, WINDOW)):
@@ -64,26 +64,25 @@ def predict(
     if out is not None:
         files.refuse_existing(out, overwrite)
     engine = start(open_model(step), precision, batch)
-    wanted = columns_of(engine, columns)
-    held = open_texts(source, wanted) if source is not None else None
-    pair = len(wanted) > 1 if held else any(len(row) > 1 for row in texts)
-    writer = _writer(engine, form, pair, top)
+    task = engine.model.task
+    predictor = _Blanks(engine, top) if task is None else _Rows(engine, task, top)
+    header, line = _written(predictor, form)
+    rows = _rows(predictor.columns, source, texts, columns)
     total = 0
-    for place, row in held.placed() if held else ((None, row) for row in texts):
+    for row in rows():
         total += 1
-        if isinstance(engine.model.learner, Masked):
-            check_blank(row[0], place)
+        predictor.check(row)
     account = Account()
     quiet = out is None and sys.stdout.isatty()
     with (
         files.staged_file(out, overwrite) if out else nullcontext(sys.stdout.buffer) as target,
         nullcontext() if quiet else progress("predicting", total, "rows") as bar,
     ):
-        target.write(writer.header)
-        for window in windows(held.rows() if held else map(list, texts)):
-            tokens = writer.tokens(window)
-            target.write("".join(map(writer.line, writer.entries(window, tokens))).encode())
-            account = account.add(tokens, engine.model.tokenizer.unk)
+        target.write(header)
+        for window in windows(rows()):
+            entries, read = predictor.entries(window)
+            target.write("".join(map(line, entries)).encode())
+            account = account.add_each(read, engine.model.tokenizer.unk)
             if bar is not None:
                 bar.advance(len(window))
         if out is None:
@@ -92,33 +91,113 @@ def predict(
     return account
 
 
-class _Writer(NamedTuple):
-    """How the predictions of a model are made and written."""
+def _rows(
+    names: Sequence[str], source: Path | None, texts: Sequence[Sequence[str]], columns: Sequence[str] | None
+) -> Callable[[], Iterator[Row]]:
+    """The rows, as often as they are asked for, under the `names` of what the model reads; `columns`: what a file calls them."""
+    if source is None:
+        return lambda: (Row(dict(zip(names, row, strict=True)), i, "--text") for i, row in enumerate(texts, start=1))
+    columns = names if columns is None else columns
+    if len(columns) != len(names):
+        message = f"the model reads {len(names)} column{'s' * (len(names) > 1)}, found {len(columns)}"
+        raise UsageError(message, where="--column", fix=f"one for each of {', '.join(names)}")
+    held = open_texts(source, columns)
+    if list(columns) == list(names):
+        return held.whole
+    renamed = dict(zip(names, columns, strict=True))
+    return lambda: (row._replace(values=row.values | {n: row.values[c] for n, c in renamed.items()}) for row in held.whole())
 
-    header: bytes
-    tokens: Callable[[Sequence[Sequence[str]]], list[Tokens]]
-    entries: Callable[[Sequence[Sequence[str]], list[Tokens]], Iterator[dict[str, Any]]]
-    line: Callable[[dict[str, Any]], str]
+
+class _Predictor(Protocol):
+    """How the predictions of a model are made."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """What it reads."""
+        ...
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """Of .csv; none where there is no such form."""
+        ...
+
+    def check(self, row: Row) -> None:
+        """Raise `DataError` for a row that cannot be used."""
+        ...
+
+    def entries(self, rows: Sequence[Row]) -> tuple[Iterable[dict[str, Any]], list[list[Tokens]]]:
+        """The prediction of each row, and what was read of it."""
+        ...
 
 
-def _writer(engine: Engine, form: Form, pair: bool, top: int | None) -> _Writer:
-    learner = engine.model.learner
-    if isinstance(learner, Masked):
-        if form == "csv" or pair:
-            raise UsageError(f"a pretrained model fills {BLANK} in single texts, as jsonl", fix="--format jsonl")
-        return _Writer(b"", partial(with_blanks, engine), partial(_filled, engine, top or 5), _json_line)
-    assert isinstance(learner, Classify)
-    labels = learner.labels
-    if top is not None and not 1 <= top <= len(labels):
-        raise UsageError(f"should be between 1 and {len(labels)}, the number of labels, found {top}", where="--top-k")
-    names = ["text", *(["text_pair"] if pair else []), "labels" if learner.config.several else "label", "truncated"]
-    header = _csv_line([*names, *(f"score:{label}" for label in labels)]).encode() if form == "csv" else b""
+class _Rows:
+    """What a task says of rows."""
 
-    def csv_line(entry: dict[str, Any]) -> str:
-        values = [json.dumps(entry[n], ensure_ascii=False) if isinstance(entry[n], list | bool) else entry[n] for n in names]
-        return _csv_line([*values, *(entry["scores"].get(label, "") for label in labels)])
+    def __init__(self, engine: Engine, task: Task, top: int | None) -> None:
+        self._engine, self._task, self._top = engine, task, top
+        self.columns, self.fields = task.config.columns, task.fields
+        if top is not None and not task.choices:
+            raise UsageError(f"predictions of {task.config.kind} have no scores to choose from", where="--top-k")
+        if top is not None and not 1 <= top <= task.choices:
+            message = f"should be between 1 and {task.choices}, the number of labels, found {top}"
+            raise UsageError(message, where="--top-k")
 
-    return _Writer(header, engine.tokens, partial(_labelled, engine, top), csv_line if form == "csv" else _json_line)
+    def check(self, row: Row) -> None:
+        """The texts are there."""
+        self._task.texts(row)
+
+    def entries(self, rows: Sequence[Row]) -> tuple[Iterable[dict[str, Any]], list[list[Tokens]]]:
+        """One a row, whatever it was cut into."""
+        examples = self._task.encode(rows, self._engine.model.tokenizer, labelled=False)
+        found = self._task.predictions(rows, examples, self._engine.observe(examples), self._top)
+        return found, by_row(examples)
+
+
+class _Blanks:
+    """What a masked model puts into the blanks of texts."""
+
+    columns = ("text",)
+    fields = ()
+
+    def __init__(self, engine: Engine, top: int | None) -> None:
+        if not isinstance(engine.model.learner, Masked):
+            raise UsageError("this model was pretrained to another end than to fill blanks: fine-tune it to predict labels")
+        self._engine, self._top = engine, top or 5
+
+    def check(self, row: Row) -> None:
+        """There is something to fill in."""
+        text = row.text("text")
+        check_blank(text, None if row.source == "--text" else row.place)
+
+    def entries(self, rows: Sequence[Row]) -> tuple[Iterable[dict[str, Any]], list[list[Tokens]]]:
+        """The likeliest tokens of each blank."""
+        texts = [row.text("text") for row in rows]
+        read = with_blanks(self._engine, [[text] for text in texts])
+        return map(self._filled, texts, read), [[tokens] for tokens in read]
+
+    def _filled(self, text: str, tokens: Tokens) -> dict[str, Any]:
+        guesses = [
+            {"mask": number, "token": token, "score": float(f"{p:.6g}")}
+            for number, found in enumerate(fill(self._engine, tokens, self._top), start=1)
+            for token, p in found
+        ]
+        return {**named([text]), "predictions": guesses, "truncated": tokens.cut > 0}
+
+
+def _written(predictor: _Predictor, form: Form) -> tuple[bytes, Callable[[dict[str, Any]], str]]:
+    """What stands before all predictions, and how each is written."""
+    if form == "jsonl":
+        return b"", _json_line
+    if not predictor.fields:
+        raise UsageError(f"a pretrained model fills {BLANK} in single texts, as jsonl", fix="--format jsonl")
+
+    def value(entry: dict[str, Any], field: str) -> Any:
+        if field.startswith("score:"):
+            return entry["scores"].get(field.removeprefix("score:"), "")
+        found = entry[field]
+        return json.dumps(found, ensure_ascii=False) if isinstance(found, list | dict | bool) else found
+
+    return _csv_line(predictor.fields).encode(), lambda entry: _csv_line([value(entry, field) for field in predictor.fields])
 
 
 def _json_line(entry: dict[str, Any]) -> str:
@@ -129,33 +208,3 @@ def _csv_line(values: Sequence[Any]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(values)
     return line.getvalue()
-
-
-def _entry(row: Sequence[str]) -> dict[str, Any]:
-    return dict(zip(("text", "text_pair"), row, strict=False))
-
-
-def _labelled(engine: Engine, top: int | None, texts: Sequence[Sequence[str]], rows: list[Tokens]) -> Iterator[dict[str, Any]]:
-    task = engine.model.learner
-    assert isinstance(task, Classify)
-    logits = engine.logits(rows)
-    decided, scores = task.decide(logits), task.probabilities(logits)
-    for text, row, chosen, p in zip(texts, rows, decided, scores, strict=True):
-        order = range(len(p)) if top is None else np.argsort(-p, kind="stable")[:top]
-        several = {"labels": [task.labels[i] for i in np.flatnonzero(chosen)]} if task.config.several else None
-        yield {
-            **_entry(text),
-            **(several or {"label": task.labels[int(chosen)]}),
-            "scores": {task.labels[i]: float(f"{p[i]:.6g}") for i in order},
-            "truncated": row.cut > 0,
-        }
-
-
-def _filled(engine: Engine, top: int, texts: Sequence[Sequence[str]], rows: list[Tokens]) -> Iterator[dict[str, Any]]:
-    for text, row in zip(texts, rows, strict=True):
-        guesses = [
-            {"mask": number, "token": token, "score": float(f"{p:.6g}")}
-            for number, found in enumerate(fill(engine, row, top), start=1)
-            for token, p in found
-        ]
-        yield {**_entry(text), "predictions": guesses, "truncated": row.cut > 0}

@@ -1,15 +1,17 @@
 """What simple models reach on the same data: a number means little without them.
 
 The majority class, and TF-IDF with logistic regression, which is hard to beat on short texts and takes seconds (Wang and
-Manning 2012 make the case for it). Both are deterministic. No torch here.
+Manning 2012 make the case for it). Both are deterministic.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+
+from encoderkit.tasks.task import Baseline
 
 MOST_CHARACTERS = 20_000_000
 """Of text that TF-IDF is fitted on; of more, evenly spaced rows are taken."""
@@ -62,6 +64,13 @@ def tfidf(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
     if labels.ndim == 1:
         return _decide(known, labels, asked)
     return np.stack([_decide(known, column, asked) for column in labels.T], axis=1)
+
+
+BASELINES: dict[Baseline, Callable[[Texts, np.ndarray, Texts], np.ndarray]] = {
+    "majority": lambda train, labels, texts: majority(labels, len(texts)),
+    "tfidf": tfidf,
+}
+"""Each takes the training texts, what is right for them and the texts to predict."""
 
 
 def _decide(known: object, labels: np.ndarray, asked: object) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Which module each task of a recipe is."""
 
+from typing import Any
+
 from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.config import ClassifyConfig
 
-TASKS = {ClassifyConfig: Classify}
+TASKS: dict[type[Any], type[Any]] = {ClassifyConfig: Classify}

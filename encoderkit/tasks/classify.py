@@ -3,8 +3,8 @@
 Labels are strings from the data to the prediction; their order is frozen in `labels.json` beside the model.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +14,23 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
 from encoderkit.learner import Batch, Encoder, Vocabulary
-from encoderkit.metrics import confusion, outcomes, several_labels, single_label, tally
+from encoderkit.metrics import (
+    bootstrap_several,
+    bootstrap_single,
+    confusion,
+    outcomes,
+    per_class,
+    several_labels,
+    single_label,
+    tally,
+)
 from encoderkit.models.build import build_classification_head, build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import ClassifyConfig
-from encoderkit.tasks.texts import Tokens, assemble, inputs_of
+from encoderkit.tasks.task import Baseline, Export, Observed
+from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -28,8 +38,20 @@ class Example(NamedTuple):
     """A text and its label."""
 
     tokens: Tokens
-    target: int | np.ndarray
-    """The number of its label, or (L,) of 0 and 1 where there may be several."""
+    target: int | np.ndarray | None
+    """The number of its label, or (L,) of 0 and 1 where there may be several; None: not known."""
+    row: int = 0
+    """The number of its row."""
+
+    @property
+    def texts(self) -> list[Tokens]:
+        """What the encoder reads."""
+        return [self.tokens]
+
+    @property
+    def size(self) -> int:
+        """Its tokens."""
+        return len(self.tokens.ids)
 
 
 class Classify(nn.Module):
@@ -53,9 +75,23 @@ class Classify(nn.Module):
             **({"micro_f1": "max"} if config.several else {"mcc": "max"}),
         }
         self.monitor = "macro_f1" if config.several else "accuracy"
+        self.baselines: tuple[Baseline, ...] = ("majority", "tfidf")
+        self.choices = len(self.labels)
+        self.fields = [*names_of(config.columns), "labels" if config.several else "label", "truncated"]
+        self.fields += [f"score:{label}" for label in self.labels]
         self.register_buffer("class_weights", torch.ones(len(self.labels)), persistent=False)
 
-    def weigh(self, examples: Sequence[Example]) -> None:
+    @staticmethod
+    def find_labels(rows: Sequence[Row], config: ClassifyConfig) -> list[str]:
+        """The labels in the data, sorted; whole numbers in their order. Raises `DataError` where there is no choice."""
+        if isinstance(config.label, list):
+            return list(config.label)
+        found = {name for row in rows for name in _names(row, config)}
+        if len(found) < 2 and not config.several:
+            raise DataError(f"all rows have the label {shown(min(found))}; a classifier needs two", where=rows[0].source)
+        return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() and name.isascii() else (1, 0, name))
+
+    def prepare(self, examples: Sequence[Example]) -> None:
         """Set the weight of each label in the loss from the recipe and, for `balanced`, from the training examples."""
         weights = self.config.class_weights
         if weights is None:
@@ -63,7 +99,7 @@ class Classify(nn.Module):
         if weights == "balanced":
             counts = np.zeros(len(self.labels))
             for example in examples:
-                counts += np.eye(len(self.labels))[example.target] if isinstance(example.target, int) else example.target
+                counts += example.target if isinstance(example.target, np.ndarray) else np.eye(len(self.labels))[example.target]
             values = counts.sum() / (len(self.labels) * np.maximum(counts, 1))
         else:
             unknown = set(weights) - set(self.labels)
@@ -74,11 +110,15 @@ class Classify(nn.Module):
             values = np.array([weights.get(label, 1.0) for label in self.labels])
         self.class_weights = torch.tensor(values, dtype=torch.float32, device=self.class_weights.device)
 
-    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    def texts(self, row: Row) -> list[str]:
+        """The text, or the two texts, of a row."""
+        return [row.text(column) for column in self.config.columns]
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a label that is not known."""
-        texts = [[row.text(column) for column in self.config.columns] for row in rows]
-        tokens = assemble(texts, tokenizer, self.length)
-        return [Example(own, self.target(row)) for row, own in zip(rows, tokens, strict=True)]
+        tokens = assemble([self.texts(row) for row in rows], tokenizer, self.length)
+        pairs = enumerate(zip(rows, tokens, strict=True))
+        return [Example(own, self.target(row) if labelled else None, i) for i, (row, own) in pairs]
 
     def target(self, row: Row) -> int | np.ndarray:
         """The number of a row's label, or (L,) of 0 and 1; raises `DataError` for a label that is not known."""
@@ -101,11 +141,13 @@ class Classify(nn.Module):
         rows = [example.tokens for example in examples]
         if self.config.word_dropout and progress is not None:
             rows = [self._with_words_dropped(row, rng) for row, rng in zip(rows, rngs, strict=True)]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs)
+        inputs, size = inputs_of(rows, self.vocabulary.pad, self.encoder.packs), sum(len(row.ids) for row in rows)
+        if examples[0].target is None:
+            return Batch(inputs, {}, {}, size)
         labels = torch.from_numpy(np.array([example.target for example in examples]))
         # The count goes with the weights, as in torch's weighted mean.
         count = labels.numel() if self.config.several else float(self.class_weights.cpu()[labels].sum())
-        return Batch(inputs, {"labels": labels}, {"classify": count}, sum(len(row.ids) for row in rows))
+        return Batch(inputs, {"labels": labels}, {"classify": count}, size)
 
     def _with_words_dropped(self, row: Tokens, rng: np.random.Generator) -> Tokens:
         special = (row.ids == self.vocabulary.cls) | (row.ids == self.vocabulary.sep)
@@ -127,32 +169,79 @@ class Classify(nn.Module):
         return cross_entropy(logits, labels, self.class_weights, reduction="none", label_smoothing=smoothing)
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The scores and the label of each example."""
-        return {"logits": self.logits(inputs), "labels": targets["labels"]}
+        """The scores of each example."""
+        return {"logits": self.logits(inputs)}
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(N, L) scores to probabilities: of one label (they add up to 1), or of each on its own."""
         scores = torch.from_numpy(logits)
         return (scores.sigmoid() if self.config.several else scores.softmax(-1)).numpy()
 
-    def decide(self, logits: np.ndarray) -> np.ndarray:
-        """(N, L) scores to the number of the likeliest label (N,), or (N, L) bool: those above one half."""
-        return logits > 0 if self.config.several else logits.argmax(-1)
-
-    def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
+    def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """Loss (without weights and smoothing), accuracy, macro F1, and Matthews' correlation or micro F1."""
-        logits, labels = observed["logits"], observed["labels"]
-        scores = torch.from_numpy(logits).double()
-        goal = torch.from_numpy(labels)
+        labels = np.array([example.target for example in examples])
+        scores, goal = torch.from_numpy(observed["logits"]).double(), torch.from_numpy(labels)
+        loss = binary_cross_entropy_with_logits(scores, goal.double()) if self.config.several else cross_entropy(scores, goal)
+        values = self.score(labels, self.decide(examples, observed))
+        return {"loss": float(loss), **{name: values[name] for name in self.directions if name != "loss"}}
+
+    def gold(self, rows: Sequence[Row]) -> np.ndarray:
+        """(N,) label numbers, or (N, L) of 0 and 1."""
+        return np.array([self.target(row) for row in rows])
+
+    def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """The number of the likeliest label (N,), or (N, L) bool: those above one half."""
+        return observed["logits"] > 0 if self.config.several else observed["logits"].argmax(-1)
+
+    def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Accuracy (of several labels: all of them right), macro averages, and Matthews' correlation or micro F1."""
         if self.config.several:
-            loss = binary_cross_entropy_with_logits(scores, goal.double())
-            predicted = self.decide(logits)
-            values = several_labels(outcomes(labels, predicted).sum(0))
-            values["accuracy"] = (predicted == labels.astype(bool)).all(-1).mean()
+            exact = {"accuracy": (gold.astype(bool) == predicted.astype(bool)).all(1).mean()}
+            values = exact | several_labels(outcomes(gold, predicted).sum(0))
         else:
-            loss = cross_entropy(scores, goal)
-            values = single_label(tally(confusion(labels, self.decide(logits), len(self.labels))))
-        return {"loss": float(loss), **{name: float(values[name]) for name in self.directions if name != "loss"}}
+            values = single_label(tally(confusion(gold, predicted, len(self.labels))))
+        return {name: float(value) for name, value in values.items()}
+
+    def intervals(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Of `score`, over rows."""
+        if self.config.several:
+            return bootstrap_several(gold, predicted)
+        return bootstrap_single(confusion(gold, predicted, len(self.labels)))
+
+    def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+        """Precision, recall, F1 and support of each label; of exclusive ones the confusion matrix."""
+        if self.config.several:
+            counts, more = outcomes(gold, predicted).sum(0), {}
+        else:
+            matrix = confusion(gold, predicted, len(self.labels))
+            counts, more = tally(matrix), {"confusion": matrix.tolist()}
+        parts = {name: values.tolist() for name, values in per_class(counts).items()}
+        return {"per_class": {label: {n: v[i] for n, v in parts.items()} for i, label in enumerate(self.labels)}, **more}
+
+    def predictions(
+        self, rows: Sequence[Row], examples: Sequence[Example], observed: Observed, top: int | None
+    ) -> Iterator[dict[str, Any]]:
+        """The label, or the labels, and the scores."""
+        decided, scores = self.decide(examples, observed), self.probabilities(observed["logits"])
+        for row, example, chosen, p in zip(rows, examples, decided, scores, strict=True):
+            order = range(len(p)) if top is None else np.argsort(-p, kind="stable")[:top]
+            several = {"labels": [self.labels[i] for i in np.flatnonzero(chosen)]} if self.config.several else None
+            yield {
+                **named(self.texts(row)),
+                **(several or {"label": self.labels[int(chosen)]}),
+                "scores": {self.labels[i]: float(f"{p[i]:.6g}") for i in order},
+                "truncated": example.tokens.cut > 0,
+            }
+
+    def probe(self, tokens: Tokens) -> Example:
+        """An example without a label."""
+        return Example(tokens, None)
+
+    def exported(self) -> Export:
+        """As transformers' sequence classifiers."""
+        pooling, dropout = self.config.pooling, self.config.dropout
+        problem = "multi_label_classification" if self.config.several else "single_label_classification"
+        return Export("classify", self.state_dict(), self.logits, tuple(self.labels), problem, pooling, dropout)
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -169,11 +258,3 @@ def _names(row: Row, config: ClassifyConfig) -> list[str]:
         if mark not in ("0", "1"):
             raise DataError(f"column {shown(column)} holds {shown(mark)}, and should hold 0 or 1", where=row.place)
     return [column for column, mark in marks.items() if mark == "1"]
-
-
-def find_labels(rows: Sequence[Row], config: ClassifyConfig) -> list[str]:
-    """The labels in the data, sorted; whole numbers in their order."""
-    if isinstance(config.label, list):
-        return list(config.label)
-    found = {name for row in rows for name in _names(row, config)}
-    return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() and name.isascii() else (1, 0, name))

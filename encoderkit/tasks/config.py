@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
 from encoderkit.config import Config
 from encoderkit.units import Share
@@ -10,11 +10,64 @@ from encoderkit.units import Share
 Pooling = Literal["cls", "mean", "max"]
 
 
-class ClassifyConfig(Config):
+class RowsConfig(Config):
+    """What the stages ask of every task's config: which columns of a row are what."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of what a prediction needs, the texts."""
+        raise NotImplementedError
+
+    @property
+    def all_columns(self) -> list[str]:
+        """Those that training needs too."""
+        raise NotImplementedError
+
+    @property
+    def optional_columns(self) -> list[str]:
+        """Those that are read where a file has them."""
+        return []
+
+    @property
+    def together(self) -> list[str]:
+        """Columns whose equal values stay on one side when rows are held out; none: rows that are equal in all do."""
+        return []
+
+    @property
+    def sides(self) -> int:
+        """How many texts share the places of one example."""
+        return len(self.columns)
+
+    @property
+    def embedded(self) -> list[str]:
+        """The columns of the text, or the pair, that `embed` reads where none is named."""
+        return self.columns
+
+
+def _one_or_two(value: str | list[str]) -> str | list[str]:
+    if isinstance(value, list) and len(value) not in (1, 2):
+        raise ValueError("text is one column or a pair of columns")
+    return value
+
+
+def _differ(names: list[str], what: str) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{what} name columns that differ, found {twice} twice")
+
+
+TextColumns = Annotated[str | list[str], AfterValidator(_one_or_two)]
+"""The column of a text, or the two columns of a pair."""
+
+
+def _listed(columns: str | list[str]) -> list[str]:
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
+class ClassifyConfig(RowsConfig):
     """One label, or several, for a text or a pair of texts."""
 
     kind: Literal["classify"] = "classify"
-    text: str | list[str] = "text"
+    text: TextColumns = "text"
     """The column of the text, or the two columns of a pair."""
     label: str | list[str] = "label"
     """The column of the label (a list in it: several labels a row), or one column of 0 and 1 for each label."""
@@ -31,31 +84,22 @@ class ClassifyConfig(Config):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each target spread over all labels (Szegedy et al. 2016)."""
 
-    @field_validator("text")
-    @classmethod
-    def _one_or_two(cls, value: str | list[str]) -> str | list[str]:
-        if isinstance(value, list) and len(value) not in (1, 2):
-            raise ValueError("text is one column or a pair of columns")
-        return value
-
     @model_validator(mode="after")
     def _columns_differ(self) -> "ClassifyConfig":
         if not self.label:
             raise ValueError("label names at least one column")
-        names = self.all_columns
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"text and label name columns that differ, found {twice} twice")
+        _differ(self.all_columns, "text and label")
         return self
 
     @property
     def columns(self) -> list[str]:
         """The columns of the texts."""
-        return [self.text] if isinstance(self.text, str) else self.text
+        return _listed(self.text)
 
     @property
     def all_columns(self) -> list[str]:
         """The columns of the texts and of the labels."""
-        return self.columns + ([self.label] if isinstance(self.label, str) else self.label)
+        return self.columns + _listed(self.label)
 
     @property
     def several(self) -> bool:

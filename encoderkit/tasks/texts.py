@@ -43,6 +43,16 @@ def assemble(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int) 
     return rows
 
 
+def names_of(columns: Sequence[str]) -> list[str]:
+    """What the texts of these columns are called in a prediction."""
+    return ["text", "text_pair"][: len(columns)]
+
+
+def named(texts: Sequence[str]) -> dict[str, str]:
+    """The text, or the pair of texts, as it stands in a prediction."""
+    return dict(zip(names_of(texts), texts, strict=True))
+
+
 def inputs_of(rows: Sequence[Tokens], padding: int, packed: bool) -> Inputs:
     """Texts as one batch; `padding` is the id that fills up the rows, `packed` whether a row may hold several texts.
 

@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -100,11 +101,16 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
-def gathered(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays of all processes, one after the other; a process may have none."""
+def concatenated(parts: Sequence[Any]) -> Any:
+    """Arrays, or lists, one after the other."""
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [*chain(*parts)]
+
+
+def gathered(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays, or lists, of all processes, one after the other; a process may have none."""
     if world.size() == 1:
-        return dict(arrays)
-    parts: list[dict[str, np.ndarray]] = [{} for _ in range(world.size())]
-    dist.all_gather_object(parts, dict(arrays))
+        return dict(values)
+    parts: list[dict[str, Any]] = [{} for _ in range(world.size())]
+    dist.all_gather_object(parts, dict(values))
     filled = [part for part in parts if part]
-    return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
+    return {name: concatenated([part[name] for part in filled]) for name in filled[0]}

@@ -1,13 +1,17 @@
 """Held-out metrics: over all targets at once, so that neither batch size nor padding changes them."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from encoderkit import world
 from encoderkit.data.order import rng
-from encoderkit.learner import Learner
-from encoderkit.training.distributed import gathered
+from encoderkit.learner import Learner, Objective
+from encoderkit.tasks.task import Observed, Task
+from encoderkit.training.distributed import concatenated, gathered
 from encoderkit.training.loop import Source, size
 from encoderkit.training.machine import DTYPES
 
@@ -16,15 +20,12 @@ DEV_SEED = 271_828
 
 
 @torch.inference_mode()
-def observe(learner: Learner, source: Source, batch: int, device: str, precision: str) -> dict[str, np.ndarray]:
-    """What the learner observes of every example, shortest examples first; several processes share the work."""
+def observe(learner: Objective, source: Source, batch: int, device: str, precision: str) -> dict[str, np.ndarray]:
+    """What the objective observes of every example, shortest examples first; several processes share the work."""
     assert isinstance(learner, nn.Module)
     learner.eval()
-    lengths = np.array([size(source[i]) for i in range(len(source))])
-    order = np.argsort(lengths, kind="stable")[world.rank() :: world.size()]
     parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(order), batch):
-        numbers = order[start : start + batch].tolist()
+    for numbers in _shortest_first(source, batch):
         examples = [source[i] for i in numbers]
         made = learner.collate(examples, [rng(DEV_SEED, 0, i) for i in numbers], None).to(device)
         with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
@@ -33,6 +34,46 @@ def observe(learner: Learner, source: Source, batch: int, device: str, precision
     return gathered({name: np.concatenate(values) for name, values in parts.items()})
 
 
+@torch.inference_mode()
+def outputs(task: Task, examples: Sequence[Any], batches: Iterable[Sequence[int]], device: str, precision: str) -> Observed:
+    """What the task observes of every example, in their order, computed in `batches` of their numbers.
+
+    Several processes may each have a share of the batches; each gets all that was observed.
+    """
+    assert isinstance(task, nn.Module)
+    task.eval()
+    order: list[int] = []
+    parts: dict[str, list[Any]] = {}
+    for numbers in batches:
+        made = task.collate([examples[i] for i in numbers], [], None).to(device)
+        with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
+            seen = task.observe(made.inputs, made.targets)
+        order.extend(int(i) for i in numbers)
+        for name, value in seen.items():
+            found = value.cpu().numpy() if isinstance(value, Tensor) else [one.cpu().numpy() for one in value]
+            assert len(found) == len(numbers), "one entry an example"
+            parts.setdefault(name, []).append(found)
+    joined = {name: concatenated(values) for name, values in parts.items()}
+    joined = gathered({_ORDER: np.array(order), **joined}) if order else gathered({})
+    back = np.argsort(joined.pop(_ORDER))
+    return {name: v[back] if isinstance(v, np.ndarray) else [v[i] for i in back] for name, v in joined.items()}
+
+
+_ORDER = " order"
+"""No name of a task's own."""
+
+
+def _shortest_first(source: Source, batch: int) -> Iterator[list[int]]:
+    """The numbers of this process's share of the examples, `batch` at a time."""
+    order = np.argsort([size(source[i]) for i in range(len(source))], kind="stable")[world.rank() :: world.size()]
+    for start in range(0, len(order), batch):
+        yield order[start : start + batch].tolist()
+
+
 def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str) -> dict[str, float]:
     """The learner's metrics on a data set."""
+    if isinstance(learner, Task):
+        examples = [source[i] for i in range(len(source))]
+        return learner.metrics(examples, outputs(learner, examples, _shortest_first(source, batch), device, precision))
+    assert isinstance(learner, Objective)
     return learner.metrics(observe(learner, source, batch, device, precision))

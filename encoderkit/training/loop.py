@@ -118,7 +118,7 @@ def portions(lengths: Sequence[int], most: int, fixed: int, packed: bool) -> lis
 
 def size(example: Any) -> int:
     """The tokens of an example."""
-    return len(example.ids if hasattr(example, "ids") else example.tokens.ids)
+    return len(example.ids) if hasattr(example, "ids") else example.size
 
 
 def updates(

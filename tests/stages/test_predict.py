@@ -124,10 +124,10 @@ def test_a_pretrained_model_fills_blanks(pretrained_dir: Path, tmp_path: Path) -
 
 
 def test_standard_input_and_a_reader_that_leaves(pairs_dir: Path) -> None:
-    command = [sys.executable, "-m", "encoderkit", "predict", str(pairs_dir), "-", "--precision", "fp32", "--column", "text"]
+    command = [sys.executable, "-m", "encoderkit", "predict", str(pairs_dir), "-", "--precision", "fp32"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin and process.stdout and process.stderr
-        process.stdin.write(b"good\n" * 5000)
+        process.stdin.write(b'{"first": "good", "second": "bad"}\n' * 5000)
         process.stdin.close()
         first = json.loads(process.stdout.readline())
         process.stdout.close()

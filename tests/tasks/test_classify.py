@@ -10,7 +10,7 @@ from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import BertConfig
-from encoderkit.tasks.classify import Classify, Example, find_labels
+from encoderkit.tasks.classify import Classify, Example
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.texts import Tokens, _fit
 
@@ -46,8 +46,8 @@ def test_a_pair_is_cut_to_fit_and_no_more(first: int, second: int, room: int) ->
 
 def test_labels_are_sorted_and_numbers_by_size() -> None:
     config = ClassifyConfig()
-    assert find_labels(rows(*({"label": x} for x in ("b", "a", "10", "9", "b"))), config) == ["9", "10", "a", "b"]
-    assert find_labels(rows({"label": 1}, {"label": "1"}, {"label": 0}), config) == ["0", "1"]
+    assert Classify.find_labels(rows(*({"label": x} for x in ("b", "a", "10", "9", "b"))), config) == ["9", "10", "a", "b"]
+    assert Classify.find_labels(rows({"label": 1}, {"label": "1"}, {"label": 0}), config) == ["0", "1"]
 
 
 def test_an_unseen_label_is_an_error_with_its_place() -> None:
@@ -59,7 +59,7 @@ def test_an_unseen_label_is_an_error_with_its_place() -> None:
 def test_several_labels_from_a_list_and_from_columns() -> None:
     listed = ClassifyConfig(multiple=True)
     data = rows({"label": ["b", "a"]}, {"label": []}, {"label": "c"})
-    assert find_labels(data, listed) == ["a", "b", "c"]
+    assert Classify.find_labels(data, listed) == ["a", "b", "c"]
     made = learner(["a", "b", "c"], multiple=True)
     assert [made.target(row).tolist() for row in data] == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     columns = learner(["toxic", "spam"], label=["toxic", "spam"])
@@ -70,7 +70,7 @@ def test_several_labels_from_a_list_and_from_columns() -> None:
 
 def test_weights_and_smoothing_are_torchs() -> None:
     made = learner(["a", "b", "c"], class_weights={"a": 2.0, "c": 0.5}, label_smoothing=0.1)
-    made.weigh([])
+    made.prepare([])
     batch = made.collate([example(i % 3, 3 + i) for i in range(7)])
     weights = torch.tensor([2.0, 1.0, 0.5])
     expected = torch.nn.functional.cross_entropy(
@@ -85,14 +85,14 @@ def test_balanced_weights_are_scikit_learns() -> None:
 
     targets = np.array([0, 0, 0, 1, 2, 2])
     made = learner(["a", "b", "c"], class_weights="balanced")
-    made.weigh([example(int(t)) for t in targets])
+    made.prepare([example(int(t)) for t in targets])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
     np.testing.assert_allclose(made.class_weights.numpy(), expected, rtol=1e-6)
 
 
 def test_a_weight_for_a_label_that_is_not_there() -> None:
     with pytest.raises(DataError, match='names "d"'):
-        learner(["a", "b"], class_weights={"d": 2.0}).weigh([])
+        learner(["a", "b"], class_weights={"d": 2.0}).prepare([])
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])

@@ -119,7 +119,7 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(kind: str, micro_batch:
     learner: Any = classify(kind, 3, class_weights={"0": 3.0}) if task else masked(kind)
     source: Any = examples(11, 3) if task else rows(11)
     if task:
-        learner.weigh(source)
+        learner.prepare(source)
     whole, losses = gradients(learner, source, 8)
     parts, portioned = gradients(learner, source, micro_batch)
     assert losses == pytest.approx(portioned, abs=1e-6)

@@ -62,7 +62,7 @@ def test_eight_labels_are_memorised(kind: str) -> None:
 @pytest.mark.parametrize("weights", [None, "balanced", {"1": 4.0}])
 def test_weights_and_smoothing_are_those_of_torch(weights: str | dict[str, float] | None, smoothing: float) -> None:
     learner, source = classify("cnn", 3, class_weights=weights, label_smoothing=smoothing), examples(10, 3)
-    learner.weigh(source)
+    learner.prepare(source)
     labels = np.array([example.target for example in source])
     balanced = [10 / (3 * (labels == i).sum()) for i in range(3)]
     values = balanced if weights == "balanced" else [1.0, 4.0 if weights else 1.0, 1.0]

@@ -1,0 +1,155 @@
+"""A task is a learner whose labels are read from a file: what the stages ask of it, whichever it is.
+
+Rows, examples, windows. A *row* is a line of the file. An *example* is what the loop trains on, and what the encoder
+reads: one row, or a part of one. `encode` makes examples of rows, `observe` says what the model sees in each example,
+and from there on everything is about rows again: `decide` puts the examples of a row together, and `score` counts rows.
+
+- `classify`, `regress`, `rerank`: an example is a row, one text or a pair of texts.
+- `similarity`: an example is a row whose two or three texts are encoded apart: `texts` of the example has two or three
+  members. Its loss couples the examples of an update (`learner.Coupled`).
+- `choice`: an example is a row; `texts` has one member an option, and `observe` gives a list, one array an example.
+- `tag`, `span`: a long row makes several overlapping windows, each an example with the number of its row. What is right
+  (tags, answers) and what is needed to put windows together (offsets into the text) stands in the example; `observe`
+  gives a list with one array (T, L) a window, and `decide` joins the windows of a row.
+- `generate`: an example holds the source's tokens in `texts` and the target's ids as its own field. `observe` gives the
+  generated ids, and the nats where the examples have targets; `encode` keeps the tokenizer, with which `decide` turns
+  ids to text.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from encoderkit.data.labelled import Row
+from encoderkit.learner import Learner
+from encoderkit.models.inputs import Inputs
+from encoderkit.tasks.config import TaskConfig
+from encoderkit.tasks.texts import Tokens
+from encoderkit.text.tokenizers import Tokenizer
+
+Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine"]
+"""A simple model of `tasks.baselines`, to measure beside the task."""
+
+Observed = dict[str, Any]
+"""Of a number of examples, in their order: name -> (N, ...) array, or a list of N arrays where shapes differ."""
+
+
+class Example(Protocol):
+    """What a task makes of a row, or of a window of one; a NamedTuple."""
+
+    @property
+    def row(self) -> int:
+        """The number of its row among those that were encoded together."""
+        ...
+
+    @property
+    def texts(self) -> Sequence[Tokens]:
+        """What the encoder reads: one sequence, or several that it reads apart."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """The tokens in `texts`."""
+        ...
+
+
+class Export(NamedTuple):
+    """How other libraries may read a task's model."""
+
+    head: Literal["none", "classify"]
+    """The layout of the head in transformers; none: the encoder alone."""
+    tensors: dict[str, Tensor]
+    """`encoder.*` and `head.*`."""
+    outputs: Callable[[Inputs], Tensor]
+    """What it must give there: logits (N, L), or the vectors of the encoder (B, T, D)."""
+    labels: tuple[str, ...] = ()
+    problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
+    pooling: str = "cls"
+    dropout: float = 0.0
+
+
+@runtime_checkable
+class Task(Learner, Protocol):
+    """What every task adds to a learner. One file with its class, a config, a line in `build.py`, recipes."""
+
+    config: TaskConfig
+    length: int
+    """The most tokens of an example."""
+    labels: list[str]
+    """In the order of the outputs; kept beside the model. Empty for a task without."""
+    baselines: tuple[Baseline, ...]
+    """What is measured beside it: those that say something about this task."""
+    choices: int
+    """How many scores a prediction chooses from (`--top-k`); 0 if it has none."""
+    fields: list[str]
+    """The columns of its predictions as .csv; `score:NAME` is a member of `scores`."""
+
+    @staticmethod
+    def find_labels(rows: Sequence[Row], config: Any) -> list[str]:
+        """The labels in the data, in the order of the outputs, or []; raises `DataError` if they will not do."""
+        ...
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> Sequence[Any]:
+        """Rows as examples, those of a row one after the other; without `labelled` their labels are not looked at.
+
+        Raises `DataError` with file and line for a row that cannot be used.
+        """
+        ...
+
+    def prepare(self, examples: Sequence[Any]) -> None:
+        """Set what follows from the training examples: the weights of classes, the mean and scale of targets.
+
+        What predictions need of it is a buffer, so that it is saved with the weights.
+        """
+        ...
+
+    def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Any]:
+        """What the model says of the examples of a batch, in their order: a tensor (N, ...), or a list of N tensors, each.
+
+        Examples may have been encoded without labels; what needs them is left out then.
+        """
+        ...
+
+    def metrics(self, examples: Sequence[Any], observed: Observed) -> dict[str, float]:
+        """The metrics that `directions` names, loss included, of examples with labels."""
+        ...
+
+    def texts(self, row: Row) -> list[str]:
+        """The texts of a row that a prediction needs; raises `DataError` with file and line if they are not texts."""
+        ...
+
+    def gold(self, rows: Sequence[Row]) -> np.ndarray:
+        """What is right, one entry a row, as `score` compares it."""
+        ...
+
+    def decide(self, examples: Sequence[Any], observed: Observed) -> np.ndarray:
+        """What the model says, one entry a row, as `score` compares it and as a baseline gives it."""
+        ...
+
+    def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Metrics over rows, however they were decided."""
+        ...
+
+    def intervals(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
+        """95 % intervals of `score`, by bootstrap over what is independent: rows, or the queries they belong to."""
+        ...
+
+    def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+        """More that JSON can hold, such as the metrics of each label."""
+        ...
+
+    def predictions(
+        self, rows: Sequence[Row], examples: Sequence[Any], observed: Observed, top: int | None
+    ) -> Iterator[dict[str, Any]]:
+        """One dict a row for JSON: what it was, what is predicted, and `truncated`; `top`: only the best scores."""
+        ...
+
+    def probe(self, tokens: Tokens) -> Any:
+        """An unlabelled example of these tokens, to measure speed with."""
+        ...
+
+    def exported(self) -> Export | str:
+        """How the model is handed over, or why no other library can read its head."""
+        ...
