@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from encoderkit import files
 from encoderkit.errors import DataError, UsageError, shown
-from encoderkit.learner import Learner, Vocabulary
+from encoderkit.learner import Batch, Encoder, Learner, Vocabulary
+from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import Pooling, apart, pool
@@ -72,11 +73,47 @@ def read_config(step: Path) -> dict[str, Any]:
     return config
 
 
+class EncoderAlone(nn.Module):
+    """An encoder without a head, as some published checkpoints are: to embed with and to fine-tune from."""
+
+    def __init__(self, encoder: EncoderConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.encoder_config, self.vocabulary = encoder, vocabulary
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.head = nn.Identity()
+        self.weights: dict[str, float] = {}
+        self.directions: dict[str, Literal["min", "max"]] = {}
+        self.monitor = ""
+
+    def collate(self, examples: Sequence[Any], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
+        """There is nothing to train or to measure."""
+        raise _headless()
+
+    def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """There is nothing to train."""
+        raise _headless()
+
+    def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """There is nothing to measure."""
+        raise _headless()
+
+    def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
+        """There is nothing to measure."""
+        raise _headless()
+
+
+def _headless() -> UsageError:
+    message = "this model is an encoder alone: it has no head that predicts anything"
+    return UsageError(message, fix="encoderkit embed, or fine-tune it with `checkpoint:` in a recipe")
+
+
 def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path) -> Learner:
     """The learner that a config.json describes, with random weights."""
     try:
         encoder = TypeAdapter(EncoderConfig).validate_python(config["encoder"])
         vocabulary = Vocabulary(**config["vocabulary"])
+        if "task" not in config and "objective" not in config:
+            return EncoderAlone(encoder, vocabulary)
         if "task" in config:
             task = TypeAdapter(TaskConfig).validate_python(config["task"])
             return TASKS[type(task)](task, encoder, vocabulary, config["length"], labels or [])
@@ -88,8 +125,10 @@ def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path)
 
 def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) -> None:
     """Raise `DataError` if the tokenizer of a model directory is not the one that the model was trained with."""
-    if config.get("vocabulary") != vocabulary_of(tokenizer)._asdict():
-        size = config.get("vocabulary", {}).get("size")
+    known, own = config.get("vocabulary"), vocabulary_of(tokenizer)
+    # Published models may have more rows than their tokenizer has pieces.
+    if not isinstance(known, dict) or known.get("size", 0) < own.size or {**known, "size": own.size} != own._asdict():
+        size = known.get("size") if isinstance(known, dict) else None
         raise DataError(
             f"the tokenizer ({tokenizer.vocab_size} pieces) is not the model's ({size} pieces), so ids would mean other things",
             where=where / "tokenizer",

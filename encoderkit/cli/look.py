@@ -1,4 +1,4 @@
-"""The commands that hand over, look and teach: export, show, schema, plan, bench, init, demo."""
+"""The commands that hand over, look and teach: import, export, show, schema, plan, bench, init, demo."""
 
 import shlex
 import sys
@@ -12,6 +12,38 @@ from encoderkit.cli.use import BatchOption, PrecisionOption
 from encoderkit.errors import UsageError, shown
 
 KINDS = "pretrain, finetune, tokenizer or corpus"
+
+
+@app.command("import", rich_help_panel=HAND_OVER)
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="A directory of transformers, a file of UER-py, or a name on the hub.", show_default=False
+        ),
+    ],
+    out: Out,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Read weights in a pickle (.bin), as tensors alone, in another process.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option("--config", help="UER-py: the model's config.", show_default=False)] = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option("--vocabulary", help="UER-py: the vocabulary, a piece a line.", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Take a published checkpoint as a model of your own."""
+    from encoderkit import files, preflight
+
+    files.refuse_existing(out, overwrite)
+    preflight.apart(out, source)
+    for file in (config, vocabulary):
+        if file is not None:
+            preflight.input_file(file)
+    from encoderkit.stages import import_model as stage
+
+    print_result(stage.run(source, out, trust_pickle, config, vocabulary, overwrite), json)
 
 
 @app.command(rich_help_panel=HAND_OVER)

@@ -1,9 +1,22 @@
 """transformers' BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, linear, plain, sizes
+from encoderkit.interop.layout import (
+    ACTIVATIONS,
+    Demand,
+    Head,
+    HeadKind,
+    Layout,
+    Rule,
+    SpecialIds,
+    activation,
+    demand,
+    linear,
+    plain,
+    sizes,
+)
 from encoderkit.models.config import BertConfig, EsmcConfig, RobertaConfig
 
 
@@ -84,12 +97,43 @@ def _settings(config: BertConfig | RobertaConfig, head: Head, ids: SpecialIds) -
     }
 
 
+def _shared(described: Mapping[str, Any]) -> dict[str, Any]:
+    demand(described, "position_embedding_type", "absolute", None)
+    demand(described, "is_decoder", False)
+    return {
+        "dim": described["hidden_size"],
+        "layers": described["num_hidden_layers"],
+        "heads": described["num_attention_heads"],
+        "hidden": described["intermediate_size"],
+        "activation": activation(described, "hidden_act"),
+        "dropout": described.get("hidden_dropout_prob", 0.1),
+        "attention_dropout": described.get("attention_probs_dropout_prob", 0.1),
+        "segments": described.get("type_vocab_size", 2),
+        "norm_eps": described.get("layer_norm_eps", 1e-12),
+    }
+
+
+def _read_bert(described: Mapping[str, Any]) -> BertConfig:
+    return BertConfig(max_length=described.get("max_position_embeddings", 512), **_shared(described))
+
+
+def _read_roberta(described: Mapping[str, Any]) -> RobertaConfig:
+    before = described.get("pad_token_id", 1) + 1
+    return RobertaConfig(max_length=described.get("max_position_embeddings", 514) - before, **_shared(described))
+
+
 BERT = Layout(
     "bert",
     {"none": "BertModel", "masked": "BertForMaskedLM", "classify": "BertForSequenceClassification"},
     _rules,
     _demands,
     _settings,
+    _read_bert,
+    "bert.",
+    {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
 )
 ROBERTA = Layout(
     "roberta",
@@ -97,4 +141,7 @@ ROBERTA = Layout(
     _rules,
     _demands,
     _settings,
+    _read_roberta,
+    "roberta.",
+    {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
 )

@@ -1,11 +1,23 @@
 """transformers' ESM C (EvolutionaryScale 2024): a plain pre-norm encoder with normed queries and keys."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from encoderkit.interop.bert import roberta_head
-from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, linear, plain, sizes
+from encoderkit.interop.layout import (
+    ACTIVATIONS,
+    Demand,
+    Head,
+    HeadKind,
+    Layout,
+    Rule,
+    SpecialIds,
+    activation,
+    linear,
+    plain,
+    sizes,
+)
 from encoderkit.models.config import EsmcConfig
 
 
@@ -64,10 +76,26 @@ def _settings(config: EsmcConfig, head: Head, ids: SpecialIds) -> dict[str, Any]
     }
 
 
+def _read(described: Mapping[str, Any]) -> EsmcConfig:
+    rotary = described.get("rope_parameters") or {}
+    return EsmcConfig(
+        dim=described["hidden_size"],
+        layers=described["num_hidden_layers"],
+        heads=described["num_attention_heads"],
+        hidden=described["intermediate_size"],
+        max_length=described.get("max_position_embeddings", 2048),
+        activation=activation(described, "hidden_act"),
+        attention_dropout=described.get("attention_dropout", 0.0),
+        rotary_base=rotary.get("rope_theta", 10000.0),
+    )
+
+
 ESMC = Layout(
     "esmc",
     {"none": "EsmcModel", "masked": "EsmcForMaskedLM", "classify": "EsmcForSequenceClassification"},
     _rules,
     _demands,
     _settings,
+    _read,
+    "esmc.",
 )

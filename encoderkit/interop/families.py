@@ -1,7 +1,11 @@
 """The families that transformers has a class for: which layout each config has, what it cannot hold, its config.json."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
+from encoderkit.errors import DataError, shown
 from encoderkit.interop.bert import BERT, ROBERTA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.layout import Head, HeadKind, Layout, Rule, SpecialIds
@@ -9,6 +13,43 @@ from encoderkit.interop.modernbert import MODERNBERT
 from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, ModernBertConfig, RobertaConfig
 
 LAYOUTS: dict[type[Any], Layout] = {BertConfig: BERT, RobertaConfig: ROBERTA, ModernBertConfig: MODERNBERT, EsmcConfig: ESMC}
+
+BY_TYPE = {layout.model_type: layout for layout in LAYOUTS.values()}
+
+
+class Recognised(NamedTuple):
+    """What a config.json of transformers describes."""
+
+    config: EncoderConfig
+    head: Head
+    layout: Layout
+
+
+def recognise(described: Mapping[str, Any]) -> Recognised:
+    """Read a config.json of transformers; a head that we have no place for counts as none.
+
+    Raises `DataError` for a family that is not known, or a setting that ours has no place for.
+    """
+    found = described.get("model_type")
+    layout = BY_TYPE.get(str(found))
+    if layout is None:
+        raise DataError(f"model_type is {shown(str(found))}; known here: {', '.join(BY_TYPE)}")
+    named = described.get("architectures") or []
+    kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
+    kind: HeadKind = kinds[0] if kinds else "none"
+    try:
+        config = layout.read(described)
+    except KeyError as error:
+        raise DataError(f"{error.args[0]} is missing") from None
+    except (ValidationError, TypeError) as error:
+        raise DataError(f"cannot be a {layout.model_type}: {'; '.join(str(error).splitlines()[:3])}") from None
+    if kind != "classify":
+        return Recognised(config, Head(kind), layout)
+    names = described.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}
+    labels = tuple(str(names[i]) for i in sorted(names, key=int))
+    several = described.get("problem_type") == "multi_label_classification"
+    pooling, dropout = described.get("classifier_pooling", "cls"), described.get("classifier_dropout") or config.dropout
+    return Recognised(config, Head("classify", labels, several, pooling, dropout), layout)
 
 
 def rules(config: EncoderConfig, head: HeadKind, pad: int) -> list[Rule]:

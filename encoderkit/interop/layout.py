@@ -3,9 +3,10 @@
 A family is one file with one `Layout`, and a line in `families.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+from encoderkit.errors import DataError, shown
 from encoderkit.models.config import Activation, TransformerConfig
 
 HeadKind = Literal["none", "masked", "classify"]
@@ -80,6 +81,12 @@ class Layout(NamedTuple):
     demands: Callable[[Any, Head], Iterator[Demand]]
     settings: Callable[[Any, Head, SpecialIds], dict[str, Any]]
     """What its config.json has besides what all families share."""
+    read: Callable[[Mapping[str, Any]], Any]
+    """The config that a config.json means; raises `DataError` for a setting that ours has no place for."""
+    root: str
+    """What stands before the names of the encoder's tensors where there is a head."""
+    repeated: Mapping[str, str] = {}
+    """Names under which a tensor is saved a second time, and the first."""
 
 
 def linear(ours: str, *theirs: str, width: int, bias: bool, scale: float = 1.0) -> Iterator[Rule]:
@@ -104,3 +111,22 @@ def sizes(config: TransformerConfig, head: Head) -> dict[str, Any]:
         "attention_dropout": config.attention_dropout,
         "classifier_dropout": head.dropout,
     }
+
+
+_SYNONYMS: dict[str, Activation] = {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_python": "gelu", "swish": "silu"}
+
+
+def activation(described: Mapping[str, Any], key: str) -> Activation:
+    """Our name of the nonlinearity that a config.json names under `key`."""
+    found = str(described.get(key, "gelu"))
+    names: dict[str, Activation] = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
+    names |= _SYNONYMS
+    if found not in names:
+        raise DataError(f"{key} is {shown(found)}; known here: {', '.join(sorted(names))}")
+    return names[found]
+
+
+def demand(described: Mapping[str, Any], key: str, *legal: object) -> None:
+    """Raise `DataError` unless the setting `key` of a config.json is missing or one of `legal`."""
+    if key in described and described[key] not in legal:
+        raise DataError(f"{key} is {shown(str(described[key]))}, for which there is no place here; legal: {legal}")

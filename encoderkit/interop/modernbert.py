@@ -1,9 +1,22 @@
 """transformers' ModernBERT (Warner et al. 2024)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, plain, sizes
+from encoderkit.errors import DataError
+from encoderkit.interop.layout import (
+    ACTIVATIONS,
+    Demand,
+    Head,
+    HeadKind,
+    Layout,
+    Rule,
+    SpecialIds,
+    activation,
+    demand,
+    plain,
+    sizes,
+)
 from encoderkit.models.config import ModernBertConfig
 
 
@@ -77,10 +90,45 @@ def _settings(config: ModernBertConfig, head: Head, ids: SpecialIds) -> dict[str
     }
 
 
+def _read(described: Mapping[str, Any]) -> ModernBertConfig:
+    biases = {bool(described.get(f"{part}_bias", False)) for part in ("norm", "mlp", "attention", "classifier")}
+    if len(biases) > 1:
+        raise DataError("some parts have biases and some have none; here all have them or none has")
+    demand(described, "decoder_bias", True)
+    demand(described, "classifier_activation", described.get("hidden_activation", "gelu"))
+    every, window = described.get("global_attn_every_n_layers", 3), described.get("local_attention", 128)
+    kinds, layers = described.get("layer_types"), described["num_hidden_layers"]
+    if kinds is not None:
+        every = next((i for i in range(1, layers) if kinds[i] == "full_attention"), layers)
+        if any((kind == "full_attention") != (i % every == 0) for i, kind in enumerate(kinds)):
+            raise DataError("layer_types are in no regular order; here every n-th layer is global, the first included")
+    ropes = described.get("rope_parameters") or {}
+    full, local = (ropes.get(f"{kind}_attention") or {} for kind in ("full", "sliding"))
+    return ModernBertConfig(
+        dim=described["hidden_size"],
+        layers=layers,
+        heads=described["num_attention_heads"],
+        hidden=described["intermediate_size"],
+        max_length=described.get("max_position_embeddings", 8192),
+        activation=activation(described, "hidden_activation"),
+        bias=biases.pop(),
+        dropout=described.get("mlp_dropout", 0.0),
+        attention_dropout=described.get("attention_dropout", 0.0),
+        window=window if every > 1 else None,
+        global_every=every,
+        rotary_base=full.get("rope_theta") or described.get("global_rope_theta", 160000.0),
+        rotary_base_local=local.get("rope_theta") or described.get("local_rope_theta") or 10000.0,
+        norm_eps=described.get("norm_eps", 1e-5),
+    )
+
+
 MODERNBERT = Layout(
     "modernbert",
     {"none": "ModernBertModel", "masked": "ModernBertForMaskedLM", "classify": "ModernBertForSequenceClassification"},
     _rules,
     _demands,
     _settings,
+    _read,
+    "model.",
+    {"decoder.weight": "model.embeddings.tok_embeddings.weight"},
 )

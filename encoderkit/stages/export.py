@@ -91,7 +91,7 @@ def _exported(model: Model) -> Exported:
     tokenizer = {name: data for name, data in model.tokenizer.save_files().items() if name in TOKENIZER_FILES}
     ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
     length = task.length if task else None
-    return export(learner.encoder_config, head, tensors, tokenizer, model.tokenizer.vocab_size, ids, length, reason)
+    return export(learner.encoder_config, head, tensors, tokenizer, learner.vocabulary.size, ids, length, reason)
 
 
 def _check(model: Model, exported: Exported, folder: Path) -> Parity | None:

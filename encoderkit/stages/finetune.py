@@ -15,6 +15,7 @@ from encoderkit.console import say, warn
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.errors import DataError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, vocabulary_of
+from encoderkit.learner import Vocabulary
 from encoderkit.models.config import EncoderConfig, ModernBertConfig
 from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.preflight import find_step
@@ -47,10 +48,12 @@ def prepare(recipe: FinetuneRecipe) -> Material:
     split = _read(recipe)
     labels = TASKS[type(recipe.task)].find_labels(_labelled(recipe, split), recipe.task)
     tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
+    vocabulary = vocabulary_of(tokenizer)
     if step is not None:
         check_vocabulary(tokenizer, read_config(step), step)
+        vocabulary = Vocabulary(**read_config(step)["vocabulary"])
     torch.manual_seed(recipe.seed)
-    encoder, vocabulary = _encoder(recipe, step), vocabulary_of(tokenizer)
+    encoder = _encoder(recipe, step)
     learner: Task = TASKS[type(recipe.task)](recipe.task, encoder, vocabulary, recipe.data.length, labels)
     parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     for name, examples in parts.items():

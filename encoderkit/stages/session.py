@@ -18,7 +18,7 @@ from encoderkit import __version__, files
 from encoderkit.config import dump, parse_yaml
 from encoderkit.console import say
 from encoderkit.errors import DataError, ExitCode, UsageError
-from encoderkit.inference import read_config, vocabulary_of
+from encoderkit.inference import read_config
 from encoderkit.learner import Learner
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
@@ -233,7 +233,7 @@ def _config(recipe: PretrainRecipe | FinetuneRecipe, material: Material) -> dict
         "encoderkit": __version__,
         "encoder": learner.encoder_config.model_dump(mode="json"),
         **{name: config.model_dump(mode="json") for name, config in part.items()},
-        "vocabulary": vocabulary_of(material.tokenizer)._asdict(),
+        "vocabulary": learner.vocabulary._asdict(),
         "length": material.length,
         "recipe": _identity(recipe),
     }

@@ -1,0 +1,205 @@
+"""`encoderkit import`: a published checkpoint as a model directory, from which everything here goes on."""
+
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from encoderkit import __version__, files
+from encoderkit.console import say, warn
+from encoderkit.errors import DataError, MissingDependency, UsageError
+from encoderkit.inference import build_learner, vocabulary_of
+from encoderkit.interop import uer
+from encoderkit.interop.families import Recognised, recognise
+from encoderkit.interop.hf import from_hf
+from encoderkit.interop.layout import Head
+from encoderkit.interop.weights import checkpoint_tensors
+from encoderkit.models.config import longest
+from encoderkit.objectives.config import MaskedConfig
+from encoderkit.tasks.config import ClassifyConfig
+from encoderkit.text.foreign import foreign_files, wordpiece_files
+from encoderkit.text.tokenizers import Tokenizer
+from encoderkit.training.checkpoint import FORMAT, load_weights
+
+WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+"""The files of a repository on the hub that are fetched; pickles too where they are trusted."""
+_OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "attn.bias", "attn.masked_bias")
+"""Ends of the names of what some versions save and all can compute."""
+
+
+class Source(NamedTuple):
+    """What was found, under the names of transformers."""
+
+    described: Mapping[str, Any]
+    tensors: dict[str, Tensor]
+    tokenizer: dict[str, bytes]
+    where: Path
+
+
+def run(
+    source: str,
+    out: Path,
+    trust_pickle: bool = False,
+    config: Path | None = None,
+    vocabulary: Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the checkpoint at `source` (a directory, a file of UER-py, a name on the hub) to `out`; the JSON of the command.
+
+    `config` and `vocabulary` are UER-py's files, which lie elsewhere. Raises `DataError` for what cannot be held here; no
+    tensor is made up, and each that is not used is named.
+    """
+    files.refuse_existing(out, overwrite)
+    found = _found(source, trust_pickle, config, vocabulary)
+    try:
+        recognised = recognise(found.described)
+    except DataError as error:
+        raise DataError(error.message, where=found.where / "config.json", fix=error.fix) from None
+    tokenizer = Tokenizer(found.tokenizer, found.where)
+    tensors = _plain_names(found.tensors)
+    recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where)
+    described = _config(recognised, tokenizer, ours)
+    learner = build_learner(described, list(recognised.head.labels) or None, found.where)
+    assert isinstance(learner, nn.Module)
+    with torch.no_grad():
+        load_weights(learner, ours, found.where)
+    with files.staged(out, {"from": str(source)}, overwrite) as folder:
+        files.write_new(folder / "model.safetensors", safetensors.torch.save(ours))
+        files.write_new(folder / "config.json", json.dumps(described, indent=1, ensure_ascii=False))
+        if recognised.head.labels:
+            files.write_new(folder / "labels.json", json.dumps(recognised.head.labels, indent=1, ensure_ascii=False))
+        files.make_folder(folder / "tokenizer")
+        for name, data in tokenizer.save_files().items():
+            files.write_new(folder / "tokenizer" / name, data)
+    if unused:
+        warn(f"{len(unused)} tensors have no place here and were left out: {', '.join(unused[:8])}{' ...' * (len(unused) > 8)}")
+    return {
+        "family": recognised.config.kind,
+        "head": recognised.head.kind,
+        "tensors": len(ours),
+        "parameters": sum(t.numel() for t in ours.values()),
+        "unused": unused,
+        "out": str(out),
+    }
+
+
+def _found(source: str, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:
+    path = Path(source)
+    if path.is_dir():
+        return _directory(path, trust_pickle)
+    if path.is_file():
+        return _uer(path, trust_pickle, config, vocabulary)
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        return _directory(_fetched(source, trust_pickle), trust_pickle)
+    raise UsageError("there is no such file or directory", where=source)
+
+
+def _directory(folder: Path, trust_pickle: bool) -> Source:
+    described = files.read_json(folder / "config.json")
+    if not isinstance(described, dict):
+        raise DataError("holds no JSON object", where=folder / "config.json")
+    if "encoder" in described:
+        fix = "use it as it is: every command takes it"
+        raise UsageError("this is a model of encoderkit already", where=folder, fix=fix)
+    return Source(described, checkpoint_tensors(folder, trust_pickle), foreign_files(folder), folder)
+
+
+def _uer(path: Path, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:
+    tensors = checkpoint_tensors(path, trust_pickle)
+    if not uer.is_uer(tensors):
+        names = ", ".join(list(tensors)[:3])
+        message = f"these are not the tensors of a BERT of UER-py (they are named {names}, ...)"
+        raise DataError(message, where=path, fix="give the directory of the checkpoint, with its config.json")
+    if vocabulary is None:
+        message = "a checkpoint of UER-py does not hold its vocabulary"
+        raise UsageError(message, where=path, fix="--vocabulary google_zh_vocab.txt (in UER-py's models folder)")
+    settings = files.read_json(config) if config is not None else {}
+    tokenizer = wordpiece_files(vocabulary, lowercase=True)
+    renamed = uer.renamed(tensors)
+    described = uer.described(renamed, settings, Tokenizer(tokenizer, vocabulary).pad)
+    if config is None:
+        say(f"no --config: taken for a BERT with {described['num_attention_heads']} heads (dim / 64) and GELU")
+    return Source(described, renamed, tokenizer, path)
+
+
+def _fetched(name: str, trust_pickle: bool) -> Path:
+    """The directory of a repository on the Hugging Face hub, downloaded once."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        message = "there is no such file or directory, and names on the hub need huggingface_hub, which is not installed"
+        raise MissingDependency(message, where=name, fix="pip install 'encoderkit[hub]'")
+    hub = importlib.import_module("huggingface_hub")
+    say(f"fetching {name} from the Hugging Face hub")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=WANTED + ["*.bin"] * trust_pickle))
+    except Exception as error:  # its own errors, those of the network and of the file system
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"there is no such file or directory, and it cannot be fetched from the hub: {reason}"
+        raise UsageError(message, where=name, fix="download it by hand, and give its directory") from None
+
+
+def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the names that old versions used, and without what is computed anyway; half precision as float32."""
+    result = {}
+    for name, tensor in tensors.items():
+        for old, new in _OLD.items():
+            name = re.sub(rf"{re.escape(old)}$", new, name)
+        if not name.endswith(_BUFFERS):
+            result[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return result
+
+
+def _taken(
+    found: Recognised, tensors: dict[str, Tensor], tokenizer: Tokenizer, where: Path
+) -> tuple[Recognised, dict[str, Tensor], list[str]]:
+    """The tensors under our names, and the names of those that have no place; the head is given up where it must be."""
+    layout, head = found.layout, found.head
+    if head.kind == "none" and any(name.startswith(layout.root) for name in tensors):
+        tensors = {name.removeprefix(layout.root): tensor for name, tensor in tensors.items()}
+    for again, first in layout.repeated.items():
+        if again in tensors and first in tensors:
+            if not torch.equal(tensors[again], tensors[first]):
+                warn(f"{again} is not {first}: this head has a table of its own, and is left out; the encoder is whole")
+                return _taken(found._replace(head=Head("none")), tensors, tokenizer, where)
+            tensors = {name: tensor for name, tensor in tensors.items() if name != again}
+        elif again in tensors:
+            tensors = {first: tensors[again], **{name: tensor for name, tensor in tensors.items() if name != again}}
+    try:
+        ours = from_hf(found.config, head.kind, tensors, tokenizer.pad)
+    except DataError as error:
+        raise DataError(error.message, where=where) from None
+    rows, pieces = len(ours["encoder.tokens.weight"]), tokenizer.vocab_size
+    if rows < pieces:
+        raise DataError(f"the tokenizer has {pieces} pieces, the model rows for {rows}; they do not belong together", where=where)
+    used = {name for rule in layout.rules(found.config, head.kind, tokenizer.pad) for name in rule.theirs}
+    return found, ours, sorted(tensors.keys() - used)
+
+
+def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor]) -> dict[str, Any]:
+    head = found.head
+    size = len(ours["encoder.tokens.weight"])
+    part: dict[str, Any] = {}
+    if head.kind == "masked":
+        part = {"objective": MaskedConfig().model_dump(mode="json")}
+    elif head.kind == "classify":
+        task = ClassifyConfig.model_validate(
+            {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}
+        )
+        part = {"task": task.model_dump(mode="json")}
+    if size > tokenizer.vocab_size:
+        say(f"{size - tokenizer.vocab_size} rows of the embeddings belong to no piece of the tokenizer, and are kept")
+    return {
+        "format": FORMAT,
+        "encoderkit": __version__,
+        "encoder": found.config.model_dump(mode="json"),
+        **part,
+        "vocabulary": {**vocabulary_of(tokenizer)._asdict(), "size": size},
+        "length": min(longest(found.config) or 512, 512),
+    }

@@ -1,0 +1,274 @@
+"""`encoderkit import`: checkpoints of transformers and UER-py, made here with random weights, become models that agree."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from torch import nn
+
+from encoderkit.errors import DataError, UsageError
+from encoderkit.inference import EncoderAlone, open_model
+from encoderkit.models.inputs import Inputs
+from encoderkit.objectives.masked import Masked
+from encoderkit.stages import export, import_model
+from encoderkit.stages.embed import embed
+from encoderkit.tasks.classify import Classify
+from encoderkit.text.tokenizers import open_tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+SPECIAL = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["the", "film", "is", "good", "bad", "##ly", "un", "##s", "!", "?", "电", "影", "好", "cafe", "a", "##b", "##c", "é"]
+TEXTS = [
+    "The films is goodly!",
+    "电影好 the café",
+    "",
+    "un 😀 ａｂｃ e\u0301 a\tb\u200d\u0007c",
+    "abc [MASK] [SEP] 好好好",
+    "İstanbul Straße",
+]
+
+
+def published(folder: Path, family: str, kind: str = "ForMaskedLM", **settings: Any) -> Any:
+    """A checkpoint of transformers with random weights that are unlike fresh ones; the model."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, **settings}
+    rows = len(SPECIAL) + len(WORDS) + 7
+    pad = {"pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 4, "cls_token_id": 3, "sep_token_id": 4}
+    config = getattr(transformers, f"{family}Config")(vocab_size=rows, max_position_embeddings=40, **pad, **sizes)
+    model = getattr(transformers, family + kind)(config)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    model.tie_weights()
+    model.eval().save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}), encoding="utf-8")
+    return model
+
+
+def batch() -> tuple[Inputs, dict[str, torch.Tensor]]:
+    mask = torch.arange(21) < torch.tensor([21, 3, 12])[:, None]
+    ids = torch.randint(6, 20, mask.shape, generator=torch.Generator().manual_seed(3)) * mask
+    return Inputs.of(ids, mask), {"input_ids": ids, "attention_mask": mask.long()}
+
+
+MODELS = {
+    "Bert": {"type_vocab_size": 3, "hidden_act": "gelu_new"},
+    "Roberta": {"type_vocab_size": 1},
+    "ModernBert": {"local_attention": 8, "num_hidden_layers": 5},
+}
+
+
+@pytest.mark.parametrize("family", MODELS)
+@torch.no_grad()
+def test_masked_models_agree(family: str, tmp_path: Path) -> None:
+    theirs = published(tmp_path / "hf", family, **MODELS[family])
+    result = import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    assert (result["family"], result["head"], result["unused"]) == (family.lower(), "masked", [])
+    model = open_model(tmp_path / "ours")
+    assert isinstance(model.learner, Masked)
+    inputs, arguments = batch()
+    hidden = model.learner.encoder(inputs)
+    logits = model.learner.head(hidden, model.learner.encoder.tokens.weight)
+    assert (logits - theirs(**arguments).logits)[inputs.mask].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", MODELS)
+@torch.no_grad()
+def test_a_classifier_comes_in_and_goes_out_again(family: str, tmp_path: Path) -> None:
+    labels = {"num_labels": 3, "id2label": {0: "no", 1: "yes", 2: "不知道"}}
+    theirs = published(tmp_path / "hf", family, "ForSequenceClassification", **MODELS[family], **labels)
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    model = open_model(tmp_path / "ours")
+    assert isinstance(model.learner, Classify)
+    assert model.labels == ["no", "yes", "不知道"]
+    inputs, arguments = batch()
+    assert (model.learner.logits(inputs) - theirs(**arguments).logits).abs().max() < 1e-5
+    assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-5
+    back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back")
+    for (name, ours), (again, other) in zip(back.state_dict().items(), theirs.state_dict().items(), strict=True):
+        assert name == again
+        unused = 1 if name == "roberta.embeddings.position_embeddings.weight" else 0  # positions start after padding's id
+        assert torch.equal(ours[unused:], other[unused:]), name
+
+
+@torch.no_grad()
+def test_a_head_that_is_unknown_leaves_the_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = published(tmp_path / "hf", "Bert", "ForTokenClassification", num_labels=5)
+    result = import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    assert result["head"] == "none"
+    assert result["unused"] == ["classifier.bias", "classifier.weight"]
+    assert "classifier.bias" in capsys.readouterr().err
+    model = open_model(tmp_path / "ours")
+    assert isinstance(model.learner, EncoderAlone)
+    inputs, arguments = batch()
+    difference = model.learner.encoder(inputs) - theirs.bert(**arguments).last_hidden_state
+    assert difference[inputs.mask].abs().max() < 1e-5
+
+
+def test_old_names_and_repeated_tensors(tmp_path: Path) -> None:
+    published(tmp_path / "hf", "Bert")
+    path = tmp_path / "hf" / "model.safetensors"
+    from_now = import_model.checkpoint_tensors(path, False)
+    before = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in from_now.items()
+    }
+    before["cls.predictions.decoder.weight"] = from_now["bert.embeddings.word_embeddings.weight"].clone()
+    before["bert.embeddings.position_ids"] = torch.arange(40)[None]
+    path.write_bytes(import_model.safetensors.torch.save(before))
+    assert import_model.run(str(tmp_path / "hf"), tmp_path / "ours")["unused"] == []
+    before["cls.predictions.decoder.weight"] += 1  # a head with a table of its own
+    path.write_bytes(import_model.safetensors.torch.save(before))
+    assert import_model.run(str(tmp_path / "hf"), tmp_path / "untied")["head"] == "none"
+
+
+def test_a_pickle_is_read_only_when_trusted_and_never_runs_code(tmp_path: Path) -> None:
+    theirs = published(tmp_path / "hf", "Bert")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    pickle = tmp_path / "hf" / "pytorch_model.bin"
+    torch.save(theirs.state_dict(), pickle)
+    with pytest.raises(UsageError, match="pickle"):
+        import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours", trust_pickle=True)
+    weight = open_model(tmp_path / "ours").learner.encoder.tokens.weight
+    assert torch.equal(weight, theirs.bert.embeddings.word_embeddings.weight)
+    torch.save({"a": Evil(tmp_path / "written")}, pickle)
+    with pytest.raises(DataError, match="tensors alone"):
+        import_model.run(str(tmp_path / "hf"), tmp_path / "evil", trust_pickle=True)
+    assert not (tmp_path / "written").exists()
+
+
+class Evil:
+    """A pickle that writes a file when it is read as pickles are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.write_text, (self.path, "x"))
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_wordpiece_ids_are_those_of_transformers(lowercase: bool, tmp_path: Path) -> None:
+    published(tmp_path / "hf", "Bert")
+    described = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase}
+    (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(described), encoding="utf-8")
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    theirs = transformers.BertTokenizer.from_pretrained(tmp_path / "hf")
+    ours = open_tokenizer(tmp_path / "ours")
+    texts = [text for text in TEXTS if "[" not in text]  # "[SEP]" in a text is characters here, a token there
+    encoded = ours.encode(texts)
+    for i, text in enumerate(texts):
+        found = encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]].tolist()
+        assert found == theirs(text, add_special_tokens=False)["input_ids"], text
+
+
+def test_byte_bpe_ids_are_those_of_transformers(tmp_path: Path) -> None:
+    trained = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(TEXTS * 3, vocab_size=320, min_frequency=2, special_tokens=special, show_progress=False)
+    config = transformers.RobertaConfig(
+        vocab_size=trained.get_vocab_size(), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    transformers.RobertaModel(config).save_pretrained(tmp_path / "hf")
+    trained.save_model(str(tmp_path / "hf"))
+    result = import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    assert (result["family"], result["head"]) == ("roberta", "none")
+    theirs = transformers.RobertaTokenizer.from_pretrained(tmp_path / "hf")
+    ours = open_tokenizer(tmp_path / "ours")
+    encoded = ours.encode(TEXTS)
+    for i, text in enumerate(TEXTS):
+        found = encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]].tolist()
+        assert found == theirs(text, add_special_tokens=False)["input_ids"], text
+    assert (ours.cls, ours.pad, ours.sep, ours.unk) == (0, 1, 2, 3)
+
+
+def uer_norm(gamma: torch.Tensor, beta: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+    """As UER-py computes it: the deviation is a sample's, and 1e-6 is added to it."""
+    return gamma * (input - input.mean(-1, keepdim=True)) / (input.std(-1, keepdim=True) + 1e-6) + beta
+
+
+@pytest.mark.parametrize("old", [True, False])
+@torch.no_grad()
+def test_uer(old: bool, tmp_path: Path) -> None:
+    theirs = published(tmp_path / "hf", "Bert")
+    word = {"word": "word_embedding", "pos": "position_embedding", "seg": "segment_embedding"} if old else {}
+    names = {
+        "bert.embeddings.word_embeddings": f"embedding.{word.get('word', 'word.embedding')}",
+        "bert.embeddings.position_embeddings": f"embedding.{word.get('pos', 'pos.embedding')}",
+        "bert.embeddings.token_type_embeddings": f"embedding.{word.get('seg', 'seg.embedding')}",
+        "bert.embeddings.LayerNorm": "embedding.layer_norm",
+        "attention.self.query": "self_attn.linear_layers.0",
+        "attention.self.key": "self_attn.linear_layers.1",
+        "attention.self.value": "self_attn.linear_layers.2",
+        "attention.output.dense": "self_attn.final_linear",
+        "attention.output.LayerNorm": "layer_norm_1",
+        "intermediate.dense": "feed_forward.linear_1",
+        "output.dense": "feed_forward.linear_2",
+        "output.LayerNorm": "layer_norm_2",
+        "bert.encoder.layer": "encoder.transformer",
+        "cls.predictions.transform.dense": "target.mlm_linear_1" if old else "target.mlm.linear_1",
+        "cls.predictions.transform.LayerNorm": "target.layer_norm" if old else "target.mlm.layer_norm",
+        "cls.predictions.decoder": "target.mlm_linear_2" if old else "target.mlm.linear_2",
+    }
+    tensors = {}
+    for name, tensor in theirs.state_dict().items():
+        if name == "cls.predictions.bias":
+            continue
+        norm = "LayerNorm" in name
+        for ours, its in names.items():
+            name = name.replace(ours, its)
+        if norm:
+            name = name.replace("weight", "gamma").replace("bias", "beta")
+        if ".seg" in name:
+            tensor = torch.cat((torch.full((1, tensor.shape[1]), 9.0), tensor))
+        tensors[name] = tensor.clone()
+    torch.save(tensors, tmp_path / "model.bin")
+    with pytest.raises(UsageError, match="vocabulary"):
+        import_model.run(str(tmp_path / "model.bin"), tmp_path / "ours", trust_pickle=True)
+    config = tmp_path / "mini_config.json"
+    described = {"heads_num": 3, "hidden_act": "gelu", "embedding": "word_pos_seg", "encoder": "transformer"}
+    config.write_text(json.dumps({**described, "mask": "fully_visible", "target": ["mlm", "sp"]}), encoding="utf-8")
+    vocabulary = tmp_path / "hf" / "vocab.txt"
+    result = import_model.run(str(tmp_path / "model.bin"), tmp_path / "ours", True, config, vocabulary)
+    assert (result["family"], result["head"], result["unused"]) == ("bert", "masked", [])
+    for part in theirs.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.forward = partial(uer_norm, part.weight, part.bias)
+    inputs, arguments = batch()
+    learner: Any = open_model(tmp_path / "ours").learner
+    logits = learner.head(learner.encoder(inputs), learner.encoder.tokens.weight)
+    assert (logits - theirs(**arguments).logits)[inputs.mask].abs().max() < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "bloom"}, "model_type"),
+        ({"hidden_act": "mish"}, "hidden_act"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ({"num_attention_heads": 5}, "must divide"),
+        ({"num_hidden_layers": 4}, "is missing"),
+    ],
+)
+def test_what_cannot_be_held_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    published(tmp_path / "hf", "Bert")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_embedding_with_an_import(tmp_path: Path) -> None:
+    published(tmp_path / "hf", "Bert", "Model")
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    (tmp_path / "x.txt").write_text("the film\n电影好\n", encoding="utf-8")
+    embed(tmp_path / "ours", tmp_path / "x.txt", tmp_path / "x.npy")
+    assert np.load(tmp_path / "x.npy").shape == (2, 24)
