@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from encoderkit import files
 from encoderkit.errors import DataError, UsageError, shown
-from encoderkit.learner import Batch, Encoder, Learner, Vocabulary
+from encoderkit.learner import Batch, Encoder, Export, Learner, Vocabulary
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
@@ -100,6 +100,10 @@ class EncoderAlone(nn.Module):
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """There is nothing to measure."""
         raise _headless()
+
+    def exported(self) -> Export | str:
+        """The encoder alone."""
+        return Export("none", self.state_dict(), self.encoder)
 
 
 def _headless() -> UsageError:

@@ -4,7 +4,7 @@ Losses are summed over targets and divided once by the update's count, so that a
 batch change nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -68,6 +68,25 @@ class Vocabulary(NamedTuple):
     mask: int
 
 
+HeadKind = Literal["none", "masked", "classify"]
+"""The heads that models of other libraries have."""
+
+
+class Export(NamedTuple):
+    """How other libraries may read a learner's model."""
+
+    head: HeadKind
+    """The layout of the head in transformers; none: the encoder alone."""
+    tensors: dict[str, Tensor]
+    """`encoder.*` and `head.*`."""
+    outputs: Callable[[Inputs], Tensor]
+    """What it must give there: logits (N, L) or (B, T, V), or the vectors of the encoder (B, T, D)."""
+    labels: tuple[str, ...] = ()
+    problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
+    pooling: str = "cls"
+    dropout: float = 0.0
+
+
 class Learner(Protocol):
     """Every objective and every task; an nn.Module holding `.encoder` and `.head`, whose forward is the loss."""
 
@@ -96,6 +115,10 @@ class Learner(Protocol):
 
     def __call__(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss: each term, summed over its targets, in nats."""
+        ...
+
+    def exported(self) -> Export | str:
+        """How the model is handed over, or why no other library can read its head."""
         ...
 
 

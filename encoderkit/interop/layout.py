@@ -4,12 +4,12 @@ A family is one file with one `Layout`, and a line in `families.py`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from encoderkit.errors import DataError, shown
+from encoderkit.learner import HeadKind
 from encoderkit.models.config import Activation, TransformerConfig
 
-HeadKind = Literal["none", "masked", "classify"]
 AUTO_CLASSES: dict[HeadKind, str] = {
     "none": "AutoModel",
     "masked": "AutoModelForMaskedLM",

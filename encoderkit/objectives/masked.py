@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
-from encoderkit.learner import IGNORE, Batch, Encoder, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
@@ -124,6 +124,13 @@ class Masked(nn.Module):
             "loss": float(observed["nats"].mean(dtype=np.float64)),
             "accuracy": float(observed["right"].mean(dtype=np.float64)),
         }
+
+    def exported(self) -> Export | str:
+        """A masked language model: logits over the vocabulary at every place."""
+        return Export("masked", self.state_dict(), self._everywhere)
+
+    def _everywhere(self, inputs: Inputs) -> Tensor:
+        return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)
 
 
 def _whole(words: list[np.ndarray], order: Sequence[int] | np.ndarray | dict[int, None], wanted: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from encoderkit import files
 from encoderkit.console import say, warn
@@ -16,12 +16,10 @@ from encoderkit.errors import CheckError, UsageError, shown
 from encoderkit.inference import Model, open_model
 from encoderkit.interop.hf import Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
-from encoderkit.learner import pad
+from encoderkit.learner import Export, pad
 from encoderkit.models.config import BertConfig, RobertaConfig
 from encoderkit.models.inputs import Inputs
-from encoderkit.objectives.masked import Masked
 from encoderkit.preflight import find_step
-from encoderkit.tasks.task import Export
 from encoderkit.tasks.texts import assemble
 
 TOLERANCE = 1e-5
@@ -78,16 +76,12 @@ def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False) 
 
 
 def _exported(model: Model) -> Exported:
-    learner, task, reason = model.learner, model.task, None
+    learner, task, found = model.learner, model.task, model.learner.exported()
     assert isinstance(learner, nn.Module)
-    head, tensors = Head("none" if task else "masked"), learner.state_dict()
-    if task:
-        found = task.exported()
-        if isinstance(found, Export):
-            several, numbers = found.problem == "multi_label_classification", found.problem == "regression"
-            head, tensors = Head(found.head, found.labels, several, found.pooling, found.dropout, numbers), found.tensors
-        else:
-            reason = found
+    head, tensors, reason = Head("none"), learner.state_dict(), found if isinstance(found, str) else None
+    if isinstance(found, Export):
+        several, numbers = found.problem == "multi_label_classification", found.problem == "regression"
+        head, tensors = Head(found.head, found.labels, several, found.pooling, found.dropout, numbers), found.tensors
     tokenizer = {name: data for name, data in model.tokenizer.save_files().items() if name in TOKENIZER_FILES}
     ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
     length = task.length if task else None
@@ -132,7 +126,9 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
     if not torch.equal(arguments["input_ids"], inputs.ids):
         row = next(i for i, ours in enumerate(inputs.ids) if not torch.equal(arguments["input_ids"][i], ours))
         raise CheckError(f"transformers' tokenizer splits {shown(' '.join(rows[row]), 40)} in another way", where=model.path)
-    expected = _outputs(model, inputs)
+    ours = model.learner.exported()
+    assert isinstance(ours, Export)
+    expected = ours.outputs(inputs)
     if expected.shape == (*inputs.ids.shape, expected.shape[-1]):
         expected, found = expected[inputs.mask], found[inputs.mask]
     difference = (expected - found).abs()
@@ -155,18 +151,6 @@ def _inputs(model: Model, rows: Sequence[Sequence[str]], length: int) -> Inputs:
     lengths = torch.tensor([len(row.ids) for row in tokens])
     second = [row.segments for row in tokens if row.segments is not None]
     return Inputs.of(ids, torch.arange(width) < lengths[:, None], pad(second, width, 0) if second else None)
-
-
-def _outputs(model: Model, inputs: Inputs) -> Tensor:
-    """(B, L) logits of a classifier, (B, T, V) of a masked language model, (B, T, D) of an encoder alone."""
-    if model.task is not None:
-        found = model.task.exported()
-        assert isinstance(found, Export)
-        return found.outputs(inputs)
-    learner = model.learner
-    assert isinstance(learner, Masked)
-    hidden = learner.encoder(inputs)
-    return learner.head(hidden.flatten(0, 1), learner.encoder.tokens.weight).view(*hidden.shape[:2], -1)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
-from encoderkit.learner import Batch, Encoder, Vocabulary
+from encoderkit.learner import Batch, Encoder, Export, Vocabulary
 from encoderkit.metrics import (
     bootstrap_several,
     bootstrap_single,
@@ -29,7 +29,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import ClassifyConfig
-from encoderkit.tasks.task import Baseline, Export, Observed
+from encoderkit.tasks.task import Baseline, Observed
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 

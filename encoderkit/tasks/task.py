@@ -16,8 +16,8 @@ and from there on everything is about rows again: `decide` puts the examples of 
   ids to text.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -53,21 +53,6 @@ class Example(Protocol):
     def size(self) -> int:
         """The tokens in `texts`."""
         ...
-
-
-class Export(NamedTuple):
-    """How other libraries may read a task's model."""
-
-    head: Literal["none", "classify"]
-    """The layout of the head in transformers; none: the encoder alone."""
-    tensors: dict[str, Tensor]
-    """`encoder.*` and `head.*`."""
-    outputs: Callable[[Inputs], Tensor]
-    """What it must give there: logits (N, L), or the vectors of the encoder (B, T, D)."""
-    labels: tuple[str, ...] = ()
-    problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
-    pooling: str = "cls"
-    dropout: float = 0.0
 
 
 @runtime_checkable
@@ -148,8 +133,4 @@ class Task(Learner, Protocol):
 
     def probe(self, tokens: Tokens) -> Any:
         """An unlabelled example of these tokens, to measure speed with."""
-        ...
-
-    def exported(self) -> Export | str:
-        """How the model is handed over, or why no other library can read its head."""
         ...

@@ -17,6 +17,7 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.masked import Masked
 from encoderkit.stages import export, import_model
 from encoderkit.stages.embed import embed
+from encoderkit.stages.predict import predict
 from encoderkit.tasks.classify import Classify
 from encoderkit.text.tokenizers import open_tokenizer
 
@@ -272,3 +273,11 @@ def test_embedding_with_an_import(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("the film\n电影好\n", encoding="utf-8")
     embed(tmp_path / "ours", tmp_path / "x.txt", tmp_path / "x.npy")
     assert np.load(tmp_path / "x.npy").shape == (2, 24)
+
+
+def test_an_encoder_alone_says_what_it_cannot_do_and_is_handed_over(tmp_path: Path) -> None:
+    published(tmp_path / "hf", "Bert", "Model")
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    with pytest.raises(UsageError, match="fine-tune it"):
+        predict(tmp_path / "ours", None, [["the [MASK]"]])
+    assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["loads_with"] == "AutoModel"
