@@ -27,6 +27,10 @@ def evaluate(
     ],
     precision: PrecisionOption = "auto",
     batch: BatchOption = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="MODEL", help="Another model: is the difference more than chance?", show_default=False),
+    ] = None,
     no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Do not fit the simple models beside it.")] = False,
     json: Json = False,
 ) -> None:
@@ -35,9 +39,10 @@ def evaluate(
 
     step = preflight.find_step(model)
     preflight.evaluated(step, data)
+    other = None if against is None else preflight.find_step(against)
     from encoderkit.stages import evaluate as stage
 
-    result = stage.evaluate(step, data, precision, batch, not no_baselines)
+    result = stage.evaluate(step, data, precision, batch, not no_baselines, other)
     if json:
         print_result(result, json)
     else:
