@@ -135,6 +135,14 @@ class Objective(Learner, Protocol):
         ...
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """A learner whose loss is that of a whole text, so that it can be told in bits per byte."""
+
+    bytes_per_token: float | None
+    """Of the text that the held-out data were made from, as it was read; set by the stages, which know it."""
+
+
 def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:
     """Rows of different lengths as one (B, width) int64 tensor, filled up with `value`."""
     out = np.full((len(rows), width), value, dtype=np.int64)

@@ -10,20 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.config import TransformerConfig
+from encoderkit.models.config import Direction, TransformerConfig
 from encoderkit.models.layers import drop
 
 
-def visible(documents: Tensor, window: int | None = None) -> Tensor:
+def visible(documents: Tensor, window: int | None = None, direction: Direction = "both") -> Tensor:
     """(B, T) document numbers -> (B, 1, T, T) float: 0 where a query may see a key, -inf where not.
 
     With a `window`, also only keys at most `window // 2` places away, as ModernBERT's local layers (Warner et al. 2024,
-    section 2.1.2) and Longformer's (Beltagy et al. 2020).
+    section 2.1.2) and Longformer's (Beltagy et al. 2020). From left to right, no key that stands behind the query.
     """
     same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+    place = torch.arange(documents.shape[1], device=documents.device)
+    ahead = place[None, :] - place[:, None]  # (T, T): how far the key stands behind the query
     if window is not None:
-        place = torch.arange(documents.shape[1], device=documents.device)
-        same = same & ((place[:, None] - place[None, :]).abs() <= window // 2)
+        same = same & (ahead.abs() <= window // 2)
+    if direction == "left_to_right":
+        same = same & (ahead <= 0)
     return torch.zeros(same.shape, device=same.device).masked_fill(~same, -math.inf)[:, None]
 
 

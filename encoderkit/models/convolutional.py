@@ -1,4 +1,7 @@
-"""Convolutional encoders: residual blocks over the tokens, dilated or gated. Padding is zeroed before each window."""
+"""Convolutional encoders: residual blocks over the tokens, dilated or gated. Padding is zeroed before each window.
+
+From left to right, a window ends with its token, as in Dauphin et al. 2017 and in WaveNet (van den Oord et al. 2016).
+"""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -6,6 +9,12 @@ from torch.nn import functional as F
 from encoderkit.models.config import CnnConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import dropout, initialise
+
+
+def _margin(config: CnnConfig, step: int) -> tuple[nn.Module, int]:
+    """The zeros that give each token a window: all of them before the text, or half of them on either side (by the layer)."""
+    more = (config.kernel - 1) * step
+    return (nn.ZeroPad1d((more, 0)), 0) if config.direction == "left_to_right" else (nn.Identity(), more // 2)
 
 
 class DilatedBlock(nn.Module):
@@ -18,13 +27,14 @@ class DilatedBlock(nn.Module):
         super().__init__()
         step = 2**index
         self.norm = nn.LayerNorm(config.dim)
-        self.convolution = nn.Conv1d(config.dim, config.dim, config.kernel, dilation=step, padding=config.kernel // 2 * step)
+        self.margin, sides = _margin(config, step)
+        self.convolution = nn.Conv1d(config.dim, config.dim, config.kernel, dilation=step, padding=sides)
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` is (B, T, 1), one for real tokens."""
         seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
-        return x + self.dropout(F.gelu(self.convolution(seen).transpose(1, 2)))
+        return x + self.dropout(F.gelu(self.convolution(self.margin(seen)).transpose(1, 2)))
 
 
 class GatedBlock(nn.Module):
@@ -33,13 +43,14 @@ class GatedBlock(nn.Module):
     def __init__(self, config: CnnConfig, index: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.dim)
-        self.convolution = nn.Conv1d(config.dim, 2 * config.dim, config.kernel, padding=config.kernel // 2)
+        self.margin, sides = _margin(config, 1)
+        self.convolution = nn.Conv1d(config.dim, 2 * config.dim, config.kernel, padding=sides)
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` is (B, T, 1), one for real tokens."""
         seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
-        return x + self.dropout(F.glu(self.convolution(seen).transpose(1, 2), dim=-1))
+        return x + self.dropout(F.glu(self.convolution(self.margin(seen)).transpose(1, 2), dim=-1))
 
 
 BLOCKS = {"dilated": DilatedBlock, "gated": GatedBlock}

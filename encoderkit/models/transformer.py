@@ -1,4 +1,4 @@
-"""The bidirectional Transformer of which BERT, RoBERTa and ModernBERT are defaults.
+"""The Transformer of which BERT, RoBERTa, ModernBERT and GPT-2 are defaults.
 
 Blocks are two small classes, because where the norm stands changes the forward pass; everything else is a number or a
 part chosen when the model is built.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.models.attention import Attention, Rotary, visible
-from encoderkit.models.config import TransformerConfig
+from encoderkit.models.config import Direction, TransformerConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import MLPS, dropout, initialise
 
@@ -118,15 +118,20 @@ class Transformer(nn.Module):
         bases = [config.rotary_base, config.rotary_base_local][: len(self._windows)]
         width = config.dim // config.heads
         self.rotary = nn.ModuleList(Rotary(width, config.max_length, b) for b in bases if config.position == "rotary")
+        self._direction: Direction = config.direction
         initialise(self)
-        if config.init == "zero_output":
-            self._silence_outputs()
+        if config.init != "normal":
+            self._scale_outputs(0.0 if config.init == "zero_output" else (2 * config.layers) ** -0.5)
 
-    def _silence_outputs(self) -> None:
-        """Each block starts as the identity. Goyal et al. 2017, section 5.1; Zhang et al. 2019, "Fixup"."""
+    @torch.no_grad()
+    def _scale_outputs(self, factor: float) -> None:
+        """Each block starts near the identity (Radford et al. 2019, section 2.3), or as the identity itself with a factor of 0.
+
+        The latter: Goyal et al. 2017, section 5.1; Zhang et al. 2019, "Fixup".
+        """
         for name, parameter in self.layers.named_parameters():
             if name.endswith(("attention.out.weight", "mlp.down.weight")):
-                nn.init.zeros_(parameter)
+                parameter.mul_(factor)
 
     def forward(self, inputs: Inputs) -> Tensor:
         x = self.embedding_dropout(self.embedding_norm(self._embed(inputs)))
@@ -146,6 +151,6 @@ class Transformer(nn.Module):
         return x  # (B, T, D)
 
     def _contexts(self, inputs: Inputs) -> list[Context]:
-        biases = [visible(inputs.documents, window) for window in self._windows]
+        biases = [visible(inputs.documents, window, self._direction) for window in self._windows]
         rotations = [rotary(inputs.positions) for rotary in self.rotary] or [None] * len(biases)
         return [Context(bias, rotation) for bias, rotation in zip(biases, rotations, strict=True)]
