@@ -68,7 +68,7 @@ class Vocabulary(NamedTuple):
     mask: int
 
 
-HeadKind = Literal["none", "masked", "classify"]
+HeadKind = Literal["none", "masked", "causal", "classify"]
 """The heads that models of other libraries have."""
 
 
