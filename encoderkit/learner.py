@@ -57,6 +57,14 @@ class Encoder(Protocol):
     def named_parameters(self) -> Any: ...
 
 
+class Reader(Encoder, Protocol):
+    """An encoder that can also read a text token by token, from left to right."""
+
+    def read_on(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """(B, t) tokens that go on from those that `state` has read, to their vectors, and the state after them."""
+        ...
+
+
 class Vocabulary(NamedTuple):
     """What a learner must know of the tokenizer."""
 

@@ -188,6 +188,26 @@ def _read_columns(step: Path) -> list[str]:
         raise DataError(message, where=step / "config.json") from None
 
 
+def generated(step: Path, source: Path | None, texts: list[str]) -> None:
+    """The model in `step` can write, and there is a file or a text to begin from."""
+    objective = _config(step).get("objective")
+    kind = objective.get("kind") if isinstance(objective, dict) else None
+    if kind != "causal":
+        found = f"was pretrained by objective.kind: {kind}" if kind else "was fine-tuned for a task"
+        raise UsageError(
+            f"only a model that guesses next tokens can write (objective.kind: causal), and this one {found}",
+            where=step,
+            fix="encoderkit init pretrain --kind gpt-mini",
+        )
+    if (source is None) == (not texts):
+        raise UsageError("generate takes a file, - for standard input, or --text", fix=f'encoderkit generate {step} --text "..."')
+    if source is not None:
+        text_file(source)
+    for text in texts:
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text")
+
+
 def _config(step: Path) -> dict[str, Any]:
     config = files.read_json(step / "config.json")
     if not isinstance(config, dict) or "encoder" not in config:

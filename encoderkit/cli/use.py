@@ -1,4 +1,4 @@
-"""The commands that use a model: evaluate, predict, embed."""
+"""The commands that use a model: evaluate, predict, generate, embed."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -73,6 +73,49 @@ def predict(
     from encoderkit.stages import predict as stage
 
     stage.predict(step, source, rows, out, form, column, top, precision, batch, overwrite)
+
+
+@app.command(rich_help_panel=USE)
+def generate(
+    model: Model,
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help='How it begins; "" for anything at all; repeatable.', show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Texts for each beginning.")] = 1,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="The most tokens to write.")] = 64,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="0 always takes the likeliest token; below 1 likelier ones more often.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Draw from the k likeliest tokens alone.", show_default=False)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="Draw from the likeliest tokens that make up this probability.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Every draw follows from it.")] = 17,
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="The column of the text.")] = "text",
+    precision: PrecisionOption = "auto",
+    json: Json = False,
+) -> None:
+    """Continue texts with a model that guesses next tokens (objective causal)."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    preflight.generated(step, source, text or [])
+    from encoderkit.stages import generate as stage
+
+    sampling = stage.Sampling(temperature, top_k, top_p)
+    result = stage.generate(step, source, text or [], count, max_tokens, sampling, seed, column, precision)
+    if json:
+        print_result(result, json)
+    else:
+        print(stage.describe(result))
 
 
 @app.command(rich_help_panel=USE)

@@ -3,6 +3,7 @@
 From left to right, a window ends with its token, as in Dauphin et al. 2017 and in WaveNet (van den Oord et al. 2016).
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,6 +74,8 @@ class Convolutional(nn.Module):
         self.embedding_dropout = dropout(config.dropout)
         self.layers = nn.ModuleList(BLOCKS[config.style](config, i) for i in range(config.layers))
         self.final_norm = nn.LayerNorm(config.dim)
+        # What a vector has seen of the tokens before its own, if it reads from left to right.
+        self._reach = sum((config.kernel - 1) * (2**i if config.style == "dilated" else 1) for i in range(config.layers))
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -81,3 +84,12 @@ class Convolutional(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         return self.final_norm(x) * mask
+
+    def read_on(self, ids: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, t) tokens that go on from those that `state` has read, to (B, t, D), and the state after them.
+
+        The state is the tokens that a window can still see: computing those again is cheap. One text a row, from left to
+        right, no padding; the first tokens have the state None.
+        """
+        seen = ids if state is None else torch.cat((state, ids), dim=1)
+        return self(Inputs.of(seen))[:, -ids.shape[1] :], seen[:, max(0, seen.shape[1] - self._reach) :]

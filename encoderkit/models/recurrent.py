@@ -8,6 +8,8 @@ Two directions are joint, each layer reading both directions of the one below, o
 et al. 2018, "Deep contextualized word representations", section 3.1).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -99,6 +101,19 @@ class Recurrent(nn.Module):
         for layer in self.layers:
             x = layer(self.dropout(x), order)
         return x * mask.to(x.dtype)
+
+    def read_on(self, ids: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:
+        """(B, t) tokens that go on from those that `state` has read, to their vectors, and the state after them.
+
+        (B, t, D), or of two stacks the (B, t, D/2) of the one that reads from left to right. One text a row, no padding;
+        the first tokens have the state None.
+        """
+        x, after = self.tokens(ids), []
+        layer: Any
+        for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):
+            x, left = layer.forwards(x, before)
+            after.append(left)
+        return x, after
 
 
 def _open_forget_gate(layer: nn.LSTM) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.attention import Attention, Rotary, visible
+from encoderkit.models.attention import Attention, Memory, Rotary, visible
 from encoderkit.models.config import Direction, TransformerConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import MLPS, dropout, initialise
@@ -23,6 +23,8 @@ class Context(NamedTuple):
     """(B, 1, T, T), from `attention.visible`."""
     rotation: tuple[Tensor, Tensor] | None
     """From `attention.Rotary`; None where positions are in the embeddings."""
+    memory: Memory | None = None
+    """Of the layer that is given this, where a text is read on token by token."""
 
 
 def _norm(config: TransformerConfig) -> nn.LayerNorm:
@@ -41,7 +43,7 @@ class PostNormBlock(nn.Module):
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, context.bias, context.rotation)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, *context)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -60,7 +62,7 @@ class PreNormBlock(nn.Module):
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), context.bias, context.rotation))
+        x = x + self.dropout(self.attention(self.attention_norm(x), *context))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -139,6 +141,24 @@ class Transformer(nn.Module):
         for layer, kind in zip(self.layers, self._kinds, strict=True):
             x = layer(x, contexts[kind])
         return self.final_norm(x)
+
+    def read_on(self, ids: Tensor, state: list[Memory] | None) -> tuple[Tensor, list[Memory]]:
+        """(B, t) tokens that go on from those that `state` has read, to (B, t, D), and the state after them.
+
+        One text a row, from left to right, no padding; the first tokens have the state None.
+        """
+        assert self._direction == "left_to_right"
+        memories = state or [Memory() for _ in self.layers]
+        held = memories[0].held
+        before = 0 if held is None else held[0].shape[2]
+        places = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
+        whole = Inputs.of(ids.new_zeros(1, before + ids.shape[1]))
+        biases = [visible(whole.documents, window, self._direction)[:, :, before:] for window in self._windows]
+        inputs = Inputs(ids, torch.ones_like(ids), places)
+        x, contexts = self.embedding_norm(self._embed(inputs)), self._contexts(inputs)
+        for layer, kind, memory in zip(self.layers, self._kinds, memories, strict=True):
+            x = layer(x, contexts[kind]._replace(bias=biases[kind], memory=memory))
+        return self.final_norm(x), memories
 
     def _embed(self, inputs: Inputs) -> Tensor:
         x = self.tokens(inputs.ids)

@@ -9,14 +9,14 @@ row, or the model would learn to stop at that length.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
-from encoderkit.learner import IGNORE, Batch, Encoder, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Reader, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig, reading
@@ -32,7 +32,8 @@ class Causal(nn.Module):
         super().__init__()
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        made: Any = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.encoder: Reader = made
         self._terms = ("next", "previous") if reading(encoder) == "apart" else ("next",)
         self.head = build_vocabulary_head(encoder, vocabulary.size, encoder.dim // len(self._terms))
         self.weights = {term: 1 / len(self._terms) for term in self._terms}
@@ -73,6 +74,11 @@ class Causal(nn.Module):
         """(B, T, E) for each term: the vectors whose product with the word embeddings is the logits, but for the bias."""
         parts = self.encoder(inputs).chunk(len(self._terms), dim=-1)
         return {term: self.head.transform(part) for term, part in zip(self._terms, parts, strict=True)}
+
+    def read_on(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """(B, t) tokens that go on from those that `state` has read, to (B, V) scores of the next one, and the state then."""
+        hidden, state = self.encoder.read_on(ids, state)
+        return self.head(hidden[:, -1], self.encoder.tokens.weight).float(), state
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the next tokens, and of the previous ones where there are two directions."""
