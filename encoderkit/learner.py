@@ -143,6 +143,28 @@ class Objective(Learner, Protocol):
         ...
 
 
+Masking = Literal["token", "within_word"]
+"""What is hidden where a masked model is asked for a token: it alone, or with what follows in its word."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A learner that can say how likely a text is."""
+
+    encoder: Encoder
+    vocabulary: Vocabulary
+    maskings: tuple[Masking, ...]
+    """The ways to ask it; none where the likelihood is exact and there is only one."""
+
+    def log_likelihoods(self, texts: Sequence[Any], masking: Masking | None, tokens: int) -> np.ndarray:
+        """(N,) float64: the log-likelihood of each text in nats, [CLS] and [SEP] not counted; exact, or pseudo- by masking.
+
+        `texts` are rows of one document (`data.blocks.Row`); `masking` is one of `maskings`, None: the first; about
+        `tokens` tokens are computed at once. Called in evaluation mode, without gradients.
+        """
+        ...
+
+
 @runtime_checkable
 class Measured(Protocol):
     """A learner whose loss is that of a whole text, so that it can be told in bits per byte."""

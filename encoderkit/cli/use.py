@@ -13,6 +13,7 @@ PrecisionOption = Annotated[
 BatchOption = Annotated[
     int | None, typer.Option("--batch", min=1, help="Rows at once; as many as 16,384 tokens if not given.", show_default=False)
 ]
+Suite = Literal["minimal_pairs"]
 Column = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="NAME", help="The column of the text; twice for a pair.", show_default=False),
@@ -23,21 +24,41 @@ Column = Annotated[
 def evaluate(
     model: Model,
     data: Annotated[
-        Path, typer.Option("--data", help="Labelled rows; for a pretrained model, a token store.", show_default=False)
+        list[Path],
+        typer.Option(
+            "--data", help="Labelled rows; for a pretrained model, a token store; of a suite, files.", show_default=False
+        ),
     ],
+    suite: Annotated[
+        Suite | None,
+        typer.Option("--suite", help="What a pretrained model knows: minimal_pairs (BLiMP's form).", show_default=False),
+    ] = None,
+    masking: Annotated[
+        Literal["token", "within_word"] | None,
+        typer.Option(
+            "--masking", help="Of minimal_pairs: hide each token alone, or with what follows in its word.", show_default=False
+        ),
+    ] = None,
     precision: PrecisionOption = "auto",
     batch: BatchOption = None,
     no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Do not fit the simple models beside it.")] = False,
     json: Json = False,
 ) -> None:
-    """Measure a model on labelled data, beside simple baselines."""
+    """Measure a model on labelled data, beside simple baselines, or by a suite."""
     from encoderkit import preflight
 
     step = preflight.find_step(model)
-    preflight.evaluated(step, data)
+    if suite is not None:
+        preflight.suite(step, data)
+        from encoderkit.stages import suites
+
+        found = suites.evaluate(suite, step, data, precision, batch, masking=masking)
+        return print_result(found, json) if json else print(suites.describe(found))
+    one = preflight.only_for_suites(data, masking)
+    preflight.evaluated(step, one)
     from encoderkit.stages import evaluate as stage
 
-    result = stage.evaluate(step, data, precision, batch, not no_baselines)
+    result = stage.evaluate(step, one, precision, batch, not no_baselines)
     if json:
         print_result(result, json)
     else:

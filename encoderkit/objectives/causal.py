@@ -16,16 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
-from encoderkit.learner import IGNORE, Batch, Reader, Vocabulary, pad
+from encoderkit.errors import UsageError
+from encoderkit.learner import IGNORE, Batch, Masking, Reader, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig, reading
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import CausalConfig
+from encoderkit.objectives.likelihood import Probe, log_likelihoods
 
 
 class Causal(nn.Module):
     """Encoder and vocabulary head under the causal objective; the head shares the encoder's word embeddings."""
+
+    maskings: tuple[Masking, ...] = ()
 
     def __init__(self, config: CausalConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:
         """`length`: the tokens a row has at most."""
@@ -99,6 +103,22 @@ class Causal(nn.Module):
             parts.append((nats, right.float(), ordinary))
         nats, right, ordinary = (torch.cat(part) for part in zip(*parts, strict=True))
         return {"nats": nats, "right": right, "ordinary": ordinary}
+
+    def log_likelihoods(self, texts: Sequence[Row], masking: Masking | None, tokens: int) -> np.ndarray:
+        """(N,) log-likelihoods, exact; of two directions the mean of both."""
+        if masking is not None:
+            raise UsageError("a model that guesses next tokens hides none; its likelihoods are exact", where="--masking")
+        found, device = [], str(self.encoder.tokens.weight.device)
+        for term, step in zip(self._terms, (1, -1), strict=False):
+
+            def nats(inputs: Inputs, where: Tensor, labels: Tensor, term: str = term) -> Tensor:
+                hidden = self.guesses(inputs)[term].flatten(0, 1)[where]
+                return judged(hidden, self.encoder.tokens.weight, self.head.bias, labels)[0]
+
+            ordinary = [np.flatnonzero(~row.special) for row in texts]
+            probes = (Probe(i, row.ids, at - step, row.ids[at]) for i, (row, at) in enumerate(zip(texts, ordinary, strict=True)))
+            found.append(log_likelihoods(probes, len(texts), nats, self.vocabulary.pad, tokens, device))
+        return np.mean(found, axis=0)
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean loss in nats, perplexity and accuracy over all targets; bits per byte if `bytes_per_token` is known.
