@@ -123,6 +123,30 @@ def _sums(drawn: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     return sums
 
 
+class Shares(NamedTuple):
+    """95 % intervals of shares in several groups."""
+
+    each: list[tuple[float, float]]
+    all: tuple[float, float]
+    """Of the share in all examples, groups forgotten."""
+    mean: tuple[float, float]
+    """Of the mean of the groups' shares."""
+
+
+def bootstrap_shares(counts: np.ndarray, seed: int = 0) -> Shares:
+    """Intervals of the share that is right in each of K groups, from (K, 2): how many are right, and of how many.
+
+    Examples are drawn within their groups, which for rights and wrongs is a binomial.
+    """
+    if not len(counts):
+        return Shares([], (0.0, 0.0), (0.0, 0.0))
+    right, size = counts.T
+    drawn = np.random.default_rng(seed).binomial(size, right / size, (RESAMPLES, len(size)))  # (R, K)
+    found = {str(i): drawn[:, i] / n for i, n in enumerate(size)}
+    ends = _intervals([found | {"all": drawn.sum(1) / size.sum(), "mean": (drawn / size).mean(1)}])
+    return Shares([ends[str(i)] for i in range(len(size))], ends["all"], ends["mean"])
+
+
 def bootstrap_several(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % intervals of accuracy (all labels of an example right) and of `several_labels`, from (N, L) and (N, L), N > 0."""
     both = np.concatenate([labels, predicted], axis=1).astype(bool)

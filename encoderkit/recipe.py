@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, TransformerConfig
-from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.objectives.config import MaskedConfig, ObjectiveConfig
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.training.config import AdamWConfig, EveryConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -81,7 +81,7 @@ class PretrainRecipe(Config):
     """A directory written by `train-tokenizer`."""
     data: PretrainData
     model: EncoderConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ObjectiveConfig = MaskedConfig()
     optimizer: OptimizerConfig = AdamWConfig(lr=1e-3)
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig

@@ -1,11 +1,11 @@
 """The objectives that a recipe can name. No torch here; `objectives/build.py` maps each class to its module."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from encoderkit.config import Config
-from encoderkit.models.config import EncoderConfig
+from encoderkit.models.config import EncoderConfig, reading
 from encoderkit.units import Share
 
 
@@ -47,4 +47,22 @@ class MaskedConfig(ObjectiveBase):
         return self
 
 
-ObjectiveConfig = MaskedConfig
+class CausalConfig(ObjectiveBase):
+    """Causal language modelling (Radford et al. 2019): guess each token from those before it; ELMo's way also backwards."""
+
+    kind: Literal["causal"] = "causal"
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """Encoders whose vectors have seen the next token can copy it."""
+        if reading(model) != "both":
+            return None
+        if hasattr(model, "directions"):
+            fix = "model.directions: 1 reads in one direction, model.stacks: apart in two that do not meet"
+        elif hasattr(model, "direction"):
+            fix = "model.direction: left_to_right hides it"
+        else:
+            fix = "kinds that can: gpt, and others with model.direction: left_to_right"
+        return f"objective causal guesses the next token, and this {model.kind} has seen it; {fix}; or objective.kind: masked"
+
+
+ObjectiveConfig = Annotated[MaskedConfig | CausalConfig, Field(discriminator="kind")]

@@ -14,6 +14,7 @@ from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, start
 from encoderkit.metrics import paired_differences
+from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
 from encoderkit.tasks.task import Observed, Task
 from encoderkit.training.evaluate import evaluate as evaluate_source
@@ -90,6 +91,7 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
             fix=f"encoderkit tokenize --tokenizer {engine.model.path / 'tokenizer'} --data FILE --out DIR",
         )
     rows = Rows(store, length, tokenizer.cls, tokenizer.sep, packed=learner.encoder.packs)
+    measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
     metrics["perplexity"] = float(np.exp(metrics["loss"]))
     unknown = {"tokens": store.meta.unknown, "share": store.meta.unknown / max(store.meta.tokens, 1)}

@@ -13,9 +13,18 @@ from encoderkit.errors import CheckError, UsageError
 from encoderkit.inference import open_model
 from encoderkit.interop.hf import to_hf
 from encoderkit.learner import Vocabulary
-from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, LstmConfig, ModernBertConfig, RobertaConfig
-from encoderkit.objectives.config import MaskedConfig
-from encoderkit.objectives.masked import Masked
+from encoderkit.models.config import (
+    BertConfig,
+    EncoderConfig,
+    EsmcConfig,
+    GptConfig,
+    LstmConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    reading,
+)
+from encoderkit.objectives.build import OBJECTIVES
+from encoderkit.objectives.config import CausalConfig, MaskedConfig
 from encoderkit.stages.export import TEXTS, compare, run
 from encoderkit.stages.finetune import load_pretrained
 from encoderkit.tasks.classify import Classify
@@ -33,6 +42,7 @@ ENCODERS: dict[str, EncoderConfig] = {
     "roberta": RobertaConfig(dim=32, layers=2, heads=2, max_length=64),
     "modernbert": ModernBertConfig(dim=32, layers=3, heads=2, hidden=48, max_length=64, window=8),
     "esmc": EsmcConfig(dim=32, layers=2, heads=2, hidden=48, max_length=64),
+    "gpt": GptConfig(dim=32, layers=2, heads=2, max_length=64),
     "lstm": LstmConfig(dim=8),
 }
 
@@ -48,8 +58,13 @@ def model_at(
     size = len(json.loads(tokenizer["tokenizer.json"])["model"]["vocab"])
     vocabulary = Vocabulary(size, 0, 1, 2, 3, 4)
     torch.manual_seed(0)
-    goal = {"task": task} if task else {"objective": MaskedConfig()}
-    learner = Classify(task, encoder, vocabulary, length, LABELS) if task else Masked(MaskedConfig(), encoder, vocabulary, length)
+    objective = CausalConfig() if reading(encoder) == "left_to_right" else MaskedConfig()
+    goal = {"task": task} if task else {"objective": objective}
+    learner = (
+        Classify(task, encoder, vocabulary, length, LABELS)
+        if task
+        else OBJECTIVES[type(objective)](objective, encoder, vocabulary, length)
+    )
     config = {
         "format": 1,
         "encoder": encoder.model_dump(mode="json"),
@@ -72,6 +87,8 @@ def model_at(
         ("modernbert", None, "char"),
         ("esmc", PAIR, "wordpiece"),
         ("esmc", None, "wordpiece"),
+        ("gpt", SINGLE.model_copy(update={"pooling": "last"}), "wordpiece"),
+        ("gpt", None, "bpe"),
     ],
 )
 def test_transformers_loads_it_with_equal_tokens_and_logits(
