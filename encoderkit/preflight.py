@@ -8,7 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from encoderkit import files, world
 from encoderkit.errors import DataError, UsageError, shown
-from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.models.config import EncoderConfig
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, blind
 from encoderkit.tasks.config import TaskConfig
 
 _MADE_BY = {"encoderkit.json": "train-tokenizer", "meta.json": "tokenize"}
@@ -119,6 +120,9 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
     if recipe.checkpoint is not None:
         step = find_step(recipe.checkpoint)
         check_length(step, recipe.data.length)
+        encoder = _understood(EncoderConfig, _config(step)["encoder"], step)
+        if reason := blind(encoder, recipe.task):
+            raise UsageError(reason, where=step, fix="--set task.pooling=last")
     return data
 
 
@@ -201,8 +205,13 @@ def _read_columns(step: Path) -> list[str]:
     task = _config(step).get("task")
     if task is None:
         return ["text"]
+    return _understood(TaskConfig, task, step).columns
+
+
+def _understood(kind: Any, part: Any, step: Path) -> Any:
+    """A part of a config.json as the config that it is; raises `DataError` if it is none."""
     try:
-        return TypeAdapter[TaskConfig](TaskConfig).validate_python(task).columns
+        return TypeAdapter(kind).validate_python(part)
     except ValidationError as error:
         message = f"cannot be understood: {str(error).splitlines()[0]}"
         raise DataError(message, where=step / "config.json") from None

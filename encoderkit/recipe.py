@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
-from encoderkit.models.config import EncoderConfig, TransformerConfig
+from encoderkit.models.config import EncoderConfig, TransformerConfig, reading
 from encoderkit.objectives.config import MaskedConfig, ObjectiveConfig
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.text.config import TokenizerConfig
@@ -63,6 +63,14 @@ def _check_length(model: EncoderConfig, length: int) -> None:
             f"data.length ({length}) is more than the model's positions (model.max_length: {model.max_length}); "
             "shorten data.length or raise model.max_length"
         )
+
+
+def blind(model: EncoderConfig, task: TaskConfig) -> str | None:
+    """Why the vector that stands for a text has not seen it; None if it has."""
+    if reading(model) == "left_to_right" and getattr(task, "pooling", None) == "cls":
+        first = "task.pooling cls is the vector of the first token"
+        return f"{first}, and this {model.kind} reads from left to right, so that it has seen nothing of the text"
+    return None
 
 
 def _check_patience(training: TrainingConfig, every: EveryConfig, dev: float | str | None) -> None:
@@ -134,6 +142,8 @@ class FinetuneRecipe(Config):
             raise ValueError("model and tokenizer go together; a checkpoint brings its own tokenizer")
         if self.model is not None:
             _check_length(self.model, self.data.length)
+            if reason := blind(self.model, self.task):
+                raise ValueError(f"{reason}; task.pooling: last, mean or max")
         _check_patience(self.training, self.every, self.data.dev)
         sides = self.task.sides
         if self.data.length < 2 * sides + 1:

@@ -246,3 +246,34 @@ def test_demo_refuses_a_directory_that_is_there(tmp_path: Path) -> None:
 )
 def test_how_libraries_say_that_memory_ran_out(error: Exception, full: bool) -> None:
     assert out_of_memory(error) == full
+
+
+def test_a_model_from_left_to_right(tmp_path: Path, tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path]) -> None:
+    """Pretrained, measured, asked and fine-tuned by the commands; what cannot be is refused before it begins."""
+    recipe, run = write(tmp_path / "gpt.yaml", PRETRAIN.format(tokenizer=tokenizer_dir, store=store_dir)), tmp_path / "run"
+    fails(2, "model.direction: left_to_right", "pretrain", recipe, "--out", run, "--set", "objective.kind=causal")
+    settings = ("--set", "objective.kind=causal", "--set", "model.kind=gpt")
+    done = encoderkit("pretrain", recipe, "--out", run, *settings, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dev"].keys() == {"loss", "perplexity", "accuracy", "bits_per_byte"}
+    measured = json.loads(encoderkit("evaluate", run, "--data", store_dir, "--json").stdout)["metrics"]
+    assert measured["bits_per_byte"] > 0
+    said = encoderkit("generate", run, "--text", "the film", "-n", "2", "--max-tokens", "5", "--json")
+    [entry] = json.loads(said.stdout)["generated"]
+    assert entry["prompt"] == "the film" and len(entry["texts"]) == 2
+    assert encoderkit("generate", run, "--text", "the", "--temperature", "0").stdout.startswith("the")
+    pairs = write(tmp_path / "pairs.jsonl", '{"good": "the day was sad", "bad": "day the was sad"}\n')
+    asked = ("evaluate", run, "--suite", "minimal_pairs", "--data", pairs)
+    assert json.loads(encoderkit(*asked, "--json").stdout)["rows"] == 1
+    assert "pairs" in encoderkit(*asked).stdout
+    fails(2, "--masking", *asked, "--masking", "token")
+    fails(2, "--masking", "evaluate", run, "--data", store_dir, "--masking", "token")
+    fails(2, "to fill blanks", "predict", run, "--text", "the [MASK]")
+    task = FINETUNE.format(tokenizer=tokenizer_dir, **labelled).replace("model: {kind: bert, dim: 32, layers: 1, heads: 2}\n", "")
+    tuning = write(tmp_path / "tune.yaml", task.replace(f"tokenizer: {tokenizer_dir}", f"checkpoint: {run}"))
+    fails(2, "has seen nothing", "finetune", tuning, "--out", tmp_path / "tuned")
+    scratch = write(tmp_path / "scratch.yaml", FINETUNE.format(tokenizer=tokenizer_dir, **labelled))
+    fails(2, "has seen nothing", "finetune", scratch, "--out", tmp_path / "tuned", "--set", "model.direction=left_to_right")
+    done = encoderkit("finetune", tuning, "--out", tmp_path / "tuned", "--set", "task.pooling=last", "--json")
+    assert done.returncode == 0, done.stderr
+    fails(2, "fine-tuned", "generate", tmp_path / "tuned", "--text", "the")

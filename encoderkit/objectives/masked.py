@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
+from encoderkit.errors import DataError
 from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
@@ -34,6 +35,10 @@ class Masked(nn.Module):
     def __init__(self, config: MaskedConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:
         """`length`: the tokens a row has at most."""
         super().__init__()
+        if vocabulary.mask == vocabulary.sep:
+            raise DataError(
+                "this tokenizer has no [MASK] to hide tokens with", fix="objective.kind: causal, or another tokenizer"
+            )
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)

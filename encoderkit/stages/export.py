@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from encoderkit import files
 from encoderkit.console import say, warn
@@ -121,10 +121,9 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
         theirs, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True, **settings)
         if any(report.values()):
             raise CheckError(f"transformers does not read the exported weights: {report}", where=model.path)
-        sides = [list(side) for side in zip(*rows, strict=True)]
-        arguments = tokenizer(*sides, truncation=True, padding=True, return_tensors="pt")
+        inputs = _inputs(model, rows, tokenizer.model_max_length)
+        arguments = _arguments(tokenizer, rows, inputs)
         found = theirs.eval()(**arguments)[0]  # the logits, or the vectors of an encoder alone
-    inputs = _inputs(model, rows, tokenizer.model_max_length)
     if not torch.equal(arguments["input_ids"], inputs.ids):
         row = next(i for i, ours in enumerate(inputs.ids) if not torch.equal(arguments["input_ids"][i], ours))
         raise CheckError(f"transformers' tokenizer splits {shown(' '.join(rows[row]), 40)} in another way", where=model.path)
@@ -137,6 +136,18 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
     if not (difference <= TOLERANCE * (1 + expected.abs())).all():
         raise CheckError(f"the logits of the exported model differ by up to {float(difference.max()):.2g}", where=model.path)
     return Parity(float(difference.max()), len(rows))
+
+
+def _arguments(tokenizer: Any, rows: Sequence[Sequence[str]], inputs: Inputs) -> dict[str, Tensor]:
+    """What transformers' tokenizer makes of the rows. GPT-2's own adds nothing to a text and cannot fill up; we do it for it."""
+    if tokenizer.pad_token is not None:
+        sides = [list(side) for side in zip(*rows, strict=True)]
+        return tokenizer(*sides, truncation=True, padding=True, return_tensors="pt")
+    ids = inputs.ids.clone()
+    for i, row in enumerate(rows):
+        own = tokenizer(row[0], add_special_tokens=False)["input_ids"][: int(inputs.mask[i].sum()) - 2]
+        ids[i, 1 : len(own) + 1] = torch.tensor(own, dtype=torch.int64)
+    return {"input_ids": ids, "attention_mask": inputs.mask.long()}
 
 
 def _rows(model: Model) -> list[list[str]]:

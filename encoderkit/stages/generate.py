@@ -122,7 +122,7 @@ def continued(
     learner, vocabulary, limit = engine.model.learner, engine.model.learner.vocabulary, _limit(engine)
     assert isinstance(learner, Causal)
     most = most if limit is None else min(most, limit - len(prompt))
-    never = [vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.mask]
+    never = [i for i in (vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.mask) if i != vocabulary.sep]
     ids = torch.from_numpy(prompt).to(engine.device).expand(len(draws), -1)
     state, chosen = None, np.zeros((len(draws), 0), np.int64)
     with engine.arithmetic():

@@ -22,7 +22,7 @@ from encoderkit.interop.hf import from_hf
 from encoderkit.interop.layout import Head
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.models.config import longest
-from encoderkit.objectives.config import MaskedConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
@@ -31,7 +31,7 @@ from encoderkit.training.checkpoint import FORMAT, load_weights
 WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """The files of a repository on the hub that are fetched; pickles too where they are trusted."""
 _OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-_BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "attn.bias", "attn.masked_bias")
+_BUFFERS = ("position_ids", "token_type_ids", "inv_freq", ".attn.bias", ".attn.masked_bias")
 """Ends of the names of what some versions save and all can compute."""
 
 
@@ -163,6 +163,8 @@ def _taken(
     layout, head = found.layout, found.head
     if head.kind == "none" and any(name.startswith(layout.root) for name in tensors):
         tensors = {name.removeprefix(layout.root): tensor for name, tensor in tensors.items()}
+    elif head.kind == "causal" and not any(name.startswith(layout.root) for name in tensors):
+        tensors = {layout.root + name: tensor for name, tensor in tensors.items()}  # as OpenAI's GPT-2 is published
     for again, first in layout.repeated.items():
         if again in tensors and first in tensors:
             if not torch.equal(tensors[again], tensors[first]):
@@ -186,8 +188,9 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
     head = found.head
     size = len(ours["encoder.tokens.weight"])
     part: dict[str, Any] = {}
-    if head.kind == "masked":
-        part = {"objective": MaskedConfig().model_dump(mode="json")}
+    if head.kind in ("masked", "causal"):
+        objective = MaskedConfig() if head.kind == "masked" else CausalConfig()
+        part = {"objective": objective.model_dump(mode="json")}
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}

@@ -227,6 +227,8 @@ def _special_ids(engine: Engine, content: Mapping[str, bytes], where: str | Path
             if id is not None:
                 found[role] = id
                 break
+    if "cls" in found and found["cls"] == found.get("sep"):  # one token stands for all, as in GPT-2
+        found |= {role: found["cls"] for role in _NAMES if role not in found}
     missing = [role for role in _NAMES if role not in found]
     if missing:
         raise DataError(

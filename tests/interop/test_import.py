@@ -14,9 +14,11 @@ from torch import nn
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import EncoderAlone, open_model
 from encoderkit.models.inputs import Inputs
+from encoderkit.objectives.causal import Causal
 from encoderkit.objectives.masked import Masked
 from encoderkit.stages import export, import_model
 from encoderkit.stages.embed import embed
+from encoderkit.stages.generate import Sampling, generate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks.classify import Classify
 from encoderkit.text.tokenizers import open_tokenizer
@@ -188,6 +190,51 @@ def test_byte_bpe_ids_are_those_of_transformers(tmp_path: Path) -> None:
         found = encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]].tolist()
         assert found == theirs(text, add_special_tokens=False)["input_ids"], text
     assert (ours.cls, ours.pad, ours.sep, ours.unk) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["LMHeadModel", "ForSequenceClassification"])
+@torch.no_grad()
+def test_gpt2_with_its_one_special_token(kind: str, tmp_path: Path) -> None:
+    """As OpenAI's is published: no prefix before the names, the mask of attention saved, one token that stands for all."""
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(TEXTS * 3, vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False)
+    size = trained.get_vocab_size()
+    config = transformers.GPT2Config(
+        vocab_size=size, n_embd=24, n_layer=2, n_head=3, n_positions=40,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0, num_labels=3
+    )  # fmt: skip
+    torch.manual_seed(1)
+    theirs = getattr(transformers, f"GPT2{kind}")(config).eval()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    theirs.tie_weights()
+    theirs.save_pretrained(tmp_path / "hf")
+    trained.save_model(str(tmp_path / "hf"))
+    path = tmp_path / "hf" / "model.safetensors"
+    tensors = import_model.checkpoint_tensors(path, False)
+    if kind == "LMHeadModel":
+        tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+        tensors |= {"h.0.attn.bias": torch.ones(1, 1, 40, 40).tril(), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+        path.write_bytes(import_model.safetensors.torch.save(tensors))
+    result = import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    assert (result["family"], result["unused"]) == ("gpt", [])
+    model = open_model(tmp_path / "ours")
+    assert set(model.tokenizer.special) == {0}
+    ids = torch.randint(1, size, (2, 17), generator=torch.Generator().manual_seed(3))
+    found = theirs(input_ids=ids).logits
+    if isinstance(model.learner, Classify):
+        assert (model.learner.logits(Inputs.of(ids)) - found).abs().max() < 1e-5
+        return
+    assert isinstance(model.learner, Causal)
+    hidden = model.learner.encoder(Inputs.of(ids))
+    assert (model.learner.head(hidden, model.learner.encoder.tokens.weight) - found).abs().max() < 1e-5
+    assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-4
+    text, most = "the café", 12
+    greedy = Sampling(temperature=0)
+    [entry] = generate(tmp_path / "ours", None, [text], most=most, sampling=greedy, precision="fp32")["generated"]
+    start = torch.tensor([[0, *model.tokenizer.encode([text]).ids.tolist()]])
+    [written] = theirs.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=most, do_sample=False).tolist()
+    assert entry["texts"][0]["text"] == model.tokenizer.decode(written)
 
 
 def uer_norm(gamma: torch.Tensor, beta: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
