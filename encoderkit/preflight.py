@@ -159,8 +159,10 @@ def evaluated(step: Path, data: Path) -> None:
         )
 
 
-def suite(step: Path, data: list[Path]) -> None:
+def suite(step: Path, data: list[Path], against: Path | None = None) -> None:
     """The files of a suite are there, and the model in `step` was pretrained and not fine-tuned."""
+    if against is not None:
+        raise UsageError("is for labelled rows, not for a suite", where="--against")
     for path in data:
         if not path.is_dir():
             input_file(path)

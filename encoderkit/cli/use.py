@@ -53,7 +53,7 @@ def evaluate(
 
     step = preflight.find_step(model)
     if suite is not None:
-        preflight.suite(step, data)
+        preflight.suite(step, data, against)
         from encoderkit.stages import suites
 
         found = suites.evaluate(suite, step, data, precision, batch, masking=masking)

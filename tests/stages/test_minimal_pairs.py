@@ -148,6 +148,8 @@ def test_what_does_not_fit_is_refused(pretrained_dir: Path, classifier_dir: Path
     suite(find_step(pretrained_dir), [file, tmp_path])
     with pytest.raises(UsageError, match="fine-tuned"):
         suite(find_step(classifier_dir), [file])
+    with pytest.raises(UsageError, match="not for a suite"):
+        suite(find_step(pretrained_dir), [file], pretrained_dir)
     with pytest.raises(UsageError, match="no such file"):
         suite(find_step(pretrained_dir), [tmp_path / "nothing.jsonl"])
     assert only_for_suites([file], None) == file
