@@ -76,7 +76,7 @@ class Vocabulary(NamedTuple):
     mask: int
 
 
-HeadKind = Literal["none", "masked", "causal", "classify"]
+HeadKind = Literal["none", "masked", "causal", "classify", "seq2seq"]
 """The heads that models of other libraries have."""
 
 
