@@ -152,7 +152,10 @@ def load_pretrained(learner: Task, step: Path) -> None:
     path = step / "model.safetensors"
     tensors = read_tensors(path)
     assert isinstance(learner.encoder, nn.Module)
-    load_weights(learner.encoder, _below("encoder.", tensors), path)
+    own = _below("encoder.", tensors)
+    # A checkpoint may have rows after the tokenizer's own: the sentinels of the objective `spans`, which no text holds.
+    own["tokens.weight"] = own["tokens.weight"][: learner.vocabulary.size]
+    load_weights(learner.encoder, own, path)
     if isinstance(learner.encoder_config, ModernBertConfig) and isinstance(learner.head, DenseClassificationHead):
         transform = {name: t for name, t in _below("head.", tensors).items() if name.startswith(("dense.", "norm."))}
         load_weights(learner.head, learner.head.state_dict() | transform, path)
