@@ -98,7 +98,7 @@ def export(
         tokenizer,
         length or longest(config.encoder if isinstance(config, EncoderDecoderConfig) else config),
         segments=isinstance(config, TransformerConfig) and config.segments > 1,
-        literal=head.kind != "masked",
+        literal=head.kind not in ("masked", "seq2seq"),
     )
     files = {
         "config.json": _json(described),
@@ -111,7 +111,8 @@ def export(
 def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool, literal: bool) -> dict[str, bytes]:
     """The tokenizer's files, with the settings that depend on the model: its longest input, and whether it has segments.
 
-    `literal`: "[SEP]" in a text is five characters, as it is here; a masked language model wants to be asked with [MASK].
+    `literal`: "[SEP]" in a text is five characters, as it is here; not for models that are
+    asked with [MASK] or <extra_id_0>.
     """
     result = dict(files)
     if "tokenizer_config.json" in result:

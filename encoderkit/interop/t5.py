@@ -1,5 +1,6 @@
 """transformers' T5 (Raffel et al. 2020), versions 1.0 and 1.1: the encoder alone, or with its decoder."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -113,6 +114,17 @@ def _settings(config: EncoderDecoderConfig, head: Head, ids: SpecialIds) -> dict
         "decoder_start_token_id": ids.cls if config.decoder.start == "cls" else ids.pad,
         "tie_word_embeddings": config.decoder.head == "tied",  # there this also says whether the last vectors are scaled
     }
+
+
+def with_sentinels(tokenizer: Mapping[str, bytes], first: int, count: int) -> dict[str, bytes]:
+    """The files of a tokenizer with `count` sentinels after its own pieces, named as T5's: <extra_id_0> has the id `first`."""
+    result = dict(tokenizer)
+    if count and "tokenizer.json" in result:
+        described = json.loads(result["tokenizer.json"])
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        described["added_tokens"] += [{"id": first + i, "content": f"<extra_id_{i}>", **plain} for i in range(count)]
+        result["tokenizer.json"] = json.dumps(described, ensure_ascii=False).encode()
+    return result
 
 
 def _read_encoder(described: Mapping[str, Any]) -> T5Config:

@@ -77,14 +77,17 @@ class SpansConfig(ObjectiveBase):
     """The tokens that stand for spans, and so the most spans in a document. They are no words of the tokenizer but rows of the
     embeddings after its own: the first one has the id vocab_size."""
     first_sentinel: int | None = Field(default=None, ge=0)
-    """Where the tokenizer has sentinels itself, the id of the first; the others have the ids below it, as <extra_id_0>, which is
-    32099, and its successors in T5's."""
+    """Where the tokenizer has sentinels itself, the id of the first (of T5's <extra_id_0>: 32099)."""
+    sentinel_step: Literal[1, -1] = 1
+    """From one sentinel to the next: upwards, or downwards as in T5's tokenizer."""
     decoder: DecoderConfig = DecoderConfig()
     """What writes the spans."""
 
     @model_validator(mode="after")
     def _ids(self) -> "SpansConfig":
-        if self.first_sentinel is not None and self.first_sentinel < self.sentinels - 1:
+        if self.first_sentinel is None and self.sentinel_step < 0:
+            raise ValueError("sentinel_step: -1 needs first_sentinel, the id that they go down from")
+        if self.first_sentinel is not None and self.first_sentinel + self.sentinel_step * (self.sentinels - 1) < 0:
             raise ValueError(f"below first_sentinel ({self.first_sentinel}) there are no {self.sentinels - 1} more ids")
         return self
 

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Encoder, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Vocabulary, pad
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder
@@ -51,10 +51,10 @@ class Spans(nn.Module):
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
         first, count = config.first_sentinel, config.sentinels
-        if first is not None and first >= vocabulary.size:
-            raise UsageError(f"objective.first_sentinel is {first}, but the tokenizer has {vocabulary.size} pieces")
-        size = vocabulary.size + (count if first is None else 0)
-        self.sentinels = np.arange(vocabulary.size, size) if first is None else np.arange(first, first - count, -1)
+        size = vocabulary.size + (count if first is None else 0)  # rows of the embeddings
+        self.sentinels = (vocabulary.size if first is None else first) + np.arange(count) * config.sentinel_step
+        if self.sentinels.max() >= size:
+            raise UsageError(f"objective: a sentinel has the id {self.sentinels.max()}, but the tokenizer has {size} pieces")
         self.start = vocabulary.cls if config.decoder.start == "cls" else vocabulary.pad
         self.encoder: Encoder = build_encoder(encoder, size, vocabulary.pad)
         self.head = Decoder(config.decoder, encoder, size, vocabulary.pad, self.encoder.tokens.embedding_dim)
@@ -130,6 +130,13 @@ class Spans(nn.Module):
             "loss": float(observed["nats"].mean(dtype=np.float64)),
             "accuracy": float(observed["right"].mean(dtype=np.float64)),
         }
+
+    def exported(self) -> Export:
+        """As transformers' T5."""
+        return Export("seq2seq", self.state_dict(), self._repeated, decoder=self.config.decoder)
+
+    def _repeated(self, inputs: Inputs) -> Tensor:
+        return self.head(inputs.ids, inputs.documents, inputs, self.encoder(inputs), self.encoder.tokens)
 
 
 def noise_mask(length: int, rate: float, span_mean: float, rng: np.random.Generator) -> np.ndarray:

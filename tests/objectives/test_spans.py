@@ -120,12 +120,12 @@ def test_a_change_in_one_document_changes_nothing_in_its_neighbour() -> None:
 
 
 def test_sentinels_of_the_tokenizer_itself() -> None:
-    made = learner(first_sentinel=499, sentinels=50)
+    made = learner(first_sentinel=499, sentinel_step=-1, sentinels=50)
     batch = made.collate([make_row(np.random.default_rng(0), [60])], rngs(1), None)
     assert made.encoder.tokens.num_embeddings == 500
     assert batch.targets["labels"][0, 0] == 499 and 498 in batch.targets["labels"]
-    with pytest.raises(UserError, match="has 500 pieces"):
-        learner(first_sentinel=500)
+    with pytest.raises(UserError, match="a sentinel has the id 500, but"):
+        learner(first_sentinel=401)
 
 
 @pytest.mark.parametrize("kind", runs.KINDS)
@@ -154,7 +154,7 @@ def test_eight_sequences_are_memorised(kind: str) -> None:
         ({"kind": "lstm", "directions": 1}, {}, "objective spans asks what stands on both sides, and this lstm has not seen them; model.directions: 2"),
         ({"kind": "gpt"}, {}, "this gpt has not seen them; model.direction: both does"),
         ({"kind": "t5"}, {"decoder": {"heads": 7}}, r"objective\.decoder: heads \(7\) must divide dim \(256\)"),
-        ({"kind": "t5"}, {"first_sentinel": 9}, "there are no 99 more ids"),
+        ({"kind": "t5"}, {"first_sentinel": 9, "sentinel_step": -1}, "there are no 99 more ids"),
         ({"kind": "t5", "buckets": 16, "bucket_distance": 8}, {}, "must be more than half of buckets"),
     ],
 )
