@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from encoderkit.models.attention import BIASES, attend, distances, scale_of, split
 from encoderkit.models.config import DecoderConfig, EncoderConfig, T5Config, TransformerConfig
-from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import MLPS, build_norm, dropout, initialise, initialise_by_inputs
 
 
@@ -118,16 +117,16 @@ class Decoder(nn.Module):
         owner = blocks if self.tokens is not None else encoder
         self.scale = blocks.dim**-0.5 if isinstance(owner, T5Config) and self.out is None else 1.0
 
-    def forward(self, ids: Tensor, documents: Tensor, source: Inputs, memory: Tensor, shared: nn.Embedding) -> Tensor:
-        """(B, U) tokens and their documents, and (B, T, M) vectors of `source` -> (B, U, V) logits of the tokens after them.
+    def forward(self, ids: Tensor, documents: Tensor, sources: Tensor, memory: Tensor, shared: nn.Embedding) -> Tensor:
+        """(B, U) tokens and their documents, and (B, T, M) vectors -> (B, U, V) logits of the tokens after them.
 
-        `shared`: the encoder's word embeddings.
+        `sources` (B, T): the documents of the vectors. `shared`: the encoder's word embeddings.
         """
         width = ids.shape[1]
         own = documents[:, :, None] == documents[:, None, :]  # (B, U, U)
         bias = _hidden(own)[:, None] + self.causal(width, width)
         # Padding may see anything: it is never read, and a row of nothing but -inf would be no number.
-        across = (documents[:, :, None] == source.documents[:, None, :]) | (documents == 0)[:, :, None]
+        across = (documents[:, :, None] == sources[:, None, :]) | (documents == 0)[:, :, None]
         memories = [layer.cross.keys(memory) for layer in self.blocks()]
         x, _ = self.run(ids, bias, [None] * len(self.layers), _hidden(across)[:, None], memories, shared)
         return self.logits(x, shared)

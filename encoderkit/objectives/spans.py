@@ -110,7 +110,9 @@ class Spans(nn.Module):
 
     def _logits(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         memory, shared = self.encoder(inputs), self.encoder.tokens
-        return self.head(targets["given"], targets["documents"], inputs, memory, shared).float().flatten(0, 1)  # (B * U, V)
+        return (
+            self.head(targets["given"], targets["documents"], inputs.documents, memory, shared).float().flatten(0, 1)
+        )  # (B * U, V)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the targets, sentinels and ends included."""
@@ -136,7 +138,7 @@ class Spans(nn.Module):
         return Export("seq2seq", self.state_dict(), self._repeated, decoder=self.config.decoder)
 
     def _repeated(self, inputs: Inputs) -> Tensor:
-        return self.head(inputs.ids, inputs.documents, inputs, self.encoder(inputs), self.encoder.tokens)
+        return self.head(inputs.ids, inputs.documents, inputs.documents, self.encoder(inputs), self.encoder.tokens)
 
 
 def noise_mask(length: int, rate: float, span_mean: float, rng: np.random.Generator) -> np.ndarray:

@@ -56,7 +56,7 @@ class Ours(nn.Module):
         self.eval()
 
     def forward(self, source: Inputs, target: Tensor) -> Tensor:
-        return self.head(target, torch.ones_like(target), source, self.encoder(source), self.encoder.tokens)
+        return self.head(target, torch.ones_like(target), source.documents, self.encoder(source), self.encoder.tokens)
 
 
 def batch(left: bool = False) -> tuple[Inputs, dict[str, Tensor]]:

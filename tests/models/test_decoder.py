@@ -51,7 +51,7 @@ def test_the_cache_changes_nothing(name: str) -> None:
     encoder, decoder = model(name)
     source, target = tokens(9, 4, 6), tokens(7, 7, 7, seed=5)
     memory = encoder(source)
-    expected = decoder(target.ids, target.documents, source, memory, encoder.tokens)
+    expected = decoder(target.ids, target.documents, source.documents, memory, encoder.tokens)
     for pieces in ([1] * 7, [3, 1, 3], [7]):
         writing, start = Writing(decoder, memory, source.mask, encoder.tokens), 0
         for piece in pieces:
@@ -69,13 +69,13 @@ def test_the_cache_changes_nothing(name: str) -> None:
 def test_a_token_sees_what_is_before_it_and_padding_is_never_read(name: str) -> None:
     encoder, decoder = model(name)
     source, target = tokens(9, 4), tokens(7, 3, seed=5)
-    found = decoder(target.ids, target.documents, source, encoder(source), encoder.tokens)
+    found = decoder(target.ids, target.documents, source.documents, encoder(source), encoder.tokens)
     assert found.isfinite().all()
     changed = target.ids.clone()
     changed[:, 4:] = 7
-    again = decoder(changed, target.documents, source, encoder(source), encoder.tokens)
+    again = decoder(changed, target.documents, source.documents, encoder(source), encoder.tokens)
     assert torch.equal(found[:, :4], again[:, :4]) and not torch.equal(found[0, 4:], again[0, 4:])
-    alone = decoder(tokens(3, seed=6).ids, torch.ones(1, 3), tokens(4, seed=1), encoder(tokens(4, seed=1)), encoder.tokens)
+    alone = decoder(tokens(3, seed=6).ids, torch.ones(1, 3), torch.ones(1, 4), encoder(tokens(4, seed=1)), encoder.tokens)
     torch.testing.assert_close(found[1:, :3], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -92,9 +92,9 @@ def test_pairs_in_a_row_are_what_they_are_alone(name: str) -> None:
 
     source = together(sources)
     both = together(targets)
-    found = decoder(both.ids, both.documents, source, encoder(source), encoder.tokens)
+    found = decoder(both.ids, both.documents, source.documents, encoder(source), encoder.tokens)
     for own, target, place in zip(sources, targets, (slice(0, 3), slice(3, 8)), strict=True):
-        alone = decoder(target.ids, target.documents, own, encoder(own), encoder.tokens)
+        alone = decoder(target.ids, target.documents, own.documents, encoder(own), encoder.tokens)
         torch.testing.assert_close(found[:, place], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -102,7 +102,9 @@ def test_pairs_in_a_row_are_what_they_are_alone(name: str) -> None:
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     encoder, decoder = model(name)
     source, target = tokens(9, 4), tokens(12, 3, seed=5)
-    decoder(target.ids, target.documents, source, encoder(source), encoder.tokens)[target.mask].logsumexp(-1).sum().backward()
+    decoder(target.ids, target.documents, source.documents, encoder(source), encoder.tokens)[target.mask].logsumexp(
+        -1
+    ).sum().backward()
     for part in (encoder, decoder):
         for label, parameter in part.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, label
