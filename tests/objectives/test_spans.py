@@ -151,7 +151,11 @@ def test_eight_sequences_are_memorised(kind: str) -> None:
 @pytest.mark.parametrize(
     ("model", "objective", "reason"),
     [
-        ({"kind": "lstm", "directions": 1}, {}, "objective spans asks what stands on both sides, and this lstm has not seen them; model.directions: 2"),
+        (
+            {"kind": "lstm", "directions": 1},
+            {},
+            "this lstm has not seen them; model.directions: 2",
+        ),
         ({"kind": "gpt"}, {}, "this gpt has not seen them; model.direction: both does"),
         ({"kind": "t5"}, {"decoder": {"heads": 7}}, r"objective\.decoder: heads \(7\) must divide dim \(256\)"),
         ({"kind": "t5"}, {"first_sentinel": 9, "sentinel_step": -1}, "there are no 99 more ids"),
