@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.config import EncoderConfig
+from encoderkit.models.config import DecoderConfig, EncoderConfig
 from encoderkit.models.inputs import Inputs
 
 IGNORE = -100
@@ -76,7 +76,7 @@ class Vocabulary(NamedTuple):
     mask: int
 
 
-HeadKind = Literal["none", "masked", "causal", "classify"]
+HeadKind = Literal["none", "masked", "causal", "classify", "seq2seq"]
 """The heads that models of other libraries have."""
 
 
@@ -93,6 +93,8 @@ class Export(NamedTuple):
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
     pooling: str = "cls"
     dropout: float = 0.0
+    decoder: DecoderConfig | None = None
+    """Of the head seq2seq, whose `outputs` are the decoder's (B, T, V) where it reads what the encoder does."""
 
 
 class Learner(Protocol):

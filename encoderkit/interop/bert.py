@@ -12,6 +12,7 @@ from encoderkit.interop.layout import (
     Rule,
     SpecialIds,
     activation,
+    block,
     demand,
     linear,
     plain,
@@ -72,6 +73,7 @@ def roberta_head(config: RobertaConfig | EsmcConfig, head: HeadKind) -> Iterator
 
 
 def _demands(config: BertConfig | RobertaConfig, head: Head) -> Iterator[Demand]:
+    yield from block(config)
     yield Demand("position", config.position, ("learned", "sinusoidal", "none"))
     yield Demand("norm_order", config.norm_order, ("post",))
     yield Demand("mlp", config.mlp, ("plain",))

@@ -14,6 +14,7 @@ from encoderkit.interop.layout import (
     Rule,
     SpecialIds,
     activation,
+    block,
     linear,
     plain,
     sizes,
@@ -51,6 +52,7 @@ def _head(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
 
 
 def _demands(config: EsmcConfig, head: Head) -> Iterator[Demand]:
+    yield from block(config)
     yield Demand("position", config.position, ("rotary",))
     yield Demand("norm_order", config.norm_order, ("pre",))
     yield Demand("mlp", config.mlp, ("gated",))

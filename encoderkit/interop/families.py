@@ -9,9 +9,19 @@ from encoderkit.errors import DataError, shown
 from encoderkit.interop.bert import BERT, ROBERTA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.gpt import GPT
-from encoderkit.interop.layout import Demand, Head, HeadKind, Layout, Rule, SpecialIds
+from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds
 from encoderkit.interop.modernbert import MODERNBERT
-from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, GptConfig, ModernBertConfig, RobertaConfig, reading
+from encoderkit.interop.t5 import T5, T5_GENERATION, EncoderDecoderConfig
+from encoderkit.models.config import (
+    BertConfig,
+    EncoderConfig,
+    EsmcConfig,
+    GptConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    T5Config,
+    reading,
+)
 
 LAYOUTS: dict[type[Any], Layout] = {
     BertConfig: BERT,
@@ -19,15 +29,16 @@ LAYOUTS: dict[type[Any], Layout] = {
     ModernBertConfig: MODERNBERT,
     EsmcConfig: ESMC,
     GptConfig: GPT,
+    T5Config: T5,
+    EncoderDecoderConfig: T5_GENERATION,
 }
-
-BY_TYPE = {layout.model_type: layout for layout in LAYOUTS.values()}
+AnyConfig = EncoderConfig | EncoderDecoderConfig
 
 
 class Recognised(NamedTuple):
     """What a config.json of transformers describes."""
 
-    config: EncoderConfig
+    config: AnyConfig
     head: Head
     layout: Layout
 
@@ -37,11 +48,12 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
 
     Raises `DataError` for a family that is not known, or a setting that ours has no place for.
     """
-    found = described.get("model_type")
-    layout = BY_TYPE.get(str(found))
-    if layout is None:
-        raise DataError(f"model_type is {shown(str(found))}; known here: {', '.join(BY_TYPE)}")
-    named = described.get("architectures") or []
+    found, named = str(described.get("model_type")), described.get("architectures") or []
+    layouts = [layout for layout in LAYOUTS.values() if layout.model_type == found]
+    if not layouts:
+        known = ", ".join(dict.fromkeys(layout.model_type for layout in LAYOUTS.values()))
+        raise DataError(f"model_type is {shown(found)}; known here: {known}")
+    layout = next((layout for layout in layouts if not set(layout.classes.values()).isdisjoint(named)), layouts[0])
     kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
     kind: HeadKind = kinds[0] if kinds else "none"
     try:
@@ -59,24 +71,30 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     return Recognised(config, Head("classify", labels, several, pooling, dropout), layout)
 
 
-def rules(config: EncoderConfig, head: HeadKind, pad: int) -> list[Rule]:
+def rules(config: AnyConfig, head: HeadKind, pad: int) -> list[Rule]:
     """The names of all tensors of an encoder (`encoder.*`) and its head (`head.*`), with `pad` the id of padding."""
     return list(LAYOUTS[type(config)].rules(config, head, pad))
 
 
-def obstacle(config: EncoderConfig, head: Head) -> str | None:
+def obstacle(config: AnyConfig, head: Head) -> str | None:
     """Why transformers' class of this family cannot hold this model; None if it can."""
     layout = LAYOUTS.get(type(config))
     if layout is None:
         return f"transformers has no class for encoders of kind {config.kind}"
     if head.kind not in layout.classes:
         return f"transformers has no {config.kind} with a head of kind {head.kind}"
-    demands = [Demand("direction", reading(config), (layout.direction,)), *layout.demands(config, head)]
+    read = reading(config.encoder if isinstance(config, EncoderDecoderConfig) else config)
+    demands = [Demand("direction", read, (layout.direction,)), *layout.demands(config, head)]
     found = [f"{setting}: {value}" for setting, value, legal in demands if value not in legal]
     return f"transformers' {config.kind} cannot have {', '.join(found)}" if found else None
 
 
-def settings(config: EncoderConfig, head: Head, vocab_size: int, ids: SpecialIds) -> dict[str, Any]:
+def loader(config: AnyConfig, head: Head) -> str:
+    """The class of transformers that loads it; `obstacle` has nothing against it."""
+    return LAYOUTS[type(config)].loader or AUTO_CLASSES[head.kind]
+
+
+def settings(config: AnyConfig, head: Head, vocab_size: int, ids: SpecialIds) -> dict[str, Any]:
     """The config.json of transformers; `obstacle` has nothing against it."""
     layout = LAYOUTS[type(config)]
     shared = {

@@ -3,7 +3,19 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, activation, demand, linear
+from encoderkit.interop.layout import (
+    ACTIVATIONS,
+    Demand,
+    Head,
+    HeadKind,
+    Layout,
+    Rule,
+    SpecialIds,
+    activation,
+    block,
+    demand,
+    linear,
+)
 from encoderkit.models.config import GptConfig
 
 
@@ -27,6 +39,7 @@ def _rules(config: GptConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
 
 
 def _demands(config: GptConfig, head: Head) -> Iterator[Demand]:
+    yield from block(config)
     yield Demand("position", config.position, ("learned", "sinusoidal", "none"))
     yield Demand("norm_order", config.norm_order, ("pre",))
     yield Demand("mlp", config.mlp, ("plain",))

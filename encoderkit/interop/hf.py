@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from encoderkit.errors import DataError
-from encoderkit.interop.families import obstacle, rules, settings
-from encoderkit.interop.layout import AUTO_CLASSES, Head, HeadKind, SpecialIds
-from encoderkit.models.config import EncoderConfig, TransformerConfig, longest
+from encoderkit.interop.families import AnyConfig, loader, obstacle, rules, settings
+from encoderkit.interop.layout import Head, HeadKind, SpecialIds
+from encoderkit.interop.t5 import EncoderDecoderConfig
+from encoderkit.models.config import TransformerConfig, longest
 from encoderkit.models.transformer import SinusoidalPositions
 
 
@@ -29,7 +30,7 @@ class Exported(NamedTuple):
     """Why there is none."""
 
 
-def to_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
+def to_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
     """Our tensors (`encoder.*`, `head.*`) under transformers' names."""
     if isinstance(config, TransformerConfig) and config.position == "sinusoidal":
         tensors = {**tensors, "encoder.positions.weight": SinusoidalPositions(config.max_length, config.dim).table}
@@ -45,7 +46,7 @@ def to_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor], 
     return result
 
 
-def from_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
+def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
     """Transformers' tensors under our names. `pad` is the id of padding there.
 
     Raises `DataError` for a tensor that is missing, or that has something to say for which this config has no place.
@@ -68,7 +69,7 @@ def from_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor]
 
 
 def export(
-    config: EncoderConfig,
+    config: AnyConfig,
     head: Head,
     tensors: Mapping[str, Tensor],
     tokenizer: Mapping[str, bytes],
@@ -88,16 +89,16 @@ def export(
     if reason is None:
         named = to_hf(config, head.kind, tensors, ids.pad)
         described = settings(config, head, vocab_size, ids)
-        auto_class = AUTO_CLASSES[head.kind]
+        auto_class = loader(config, head)
     else:
         named = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
         described = {"note": reason, "encoder": config.model_dump(mode="json"), "head": head._asdict(), "vocab_size": vocab_size}
         auto_class = None
     described_tokenizer = _tokenizer(
         tokenizer,
-        length or longest(config),
+        length or longest(config.encoder if isinstance(config, EncoderDecoderConfig) else config),
         segments=isinstance(config, TransformerConfig) and config.segments > 1,
-        literal=head.kind != "masked",
+        literal=head.kind not in ("masked", "seq2seq"),
     )
     files = {
         "config.json": _json(described),
@@ -110,7 +111,8 @@ def export(
 def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool, literal: bool) -> dict[str, bytes]:
     """The tokenizer's files, with the settings that depend on the model: its longest input, and whether it has segments.
 
-    `literal`: "[SEP]" in a text is five characters, as it is here; a masked language model wants to be asked with [MASK].
+    `literal`: "[SEP]" in a text is five characters, as it is here; not for models that are
+    asked with [MASK] or <extra_id_0>.
     """
     result = dict(files)
     if "tokenizer_config.json" in result:

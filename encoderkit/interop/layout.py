@@ -15,6 +15,7 @@ AUTO_CLASSES: dict[HeadKind, str] = {
     "masked": "AutoModelForMaskedLM",
     "causal": "AutoModelForCausalLM",
     "classify": "AutoModelForSequenceClassification",
+    "seq2seq": "AutoModelForSeq2SeqLM",
 }
 ACTIVATIONS: dict[Activation, str] = {
     "gelu": "gelu",
@@ -94,6 +95,8 @@ class Layout(NamedTuple):
     """How it reads."""
     pooling: str = "cls"
     """That of its classifier, where its config.json does not say."""
+    loader: str | None = None
+    """The class that loads it, where that is none of `AUTO_CLASSES`."""
 
 
 def linear(ours: str, *theirs: str, width: int, bias: bool, scale: float = 1.0, transposed: bool = False) -> Iterator[Rule]:
@@ -106,6 +109,13 @@ def plain(ours: str, *theirs: str, bias: bool = False, scale: float = 1.0) -> It
     """A linear layer or a norm that has a bias in transformers if and only if ours has one."""
     for part in ("weight", "bias") if bias else ("weight",):
         yield Rule(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), scale=scale)
+
+
+def block(config: TransformerConfig) -> Iterator[Demand]:
+    """What is the same in all of BERT's descendants."""
+    yield Demand("head_dim", config.head_dim, (None, config.dim // config.heads))
+    yield Demand("attention_scale", config.attention_scale, ("width",))
+    yield Demand("norm", config.norm, ("layer",))
 
 
 def sizes(config: TransformerConfig, head: Head) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from encoderkit.interop.layout import (
     Rule,
     SpecialIds,
     activation,
+    block,
     demand,
     plain,
     sizes,
@@ -53,6 +54,7 @@ def _head(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:
 
 
 def _demands(config: ModernBertConfig, head: Head) -> Iterator[Demand]:
+    yield from block(config)
     yield Demand("position", config.position, ("rotary",))
     yield Demand("norm_order", config.norm_order, ("pre",))
     yield Demand("mlp", config.mlp, ("gated",))

@@ -30,19 +30,32 @@ def visible(documents: Tensor, window: int | None = None, direction: Direction =
     return torch.zeros(same.shape, device=same.device).masked_fill(~same, -math.inf)[:, None]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
     """softmax(Q K' / sqrt(K) + bias) V: (B, H, T, K) three times and (B, 1, T, T) -> (B, H, T, K). Vaswani et al. 2017, eq. 1.
+
+    `scale` instead of 1 / sqrt(K) if given; the bias may also be one for each head, (B, H, T, T).
 
     On a GPU by torch's fused kernels. On a CPU as two batched products: there the backward pass of
     `scaled_dot_product_attention` is several times slower than this one, and the compiler fuses what stands between.
     """
     if query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout_p=dropout)
-    scores = torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5 + bias  # (B, H, T, T), fp32
+        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout_p=dropout, scale=scale)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.matmul(query, key.transpose(-1, -2)) * factor + bias  # (B, H, T, T), fp32
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
     if dropout:
         weights = drop(weights, dropout)
     return torch.matmul(weights, value)
+
+
+def scale_of(config: TransformerConfig) -> float:
+    """What scores are multiplied by before the softmax."""
+    return config.head_width**-0.5 if config.attention_scale == "width" else 1.0
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """(B, T, H * K) -> (B, H, T, K)."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 class Rotary(nn.Module):
@@ -87,6 +100,64 @@ class Memory:
         return key, value
 
 
+def distances(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(Q, K) how far each key is to the right of each query, where the last of both stand at one place.
+
+    Within a document that is the distance in the row, wherever the document stands in it.
+    """
+    place = torch.arange(keys, device=device)
+    return place[None, :] - place[keys - queries :, None]
+
+
+class T5Bias(nn.Module):
+    """A learned number for each head and each kind of distance. Raffel et al. 2020, section 2.1; Shaw et al. 2018.
+
+    Half of the buckets hold one distance each, the rest groups that grow as its logarithm up to `bucket_distance`. In an
+    encoder, left and right have half of the buckets each.
+    """
+
+    def __init__(self, config: TransformerConfig, causal: bool = False) -> None:
+        super().__init__()
+        self.causal, self.buckets, self.distance = causal, config.buckets, config.bucket_distance
+        self.table = nn.Embedding(config.buckets, config.heads)
+
+    def forward(self, queries: int, keys: int) -> Tensor:
+        """(1, H, Q, K), of the last `queries` of `keys` places."""
+        return self.table(self.bucket(distances(queries, keys, self.table.weight.device))).permute(2, 0, 1)[None]
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """The bucket of each distance, as in the reference implementation to the last bit."""
+        count = self.buckets if self.causal else self.buckets // 2
+        side = torch.zeros_like(distance) if self.causal else (distance > 0).long() * count
+        away = (-distance).clamp(min=0) if self.causal else distance.abs()
+        exact = count // 2
+        grown = torch.log(away.float() / exact) / math.log(self.distance / exact) * (count - exact)
+        far = (exact + grown.clamp(min=0).long()).clamp(max=count - 1)  # below `exact` the logarithm is not used
+        return side + torch.where(away < exact, away, far)
+
+
+class AlibiBias(nn.Module):
+    """Scores that fall with the distance, at another rate for each head. Press et al. 2022, section 3.
+
+    The rates are a geometric sequence from 2^(-8/H) to 2^-8; the same on both sides, as the authors do in encoders.
+    """
+
+    slopes: Tensor
+
+    def __init__(self, config: TransformerConfig, causal: bool = False) -> None:
+        super().__init__()
+        slopes = torch.exp2(-8.0 * torch.arange(1, config.heads + 1) / config.heads)
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    def forward(self, queries: int, keys: int) -> Tensor:
+        """(1, H, Q, K), of the last `queries` of `keys` places."""
+        return -self.slopes[None, :, None, None] * distances(queries, keys, self.slopes.device).abs()
+
+
+BIASES = {"t5_bias": T5Bias, "alibi": AlibiBias}
+"""Positions that are added to the scores of attention: made once a forward pass, for all layers."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention: (B, T, D) -> (B, T, D). Vaswani et al. 2017, section 3.2.
 
@@ -96,25 +167,26 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.attention_dropout
-        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=config.bias)
-        self.out = nn.Linear(config.dim, config.dim, bias=config.bias)
-        norms = config.query_key_norm
-        self.query_norm = nn.LayerNorm(config.dim, config.norm_eps, bias=False) if norms else nn.Identity()
-        self.key_norm = nn.LayerNorm(config.dim, config.norm_eps, bias=False) if norms else nn.Identity()
+        self.scale = scale_of(config)
+        width, norms = config.heads * config.head_width, config.query_key_norm
+        self.qkv = nn.Linear(config.dim, 3 * width, bias=config.bias)
+        self.out = nn.Linear(width, config.dim, bias=config.bias)
+        self.query_norm = nn.LayerNorm(width, config.norm_eps, bias=False) if norms else nn.Identity()
+        self.key_norm = nn.LayerNorm(width, config.norm_eps, bias=False) if norms else nn.Identity()
 
     def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None, memory: Memory | None = None) -> Tensor:
-        """`bias` is from `visible`, `rotation` from `Rotary`, or None where positions are in the embeddings.
+        """`bias` is from `visible` and `BIASES`, `rotation` from `Rotary`, or None where positions are elsewhere.
 
         With a `memory`, `x` goes on from what was read before, and `bias` has a column for each token since then.
         """
-        query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
+        query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, H * K) each
         query, key, value = (self._split(y) for y in (self.query_norm(query), self.key_norm(key), value))
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         if memory is not None:
             key, value = memory.add(key, value)
-        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0, self.scale)
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, T, K)
+        return split(x, self.heads)

@@ -18,10 +18,12 @@ from encoderkit.models.config import (
     ModernBertConfig,
     RnnConfig,
     RobertaConfig,
+    T5Config,
     TransformerConfig,
 )
 from encoderkit.models.convolutional import Convolutional
 from encoderkit.models.heads import ClassificationHead, DenseClassificationHead, TableHead, VocabularyHead
+from encoderkit.models.layers import INIT_STD
 from encoderkit.models.recurrent import Recurrent
 from encoderkit.models.transformer import Transformer
 
@@ -33,6 +35,7 @@ ENCODERS: dict[type[Any], type[Any]] = {
     ModernBertConfig: Transformer,
     EsmcConfig: Transformer,
     GptConfig: Transformer,
+    T5Config: Transformer,
     RnnConfig: Recurrent,
     LstmConfig: Recurrent,
     GruConfig: Recurrent,
@@ -55,7 +58,9 @@ def build_vocabulary_head(config: EncoderConfig, vocab_size: int, dim: int | Non
     if isinstance(config, TransformerConfig):
         fixed = isinstance(config, RobertaConfig | EsmcConfig)  # whose heads have GELU whatever the MLPs have
         activation = "gelu" if fixed else config.activation
-        return VocabularyHead(config.dim, config.dim, vocab_size, activation, config.bias, config.norm_eps)
+        # Embeddings from N(0, 1) would make the first logits large.
+        scale = INIT_STD if config.init == "fan_in" else 1.0
+        return VocabularyHead(config.dim, config.dim, vocab_size, activation, config.bias, config.norm_eps, scale)
     width = config.embedding_dim or config.dim
     return VocabularyHead(dim or config.dim, width, vocab_size, "gelu", bias=True, eps=1e-5)
 

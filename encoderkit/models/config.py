@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from encoderkit.config import Config
 
-Position = Literal["learned", "sinusoidal", "rotary", "none"]
+Position = Literal["learned", "sinusoidal", "rotary", "t5_bias", "alibi", "none"]
 Layers = Annotated[int, Field(ge=1, le=1000)]  # with a slip of the pen for more, a model is built until memory ends
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"]
 Direction = Literal["both", "left_to_right"]
@@ -26,15 +26,27 @@ class TransformerConfig(Config):
     layers: Layers = 4
     """Number of blocks."""
     heads: PositiveInt = 4
-    """Attention heads; must divide dim."""
+    """Attention heads; must divide dim unless `head_dim` is given."""
+    head_dim: PositiveInt | None = None
+    """Width of a head; dim / heads if not given."""
     hidden: PositiveInt | None = None
     """Inner width of the MLP; 4 x dim if not given."""
     max_length: PositiveInt = 512
     """The longest document, special tokens included; learned positions have this many rows."""
     position: Position = "learned"
-    """How order enters: a learned or sinusoidal vector added to the embeddings, or a rotation of queries and keys."""
+    """How order enters: a learned or sinusoidal vector added to the embeddings, a rotation of queries and keys, or a bias on
+    the scores of attention: learned for each distance (t5_bias, Raffel et al. 2020) or falling with it (alibi, Press et al.
+    2022, the same on both sides)."""
     direction: Direction = "both"
     """Whether a token sees the whole text, or only itself and what stands to its left, so that it can guess the next one."""
+    buckets: Annotated[int, Field(ge=4, multiple_of=4)] = 32
+    """Kinds of distance that t5_bias tells apart: the nearest each on its own, farther ones in ever larger groups."""
+    bucket_distance: PositiveInt = 128
+    """The distance from which on t5_bias tells nothing apart."""
+    attention_scale: Literal["width", "none"] = "width"
+    """Scores of attention divided by the square root of a head's width, or not at all (T5, which starts with smaller queries)."""
+    norm: Literal["layer", "rms"] = "layer"
+    """Norms that subtract the mean and have a bias, or that only divide by the root mean square (Zhang and Sennrich 2019)."""
     norm_order: Literal["post", "pre"] = "post"
     """Layer norm after each addition (BERT) or before each part (ModernBERT, GPT-2)."""
     mlp: Literal["plain", "gated"] = "plain"
@@ -63,17 +75,25 @@ class TransformerConfig(Config):
     """A layer norm on the sum of the embeddings; without it, the first pre-norm block has one before its attention."""
     query_key_norm: bool = False
     """A layer norm on queries and on keys, over all heads at once: allows higher learning rates (Dehghani et al. 2023)."""
-    init: Literal["normal", "scaled_output", "zero_output"] = "normal"
+    init: Literal["normal", "scaled_output", "zero_output", "fan_in"] = "normal"
     """Weights from N(0, 0.02); scaled_output: each block's last matrices divided by the square root of their number, so that
-    the sum does not grow with depth (GPT-2); zero_output: they are zero, so that a deep stack starts as the identity."""
+    the sum does not grow with depth (GPT-2); zero_output: they are zero, so that a deep stack starts as the identity;
+    fan_in: T5's, variance 1 / inputs, embeddings from N(0, 1)."""
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> "TransformerConfig":
-        if self.dim % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide dim ({self.dim})")
-        if self.position == "rotary" and (self.dim // self.heads) % 2:
-            raise ValueError("rotary positions need an even width per head (dim / heads)")
+        if self.head_dim is None and self.dim % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide dim ({self.dim}), or give head_dim")
+        if self.position == "rotary" and self.head_width % 2:
+            raise ValueError("rotary positions need an even width per head (head_dim, or dim / heads)")
+        if self.position == "t5_bias" and self.bucket_distance <= self.buckets // 2:
+            raise ValueError(f"bucket_distance ({self.bucket_distance}) must be more than half of buckets ({self.buckets})")
         return self
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        return self.head_dim or self.dim // self.heads
 
     @property
     def inner(self) -> int:
@@ -143,7 +163,28 @@ class GptConfig(TransformerConfig):
     segments: int = Field(default=0, ge=0)
     norm_eps: PositiveFloat = 1e-5
     embedding_norm: bool = False
-    init: Literal["normal", "scaled_output", "zero_output"] = "scaled_output"
+    init: Literal["normal", "scaled_output", "zero_output", "fan_in"] = "scaled_output"
+
+
+class T5Config(TransformerConfig):
+    """The encoder of T5 (Raffel et al. 2020) as in version 1.1: pre-norm, one learned bias a distance, no other bias, no scale.
+
+    Version 1.0 is `mlp: plain, activation: relu`. The decoder is the objective's or the task's.
+    """
+
+    kind: Literal["t5"] = "t5"
+    position: Position = "t5_bias"
+    attention_scale: Literal["width", "none"] = "none"
+    norm: Literal["layer", "rms"] = "rms"
+    norm_order: Literal["post", "pre"] = "pre"
+    mlp: Literal["plain", "gated"] = "gated"
+    activation: Activation = "gelu_tanh"
+    bias: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    segments: int = Field(default=0, ge=0)
+    norm_eps: PositiveFloat = 1e-6
+    embedding_norm: bool = False
+    init: Literal["normal", "scaled_output", "zero_output", "fan_in"] = "fan_in"
 
 
 class RecurrentConfig(Config):
@@ -217,7 +258,16 @@ class CnnConfig(Config):
 
 
 EncoderConfig = Annotated[
-    BertConfig | RobertaConfig | ModernBertConfig | EsmcConfig | GptConfig | RnnConfig | LstmConfig | GruConfig | CnnConfig,
+    BertConfig
+    | RobertaConfig
+    | ModernBertConfig
+    | EsmcConfig
+    | GptConfig
+    | T5Config
+    | RnnConfig
+    | LstmConfig
+    | GruConfig
+    | CnnConfig,
     Field(discriminator="kind"),
 ]
 
@@ -236,3 +286,54 @@ def reading(config: EncoderConfig) -> Reading:
             return config.direction
         case _:
             return "both"
+
+
+class DecoderConfig(Config):
+    """A causal Transformer that reads an encoder's vectors by cross-attention (Vaswani et al. 2017); any encoder's.
+
+    Sizes that are not given are the encoder's. Its positions are biases on distances, so a target has no longest length.
+    """
+
+    kind: Literal["auto", "plain", "t5"] = "auto"
+    """The blocks: layer norms, biases and GELU (plain) or T5's; auto: T5's behind a T5 encoder."""
+    layers: Layers | None = None
+    """Number of blocks."""
+    dim: PositiveInt | None = None
+    """Width; where it is that of the encoder's word embeddings, these are shared."""
+    heads: PositiveInt | None = None
+    """Attention heads; behind an encoder without heads one for each 64 of the width."""
+    head_dim: PositiveInt | None = None
+    """Width of a head."""
+    hidden: PositiveInt | None = None
+    """Inner width of the MLP."""
+    position: Literal["t5_bias", "alibi"] = "t5_bias"
+    """How order enters."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout on embeddings and on the output of each part; the encoder's if not given."""
+    head: Literal["tied", "own"] = "tied"
+    """What scores the next token: the word embeddings (T5 1.0), or a matrix of its own (T5 1.1)."""
+    start: Literal["cls", "pad"] = "cls"
+    """The token that every target begins after; T5's own checkpoints have pad."""
+
+    def blocks(self, encoder: EncoderConfig) -> TransformerConfig:
+        """The completed config of the decoder's blocks; raises `ValueError` (pydantic's) for sizes that do not fit together."""
+        t5 = isinstance(encoder, T5Config) if self.kind == "auto" else self.kind == "t5"
+        model = encoder if isinstance(encoder, TransformerConfig) else None
+        dim = self.dim or encoder.dim
+        heads = self.heads or (model.heads if model else max(1, round(dim / 64)))
+        like = model is not None and self.dim is None and self.heads is None
+        settings = {
+            "dim": dim,
+            "layers": self.layers or encoder.layers,
+            "heads": heads,
+            "head_dim": self.head_dim or (model.head_dim if model and like else None) or (None if model else -(-dim // heads)),
+            "hidden": self.hidden or (model.hidden if model and self.dim is None else None),
+            "position": self.position,
+            "dropout": encoder.dropout if self.dropout is None else self.dropout,
+        }
+        if not t5:
+            return TransformerConfig(**settings, norm_order="pre", embedding_norm=False, segments=0, norm_eps=1e-5)
+        if isinstance(encoder, T5Config):
+            same = ("mlp", "activation", "norm_eps", "buckets", "bucket_distance", "init", "attention_dropout")
+            settings |= {name: getattr(encoder, name) for name in same}
+        return T5Config(**settings)

@@ -14,8 +14,12 @@ class VocabularyHead(nn.Module):
     The table is given at each call rather than owned: it is the encoder's parameter, saved and optimised once.
     """
 
-    def __init__(self, dim: int, width: int, vocab_size: int, activation: Activation, bias: bool, eps: float) -> None:
+    def __init__(
+        self, dim: int, width: int, vocab_size: int, activation: Activation, bias: bool, eps: float, scale: float = 1.0
+    ) -> None:
+        """`scale`: what the word embeddings are multiplied by here."""
         super().__init__()
+        self.scale = scale
         self.dense = nn.Linear(dim, width, bias=bias)
         self.norm = nn.LayerNorm(width, eps=eps, bias=bias)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -28,7 +32,7 @@ class VocabularyHead(nn.Module):
 
     def transform(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, E): all but the product with the word embeddings."""
-        return self.norm(self.activation(self.dense(hidden)))
+        return self.norm(self.activation(self.dense(hidden))) * self.scale
 
 
 class TableHead(nn.Module):

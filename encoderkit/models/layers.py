@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.config import Activation
+from encoderkit.models.config import Activation, TransformerConfig
 
 INIT_STD = 0.02
 
@@ -104,6 +104,13 @@ class GatedMlp(nn.Module):
         return self.down(self.activation(inner) * gate)
 
 
+def build_norm(config: TransformerConfig) -> nn.Module:
+    """The norm of a block: (..., D) -> (..., D)."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.dim, eps=config.norm_eps)
+    return nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
+
+
 MLPS = {"plain": PlainMlp, "gated": GatedMlp}
 
 
@@ -117,3 +124,24 @@ def initialise(module: nn.Module) -> None:
         if isinstance(part, nn.Embedding) and part.padding_idx is not None:
             with torch.no_grad():
                 part.weight[part.padding_idx].zero_()
+
+
+def initialise_by_inputs(module: nn.Module, config: TransformerConfig) -> None:
+    """Matrices from N(0, 1 / inputs), word embeddings from N(0, 1), biases zero. Mesh TensorFlow's T5 (Raffel et al. 2020).
+
+    Where scores are not divided by the square root of a head's width, queries start smaller by it instead.
+    """
+    initialise(module)
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=part.in_features**-0.5)
+        if isinstance(part, nn.Embedding):
+            part.weight.data.div_(INIT_STD)  # the row of padding stays zero
+    smaller = 1.0 if config.attention_scale == "width" else config.head_width**-0.5
+    for name, parameter in module.named_parameters():
+        if name.endswith("qkv.weight"):
+            parameter.data[: config.heads * config.head_width].mul_(smaller)
+        elif name.endswith("query.weight"):
+            parameter.data.mul_(smaller)
+        elif name.endswith("distance_bias.table.weight"):
+            parameter.data.mul_(config.dim**-0.5)

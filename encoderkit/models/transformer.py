@@ -10,25 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.attention import Attention, Memory, Rotary, visible
+from encoderkit.models.attention import BIASES, Attention, Memory, Rotary, visible
 from encoderkit.models.config import Direction, TransformerConfig
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.layers import MLPS, dropout, initialise
+from encoderkit.models.layers import MLPS, build_norm, dropout, initialise, initialise_by_inputs
 
 
 class Context(NamedTuple):
     """What layers of one kind (global or local) share in a forward pass."""
 
     bias: Tensor
-    """(B, 1, T, T), from `attention.visible`."""
+    """(B, 1, T, T) from `attention.visible`, or (B, H, T, T) with positions from `attention.BIASES`."""
     rotation: tuple[Tensor, Tensor] | None
-    """From `attention.Rotary`; None where positions are in the embeddings."""
+    """From `attention.Rotary`; None where positions are elsewhere."""
     memory: Memory | None = None
     """Of the layer that is given this, where a text is read on token by token."""
-
-
-def _norm(config: TransformerConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
 
 
 class PostNormBlock(nn.Module):
@@ -37,9 +33,9 @@ class PostNormBlock(nn.Module):
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.attention_norm = _norm(config)
+        self.attention_norm = build_norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
-        self.mlp_norm = _norm(config)
+        self.mlp_norm = build_norm(config)
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -55,9 +51,9 @@ class PreNormBlock(nn.Module):
 
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
-        self.attention_norm = nn.Identity() if index == 0 and config.embedding_norm else _norm(config)
+        self.attention_norm = nn.Identity() if index == 0 and config.embedding_norm else build_norm(config)
         self.attention = Attention(config)
-        self.mlp_norm = _norm(config)
+        self.mlp_norm = build_norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
         self.dropout = dropout(config.dropout)
 
@@ -91,7 +87,7 @@ def _positions(config: TransformerConfig) -> nn.Module | None:
             return nn.Embedding(config.max_length, config.dim)
         case "sinusoidal":
             return SinusoidalPositions(config.max_length, config.dim)
-        case "rotary" | "none":
+        case "rotary" | "t5_bias" | "alibi" | "none":
             return None
 
 
@@ -109,20 +105,25 @@ class Transformer(nn.Module):
         self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=pad_id)
         self.positions = _positions(config)
         self.segments = nn.Embedding(config.segments, config.dim) if config.segments else None
-        self.embedding_norm = _norm(config) if config.embedding_norm else nn.Identity()
+        self.embedding_norm = build_norm(config) if config.embedding_norm else nn.Identity()
         self.embedding_dropout = dropout(config.dropout)
         self.layers = nn.ModuleList(BLOCKS[config.norm_order](config, i) for i in range(config.layers))
-        self.final_norm = _norm(config) if config.norm_order == "pre" else nn.Identity()
+        self.final_norm = build_norm(config) if config.norm_order == "pre" else nn.Identity()
         # Layer i reads contexts[kinds[i]]: 0 global, 1 local.
         local = [config.window is not None and i % config.global_every != 0 for i in range(config.layers)]
         self._kinds = [int(is_local) for is_local in local]
         self._windows = [None, config.window] if any(local) else [None]
         bases = [config.rotary_base, config.rotary_base_local][: len(self._windows)]
-        width = config.dim // config.heads
+        width = config.head_width
         self.rotary = nn.ModuleList(Rotary(width, config.max_length, b) for b in bases if config.position == "rotary")
         self._direction: Direction = config.direction
-        initialise(self)
-        if config.init != "normal":
+        causal = config.direction == "left_to_right"
+        self.distance_bias = BIASES[config.position](config, causal) if config.position in BIASES else None
+        if config.init == "fan_in":
+            initialise_by_inputs(self, config)
+        else:
+            initialise(self)
+        if config.init in ("scaled_output", "zero_output"):
             self._scale_outputs(0.0 if config.init == "zero_output" else (2 * config.layers) ** -0.5)
 
     @torch.no_grad()
@@ -153,7 +154,7 @@ class Transformer(nn.Module):
         before = 0 if held is None else held[0].shape[2]
         places = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
         whole = Inputs.of(ids.new_zeros(1, before + ids.shape[1]))
-        biases = [visible(whole.documents, window, self._direction)[:, :, before:] for window in self._windows]
+        biases = self._biases(whole.documents, ids.shape[1])
         inputs = Inputs(ids, torch.ones_like(ids), places)
         x, contexts = self.embedding_norm(self._embed(inputs)), self._contexts(inputs)
         for layer, kind, memory in zip(self.layers, self._kinds, memories, strict=True):
@@ -170,7 +171,15 @@ class Transformer(nn.Module):
             x = x + (self.segments.weight[0] if one else self.segments(inputs.segments))
         return x  # (B, T, D)
 
+    def _biases(self, documents: Tensor, queries: int) -> list[Tensor]:
+        """Of the last `queries` places of rows, to all of them: who sees whom, and how far they are where that is a bias."""
+        biases = [visible(documents, window, self._direction)[:, :, -queries:] for window in self._windows]
+        if self.distance_bias is None:
+            return biases
+        distance = self.distance_bias(queries, documents.shape[1])
+        return [bias + distance for bias in biases]
+
     def _contexts(self, inputs: Inputs) -> list[Context]:
-        biases = [visible(inputs.documents, window, self._direction) for window in self._windows]
+        biases = self._biases(inputs.documents, inputs.ids.shape[1])
         rotations = [rotary(inputs.positions) for rotary in self.rotary] or [None] * len(biases)
         return [Context(bias, rotation) for bias, rotation in zip(biases, rotations, strict=True)]

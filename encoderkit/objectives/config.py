@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from encoderkit.config import Config
-from encoderkit.models.config import EncoderConfig, reading
+from encoderkit.models.config import DecoderConfig, EncoderConfig, reading
 from encoderkit.units import Share
 
 
@@ -65,4 +65,42 @@ class CausalConfig(ObjectiveBase):
         return f"objective causal guesses the next token, and this {model.kind} has seen it; {fix}; or objective.kind: masked"
 
 
-ObjectiveConfig = Annotated[MaskedConfig | CausalConfig, Field(discriminator="kind")]
+class SpansConfig(ObjectiveBase):
+    """Span corruption (Raffel et al. 2020): spans give way to one token each, and a decoder writes them all."""
+
+    kind: Literal["spans"] = "spans"
+    rate: Annotated[Share, Field(gt=0, lt=1)] = 0.15
+    """The share of tokens to take out."""
+    span_mean: float = Field(default=3.0, ge=1)
+    """Mean tokens in a span."""
+    sentinels: PositiveInt = 100
+    """The tokens that stand for spans, and so the most spans in a document. They are no words of the tokenizer but rows of the
+    embeddings after its own: the first one has the id vocab_size."""
+    first_sentinel: int | None = Field(default=None, ge=0)
+    """Where the tokenizer has sentinels itself, the id of the first (of T5's <extra_id_0>: 32099)."""
+    sentinel_step: Literal[1, -1] = 1
+    """From one sentinel to the next: upwards, or downwards as in T5's tokenizer."""
+    decoder: DecoderConfig = DecoderConfig()
+    """What writes the spans."""
+
+    @model_validator(mode="after")
+    def _ids(self) -> "SpansConfig":
+        if self.first_sentinel is None and self.sentinel_step < 0:
+            raise ValueError("sentinel_step: -1 needs first_sentinel, the id that they go down from")
+        if self.first_sentinel is not None and self.first_sentinel + self.sentinel_step * (self.sentinels - 1) < 0:
+            raise ValueError(f"below first_sentinel ({self.first_sentinel}) there are no {self.sentinels - 1} more ids")
+        return self
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """Reading one way only, and sizes of the decoder that do not fit together."""
+        if reading(model) != "both":
+            fix = "model.direction: both" if hasattr(model, "direction") else "model.directions: 2, model.stacks: joint"
+            return f"objective spans asks what stands on both sides, and this {model.kind} has not seen them; {fix} does"
+        try:
+            self.decoder.blocks(model)
+        except ValidationError as error:
+            return f"objective.decoder: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        return None
+
+
+ObjectiveConfig = Annotated[MaskedConfig | CausalConfig | SpansConfig, Field(discriminator="kind")]

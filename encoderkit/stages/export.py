@@ -17,6 +17,7 @@ from encoderkit.errors import CheckError, UsageError, shown
 from encoderkit.inference import Model, open_model
 from encoderkit.interop.hf import Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
+from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
 from encoderkit.learner import Export, pad
 from encoderkit.models.config import BertConfig, RobertaConfig
 from encoderkit.models.inputs import Inputs
@@ -85,8 +86,11 @@ def _exported(model: Model) -> Exported:
         head, tensors = Head(found.head, found.labels, several, found.pooling, found.dropout, numbers), found.tensors
     tokenizer = {name: data for name, data in model.tokenizer.save_files().items() if name in TOKENIZER_FILES}
     ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
-    length = task.length if task else None
-    return export(learner.encoder_config, head, tensors, tokenizer, learner.vocabulary.size, ids, length, reason)
+    config, rows = learner.encoder_config, len(tensors["encoder.tokens.weight"])
+    if isinstance(found, Export) and found.decoder is not None:
+        config = EncoderDecoderConfig(encoder=config, decoder=found.decoder)
+        tokenizer = with_sentinels(tokenizer, learner.vocabulary.size, rows - learner.vocabulary.size)
+    return export(config, head, tensors, tokenizer, rows, ids, task.length if task else None, reason)
 
 
 def _check(model: Model, exported: Exported, folder: Path) -> Parity | None:
@@ -123,6 +127,8 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
             raise CheckError(f"transformers does not read the exported weights: {report}", where=model.path)
         inputs = _inputs(model, rows, tokenizer.model_max_length)
         arguments = _arguments(tokenizer, rows, inputs)
+        if auto_class == "AutoModelForSeq2SeqLM":  # what is read is also what is to be written
+            arguments["decoder_input_ids"] = arguments["input_ids"]
         found = theirs.eval()(**arguments)[0]  # the logits, or the vectors of an encoder alone
     if not torch.equal(arguments["input_ids"], inputs.ids):
         row = next(i for i, ours in enumerate(inputs.ids) if not torch.equal(arguments["input_ids"][i], ours))

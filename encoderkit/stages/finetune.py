@@ -17,13 +17,15 @@ from encoderkit.data.labelled import Row, read_rows
 from encoderkit.errors import DataError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, vocabulary_of
 from encoderkit.learner import Vocabulary
-from encoderkit.models.config import EncoderConfig, ModernBertConfig
+from encoderkit.models.config import DecoderConfig, EncoderConfig, ModernBertConfig
+from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
+from encoderkit.tasks.config import GenerateConfig, TaskConfig
 from encoderkit.tasks.task import Task
 from encoderkit.text.tokenizers import open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
@@ -60,7 +62,7 @@ def prepare(recipe: FinetuneRecipe) -> Material:
         vocabulary = Vocabulary(**read_config(step)["vocabulary"])
     torch.manual_seed(recipe.seed)
     encoder = _encoder(recipe, step)
-    learner: Task = TASKS[type(recipe.task)](recipe.task, encoder, vocabulary, recipe.data.length, labels)
+    learner: Task = TASKS[type(recipe.task)](_task(recipe, step), encoder, vocabulary, recipe.data.length, labels)
     parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     for name, examples in parts.items():
         _report(name, examples, recipe.data.length)
@@ -134,6 +136,16 @@ def _hold_out(rows: list[Row], part: Callable[[int], slice], seed: int, together
     return sides
 
 
+def _task(recipe: FinetuneRecipe, step: Path | None) -> TaskConfig:
+    """The task, with the checkpoint's decoder if it writes, the checkpoint has one, and the recipe describes no other."""
+    task = recipe.task
+    if step is None or not isinstance(task, GenerateConfig) or "decoder" in task.model_fields_set:
+        return task
+    config = read_config(step)
+    before = (config.get("objective") or config.get("task") or {}).get("decoder")
+    return task if before is None else task.model_copy(update={"decoder": DecoderConfig.model_validate(before)})
+
+
 def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
     if step is None:
         assert recipe.model is not None
@@ -152,10 +164,26 @@ def load_pretrained(learner: Task, step: Path) -> None:
     path = step / "model.safetensors"
     tensors = read_tensors(path)
     assert isinstance(learner.encoder, nn.Module)
-    load_weights(learner.encoder, _below("encoder.", tensors), path)
+    own = _below("encoder.", tensors)
+    # A checkpoint may have rows after the tokenizer's own: the sentinels of the objective `spans`, which no text holds.
+    own["tokens.weight"] = own["tokens.weight"][: learner.vocabulary.size]
+    load_weights(learner.encoder, own, path)
     if isinstance(learner.encoder_config, ModernBertConfig) and isinstance(learner.head, DenseClassificationHead):
         transform = {name: t for name, t in _below("head.", tensors).items() if name.startswith(("dense.", "norm."))}
         load_weights(learner.head, learner.head.state_dict() | transform, path)
+    if isinstance(learner.head, Decoder):
+        _load_decoder(learner, learner.head, _below("head.", tensors), path)
+
+
+def _load_decoder(learner: Task, decoder: Decoder, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """The pretrained weights of the decoder, if the checkpoint has one and it is built in the same way."""
+    for name in {"out.weight", "tokens.weight"} & tensors.keys():
+        tensors[name] = tensors[name][: learner.vocabulary.size]
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if shapes == {name: tensor.shape for name, tensor in decoder.state_dict().items()}:
+        load_weights(decoder, tensors, path)
+    else:
+        say("the decoder begins with random weights: the checkpoint has none like it")
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

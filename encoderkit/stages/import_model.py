@@ -20,9 +20,10 @@ from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise
 from encoderkit.interop.hf import from_hf
 from encoderkit.interop.layout import Head
+from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.models.config import longest
-from encoderkit.objectives.config import CausalConfig, MaskedConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, SpansConfig
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
@@ -187,8 +188,11 @@ def _taken(
 def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor]) -> dict[str, Any]:
     head = found.head
     size = len(ours["encoder.tokens.weight"])
+    encoder: Any = found.config
     part: dict[str, Any] = {}
-    if head.kind in ("masked", "causal"):
+    if isinstance(found.config, EncoderDecoderConfig):
+        encoder, part = found.config.encoder, {"objective": _spans(found.config, tokenizer).model_dump(mode="json")}
+    elif head.kind in ("masked", "causal"):
         objective = MaskedConfig() if head.kind == "masked" else CausalConfig()
         part = {"objective": objective.model_dump(mode="json")}
     elif head.kind == "classify":
@@ -201,8 +205,18 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
     return {
         "format": FORMAT,
         "encoderkit": __version__,
-        "encoder": found.config.model_dump(mode="json"),
+        "encoder": encoder.model_dump(mode="json"),
         **part,
         "vocabulary": {**vocabulary_of(tokenizer)._asdict(), "size": size},
-        "length": min(longest(found.config) or 512, 512),
+        "length": min(longest(encoder) or 512, 512),
     }
+
+
+def _spans(config: EncoderDecoderConfig, tokenizer: Tokenizer) -> SpansConfig:
+    """Span corruption with the sentinels that the tokenizer has."""
+    ids = tokenizer.sentinels
+    if not ids:
+        return SpansConfig(decoder=config.decoder)
+    step = 1 if len(ids) == 1 or ids[1] > ids[0] else -1
+    count = next((i for i, id in enumerate(ids) if id != ids[0] + i * step), len(ids))
+    return SpansConfig(sentinels=count, first_sentinel=ids[0], sentinel_step=step, decoder=config.decoder)

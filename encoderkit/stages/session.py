@@ -228,7 +228,8 @@ def _begin(recipe: PretrainRecipe | FinetuneRecipe, material: Material, plan: Pl
 
 def _config(recipe: PretrainRecipe | FinetuneRecipe, material: Material) -> dict[str, Any]:
     learner = material.learner
-    part = {"objective": recipe.objective} if isinstance(recipe, PretrainRecipe) else {"task": recipe.task}
+    task: Any = learner  # its config may have taken something from the checkpoint that the recipe leaves open
+    part = {"objective": recipe.objective} if isinstance(recipe, PretrainRecipe) else {"task": task.config}
     return {
         "format": FORMAT,
         "encoderkit": __version__,

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from encoderkit.config import Config
+from encoderkit.models.config import DecoderConfig
 from encoderkit.units import Share
 
 Pooling = Literal["cls", "mean", "max", "last"]
@@ -107,4 +108,45 @@ class ClassifyConfig(RowsConfig):
         return self.multiple or isinstance(self.label, list)
 
 
-TaskConfig = ClassifyConfig
+Wording = Literal["13a", "zh", "char", "intl", "ja-mecab", "ko-mecab", "none"]
+"""How sacrebleu cuts texts into words for BLEU."""
+
+
+class GenerateConfig(RowsConfig):
+    """A text from a text: translation, summaries, titles."""
+
+    kind: Literal["generate"] = "generate"
+    source: str = "source"
+    """The column of what is read."""
+    target: str = "target"
+    """The column of what is to be written."""
+    target_length: int = Field(default=128, ge=2)
+    """The most tokens that are written, the end included; longer targets are cut for training, and counted."""
+    decoder: DecoderConfig = DecoderConfig()
+    """What writes; from a checkpoint that has a decoder, that one, unless another is described here."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """The share of each target spread over the vocabulary (Szegedy et al. 2016)."""
+    beams: PositiveInt = 1
+    """Beginnings that are followed at a time; 1: the likeliest token each time."""
+    length_penalty: float = 1.0
+    """Beams are compared by log probability / tokens to this power: more favours longer texts."""
+    wording: Wording = "13a"
+    """How BLEU cuts texts into words: zh for Chinese; 13a for languages with spaces."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "GenerateConfig":
+        _differ(self.all_columns, "source and target")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The source."""
+        return [self.source]
+
+    @property
+    def all_columns(self) -> list[str]:
+        """Source and target."""
+        return [self.source, self.target]
+
+
+TaskConfig = Annotated[ClassifyConfig | GenerateConfig, Field(discriminator="kind")]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -87,6 +87,12 @@ class Tokenizer:
         pieces = [self._engine.id_to_token(i) or "" for i in range(self.vocab_size)]
         special = {i for i, t in self._engine.get_added_tokens_decoder().items() if t.special} | set(self.special)
         self._tables = word_tables(pieces, special, spelling(description))
+
+    @property
+    def sentinels(self) -> list[int]:
+        """The ids of <extra_id_0>, <extra_id_1> and so on, if the tokenizer has any (T5's)."""
+        found = takewhile(lambda id: id is not None, (self._engine.token_to_id(f"<extra_id_{i}>") for i in count()))
+        return [id for id in found if id is not None]
 
     @property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from encoderkit.errors import UsageError
 from encoderkit.models.attention import Attention
+from encoderkit.models.decoder import CausalAttention, CrossAttention
 from encoderkit.models.layers import GatedMlp
 from encoderkit.training.config import MuonConfig, OptimizerConfig
 
@@ -19,7 +20,7 @@ def depth(name: str, layers: int) -> int:
     """How deep a parameter lies: 0 for embeddings, i + 1 for layer i, layers + 1 for all above."""
     if match := re.match(r"encoder\.layers\.(\d+)\.", name):
         return int(match[1]) + 1
-    return 0 if re.match(r"encoder\.(tokens|positions|segments|embedding_norm)\b", name) else layers + 1
+    return 0 if re.match(r"encoder\.(tokens|positions|segments|distance_bias|embedding_norm)\b", name) else layers + 1
 
 
 def freeze(learner: nn.Module, what: str | int | None) -> None:
@@ -113,8 +114,10 @@ def _fused(learner: nn.Module) -> dict[str, int]:
     """How many matrices a parameter holds, for those that hold more than one."""
     parts = {}
     for path, module in learner.named_modules():
-        if isinstance(module, Attention):
+        if isinstance(module, Attention | CausalAttention):
             parts[f"{path}.qkv.weight"] = 3
+        elif isinstance(module, CrossAttention):
+            parts[f"{path}.kv.weight"] = 2
         elif isinstance(module, GatedMlp):
             parts[f"{path}.up.weight"] = 2
     return parts

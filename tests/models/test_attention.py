@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoderkit.models.attention import Rotary, attend, rotate, visible
+from encoderkit.models.attention import AlibiBias, Rotary, T5Bias, attend, rotate, visible
+from encoderkit.models.config import T5Config
 
 
 @pytest.mark.parametrize(("batch", "heads", "length", "width"), [(1, 1, 1, 1), (2, 3, 7, 5), (3, 2, 33, 16)])
@@ -55,3 +56,34 @@ def test_rotated_products_depend_on_the_distance_alone() -> None:
 
     assert product(3, 10) == pytest.approx(product(150, 157), abs=1e-4)
     assert product(3, 10) != pytest.approx(product(3, 11), abs=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 20), (16, 9)])
+def test_buckets_are_those_of_transformers(buckets: int, distance: int, causal: bool) -> None:
+    theirs = pytest.importorskip("transformers.models.t5.modeling_t5").T5Attention._relative_position_bucket
+    bias = T5Bias(T5Config(buckets=buckets, bucket_distance=distance), causal)
+    places = torch.arange(-300, 301)
+    expected = theirs(places, bidirectional=not causal, num_buckets=buckets, max_distance=distance)
+    assert torch.equal(bias.bucket(places), expected)
+
+
+@pytest.mark.parametrize("kind", [T5Bias, AlibiBias])
+def test_the_bias_of_the_last_places_is_that_of_all(kind: type[T5Bias | AlibiBias]) -> None:
+    """Which is what reading on from a cache needs."""
+    bias = kind(T5Config(heads=4, buckets=8, bucket_distance=20), causal=True)
+    torch.testing.assert_close(bias(2, 9), bias(9, 9)[:, :, -2:])
+
+
+def test_alibi() -> None:
+    bias = AlibiBias(T5Config(heads=8))(5, 5)[0]
+    assert bias[:, 0, 1].tolist() == [-(2.0**-i) for i in range(1, 9)]  # the paper's rates for eight heads
+    torch.testing.assert_close(bias, bias.transpose(1, 2))
+    torch.testing.assert_close(bias[:, 4, 0], 4 * bias[:, 0, 1])
+
+
+def test_scores_need_not_be_scaled() -> None:
+    query, key, value = torch.randn(3, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    bias = visible(torch.ones(1, 5))
+    expected = torch.softmax(query @ key.mT, -1) @ value
+    torch.testing.assert_close(attend(query, key, value, bias, scale=1.0), expected)

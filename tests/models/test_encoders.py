@@ -18,6 +18,7 @@ from encoderkit.models.config import (
     ModernBertConfig,
     RnnConfig,
     RobertaConfig,
+    T5Config,
     longest,
     reading,
 )
@@ -30,8 +31,11 @@ CONFIGS = {
     "roberta": RobertaConfig(dim=24, layers=2, heads=2, activation="gelu_tanh"),
     "modernbert": ModernBertConfig(dim=24, layers=4, heads=2, hidden=30, window=4, dropout=0.1),
     "esmc": EsmcConfig(dim=24, layers=2, heads=2, hidden=30),
+    "t5": T5Config(dim=24, layers=2, heads=3, head_dim=5, buckets=8, bucket_distance=12),
+    "alibi": BertConfig(dim=24, layers=2, heads=3, position="alibi", norm="rms", window=6, global_every=2),
     "sinusoidal": BertConfig(dim=24, layers=2, heads=2, position="sinusoidal", norm_order="pre", segments=0),
     "none": BertConfig(dim=24, layers=2, heads=2, position="none", bias=False, mlp="gated", activation="relu_squared"),
+    "t5-gpt": T5Config(dim=24, layers=2, heads=3, buckets=8, bucket_distance=12, direction="left_to_right"),
     "gpt": GptConfig(dim=24, layers=2, heads=2),
     "local-gpt": ModernBertConfig(dim=24, layers=3, heads=2, hidden=30, window=4, global_every=2, direction="left_to_right"),
     "rnn": RnnConfig(dim=10, layers=2),
@@ -43,7 +47,7 @@ CONFIGS = {
     "dilated": CnnConfig(dim=12, layers=3, embedding_dim=9),
     "gated": CnnConfig(dim=12, layers=2, style="gated", kernel=5),
 }
-PACKING = ("bert", "roberta", "modernbert", "esmc", "sinusoidal", "none", "gpt", "local-gpt")
+PACKING = ("bert", "roberta", "modernbert", "esmc", "t5", "alibi", "sinusoidal", "none", "gpt", "t5-gpt", "local-gpt")
 every_encoder = pytest.mark.parametrize("name", CONFIGS)
 
 
@@ -185,11 +189,18 @@ def test_fresh_weights() -> None:
     encoder = build_encoder(BertConfig(dim=64, layers=1, heads=2), 1000, 0)
     assert not encoder.tokens.weight[0].any() and not encoder.layers[0].attention.qkv.bias.any()
     assert encoder.layers[0].attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    t5 = build_encoder(T5Config(dim=64, layers=1, heads=2, head_dim=16), 1000, 0)
+    query, key, value = t5.layers[0].attention.qkv.weight.chunk(3)
+    assert query.std().item() == pytest.approx((64 * 16) ** -0.5, rel=0.1)
+    assert key.std().item() == pytest.approx(1 / 8, rel=0.1) and value.std().item() == pytest.approx(1 / 8, rel=0.1)
+    assert t5.layers[0].mlp.down.weight.std().item() == pytest.approx(1 / 16, rel=0.1)
+    assert t5.distance_bias.table.weight.std().item() == pytest.approx(1 / 8, rel=0.3)
+    assert t5.tokens.weight[1:].std().item() == pytest.approx(1, rel=0.1) and not t5.tokens.weight[0].any()
     lstm = build_encoder(LstmConfig(dim=8), 10, 0).layers[0].forwards
     torch.testing.assert_close(lstm.bias_ih_l0[4:8] + lstm.bias_hh_l0[4:8], torch.ones(4))
 
 
-@pytest.mark.parametrize("name", ["bert", "modernbert", "esmc", "local-gpt", "dilated", "causal-dilated"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "esmc", "t5", "alibi", "local-gpt", "dilated", "causal-dilated"])
 def test_traces_without_a_graph_break(name: str) -> None:
     encoder = encoder_of(name).eval()
     traced = torch.compile(encoder, fullgraph=True, backend="eager")
@@ -197,7 +208,7 @@ def test_traces_without_a_graph_break(name: str) -> None:
     torch.testing.assert_close(traced(batch), encoder(batch))
 
 
-@pytest.mark.parametrize("name", ["bert", "modernbert", "esmc", "lstm", "dilated"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "esmc", "t5", "alibi", "lstm", "dilated"])
 def test_bf16_autocast_is_near_fp32(name: str) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(CONFIGS[name], VOCABULARY, 0).eval()

@@ -1,0 +1,193 @@
+"""Texts from texts: translation, summaries, titles. An encoder and a decoder behind it (Sutskever et al. 2014).
+
+The decoder is a Transformer behind any encoder, and writes with the encoder's vocabulary: one tokenizer for both sides.
+From a checkpoint of the objective `spans`, or of a T5, it begins with the decoder that was trained there.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from encoderkit.console import warn
+from encoderkit.data.labelled import Row
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Vocabulary, pad
+from encoderkit.models.build import build_encoder
+from encoderkit.models.config import EncoderConfig
+from encoderkit.models.decoder import Decoder, Writing
+from encoderkit.models.decoding import beam_search, greedy
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.pooling import apart
+from encoderkit.tasks import wording
+from encoderkit.tasks.config import GenerateConfig
+from encoderkit.tasks.task import Baseline, Observed
+from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
+from encoderkit.text.tokenizers import Tokenizer
+
+
+class Example(NamedTuple):
+    """A source and its target."""
+
+    tokens: Tokens
+    target: np.ndarray | None
+    """(u,) without start and end; None: not known."""
+    right: str
+    """The target as it stands in the file."""
+    row: int = 0
+    """The number of its row."""
+
+    @property
+    def texts(self) -> list[Tokens]:
+        """What the encoder reads."""
+        return [self.tokens]
+
+    @property
+    def size(self) -> int:
+        """Tokens of the source."""
+        return len(self.tokens.ids)
+
+
+class Generate(nn.Module):
+    """Encoder and decoder under teacher forcing; what they write is compared with what they should."""
+
+    def __init__(
+        self, config: GenerateConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
+    ) -> None:
+        """`length`: the tokens a source has at most; there are no `labels`."""
+        super().__init__()
+        self.config, self.vocabulary, self.length = config, vocabulary, length
+        self.encoder_config = encoder
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.head = Decoder(config.decoder, encoder, vocabulary.size, vocabulary.pad, self.encoder.tokens.embedding_dim)
+        self.start = vocabulary.cls if config.decoder.start == "cls" else vocabulary.pad
+        self.weights = {"generate": 1.0}
+        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "chrf": "max", "bleu": "max", "rouge_l": "max"}
+        self.monitor = "chrf"
+        self.labels: list[str] = []
+        self.baselines: tuple[Baseline, ...] = ()
+        self.choices = 0
+        self.fields = [*names_of(config.columns), "written", "truncated"]
+        self._tokenizer: Tokenizer | None = None
+
+    @staticmethod
+    def find_labels(rows: Sequence[Row], config: GenerateConfig) -> list[str]:
+        """There are none."""
+        return []
+
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Nothing follows from the examples, but they will be measured: raises `MissingDependency` if they could not be."""
+        wording.require()
+
+    def texts(self, row: Row) -> list[str]:
+        """The source."""
+        return [row.text(self.config.source)]
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
+        """Rows as examples; tells how many targets are cut."""
+        self._tokenizer = tokenizer
+        sources = assemble([self.texts(row) for row in rows], tokenizer, self.length)
+        if not labelled:
+            return [Example(own, None, "", i) for i, own in enumerate(sources)]
+        right = [row.text(self.config.target) for row in rows]
+        encoded, most = tokenizer.encode(right), self.config.target_length - 1
+        targets = [encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]] for i in range(len(rows))]
+        if cut := sum(len(target) > most for target in targets):
+            warn(f"{cut:,} targets are longer than task.target_length = {most + 1} tokens and were cut")
+        return [
+            Example(own, target[:most].astype(np.int64), text, i)
+            for i, (own, target, text) in enumerate(zip(sources, targets, right, strict=True))
+        ]
+
+    def collate(
+        self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
+    ) -> Batch:
+        """Sources packed where the encoder can, targets one a row; nothing is random."""
+        rows = [example.tokens for example in examples]
+        inputs, size = inputs_of(rows, self.vocabulary.pad, self.encoder.packs), sum(len(row.ids) for row in rows)
+        known = [example.target for example in examples if example.target is not None]
+        if len(known) < len(examples):
+            return Batch(inputs, {}, {}, size)
+        width, end = 1 + max(map(len, known)), self.vocabulary.sep
+        targets = {
+            "given": pad([np.concatenate([[self.start], target]) for target in known], width, self.vocabulary.pad),
+            "labels": pad([np.concatenate([target, [end]]) for target in known], width, IGNORE),
+        }
+        return Batch(inputs, targets, {"generate": sum(len(target) + 1 for target in known)}, size)
+
+    def _memory(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """(N, L, M) vectors of each source, and (N, L) which are real."""
+        return apart(self.encoder(inputs), inputs)
+
+    def _nats(self, memory: Tensor, real: Tensor, targets: dict[str, Tensor], smoothing: float) -> Tensor:
+        """(N, U) of each token of the targets."""
+        documents = (targets["labels"] != IGNORE).long()
+        logits = self.head(targets["given"], documents, real.long(), memory, self.encoder.tokens).float()
+        return cross_entropy(
+            logits.transpose(1, 2), targets["labels"], ignore_index=IGNORE, reduction="none", label_smoothing=smoothing
+        )
+
+    def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The summed cross-entropy of the targets, ends included, smoothed (Szegedy et al. 2016)."""
+        return {"generate": self._nats(*self._memory(inputs), targets, self.config.label_smoothing).sum()}
+
+    def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Any]:
+        """What is written for each source, and the nats of the targets where they are known."""
+        memory, real = self._memory(inputs)
+        writing = Writing(self.head, memory, real, self.encoder.tokens)
+        start = torch.full((len(memory), 1), self.start, device=memory.device)
+        settings = writing, start, self.vocabulary.sep, self.config.target_length
+        if self.config.beams == 1:
+            written = greedy(*settings)
+        else:
+            written = beam_search(*settings, self.config.beams, self.config.length_penalty)
+        found: dict[str, Any] = {"written": [torch.tensor(text.ids, dtype=torch.int64) for text in written]}
+        return found | ({"nats": self._nats(memory, real, targets, 0.0).sum(1)} if targets else {})
+
+    def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
+        """Mean nats a token of the targets, and how near the texts are."""
+        tokens = sum(1 + len(example.target) for example in examples if example.target is not None)
+        right = np.array([example.right for example in examples], dtype=object)
+        loss = float(np.sum(observed["nats"], dtype=np.float64)) / tokens
+        return {"loss": loss, **self.score(right, self.decide(examples, observed))}
+
+    def gold(self, rows: Sequence[Row]) -> np.ndarray:
+        """(N,) the targets as texts."""
+        return np.array([row.text(self.config.target) for row in rows], dtype=object)
+
+    def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) what is written, as texts."""
+        assert self._tokenizer is not None, "encode was called"
+        return np.array([self._tokenizer.decode(ids) for ids in observed["written"]], dtype=object)
+
+    def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """BLEU, chrF and ROUGE-L."""
+        return wording.scores(gold.tolist(), predicted.tolist(), self.config.wording)
+
+    def intervals(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Of `score`, over rows."""
+        return wording.intervals(gold.tolist(), predicted.tolist(), self.config.wording)
+
+    def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+        """How many texts are as they should be, to the letter."""
+        return {"equal": float((gold == predicted).mean())}
+
+    def predictions(
+        self, rows: Sequence[Row], examples: Sequence[Example], observed: Observed, top: int | None
+    ) -> Iterator[dict[str, Any]]:
+        """The texts."""
+        for row, example, text in zip(rows, examples, self.decide(examples, observed), strict=True):
+            yield {**named(self.texts(row)), "written": text, "truncated": example.tokens.cut > 0}
+
+    def probe(self, tokens: Tokens) -> Example:
+        """An example without a target."""
+        return Example(tokens, None, "")
+
+    def exported(self) -> Export:
+        """As transformers' T5."""
+        return Export("seq2seq", self.state_dict(), self._repeated, decoder=self.config.decoder)
+
+    def _repeated(self, inputs: Inputs) -> Tensor:
+        return self.head(inputs.ids, inputs.documents, inputs.documents, self.encoder(inputs), self.encoder.tokens)

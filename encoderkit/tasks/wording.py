@@ -1,0 +1,71 @@
+"""How near texts are to the texts that they should be: BLEU and chrF by sacrebleu, ROUGE-L here, since it must know Chinese."""
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from encoderkit.errors import MissingDependency
+from encoderkit.tasks.config import Wording
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+")
+"""A character of Chinese, Japanese or Korean, or else letters and digits as they stand together."""
+RESAMPLES = 1000
+
+
+@cache
+def _sacrebleu() -> Any:
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise MissingDependency("BLEU and chrF need sacrebleu, which is not installed", fix="pip install 'encoderkit[text]'")
+    return importlib.import_module("sacrebleu")
+
+
+def require() -> None:
+    """Raise `MissingDependency` where `scores` could not be computed: better before the training than after it."""
+    _sacrebleu()
+
+
+def scores(right: Sequence[str], written: Sequence[str], tokens: Wording) -> dict[str, float]:
+    """BLEU (Papineni et al. 2002), chrF (Popovic 2015) and ROUGE-L (Lin 2004, F1), each from 0 to 100."""
+    found = {name: metric.corpus_score(list(written), [list(right)]).score for name, metric in _metrics(tokens).items()}
+    return {**found, "rouge_l": 100 * float(np.mean(rouge_l(right, written)))}
+
+
+def intervals(right: Sequence[str], written: Sequence[str], tokens: Wording) -> dict[str, tuple[float, float]]:
+    """95 % intervals of `scores` by bootstrap over the texts."""
+    drawn = np.random.default_rng(0).integers(0, len(right), (RESAMPLES, len(right)))
+    values = {"rouge_l": 100 * rouge_l(right, written)[drawn].mean(1)}
+    for name, metric in _metrics(tokens).items():
+        counts = np.array(metric._extract_corpus_statistics(list(written), [list(right)]))  # (N, S), to be added up
+        values[name] = np.array([metric._compute_score_from_stats(counts[rows].sum(0).tolist()).score for rows in drawn])
+    return {name: tuple(np.percentile(found, [2.5, 97.5]).tolist()) for name, found in values.items()}
+
+
+def _metrics(tokens: Wording) -> dict[str, Any]:
+    library = _sacrebleu()
+    return {"bleu": library.BLEU(tokenize=tokens), "chrf": library.CHRF()}
+
+
+def rouge_l(right: Sequence[str], written: Sequence[str]) -> np.ndarray:
+    """(N,) F1 of the longest common subsequence of words, small letters and capitals alike; Chinese counts by characters."""
+    return np.array([_rouge(_words(a), _words(b)) for a, b in zip(right, written, strict=True)])
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _rouge(right: list[str], written: list[str]) -> float:
+    if not right or not written:
+        return 0.0
+    before = [0] * (len(written) + 1)
+    for word in right:
+        now = [0]
+        for i, other in enumerate(written):
+            now.append(before[i] + 1 if word == other else max(before[i + 1], now[i]))
+        before = now
+    return 2 * before[-1] / (len(right) + len(written))

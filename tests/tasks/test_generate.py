@@ -1,0 +1,150 @@
+"""Texts from texts: memorised behind every kind of encoder, measured as by the reference scorers, from recipe to prediction."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encoderkit.config import validate
+from encoderkit.inference import open_model
+from encoderkit.models.config import DecoderConfig
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.stages.evaluate import evaluate
+from encoderkit.stages.finetune import finetune
+from encoderkit.stages.predict import predict
+from encoderkit.stages.pretrain import pretrain
+from encoderkit.tasks import wording
+from encoderkit.tasks.config import GenerateConfig
+from encoderkit.tasks.generate import Example, Generate
+from encoderkit.tasks.texts import Tokens
+from encoderkit.training.checkpoint import read_tensors
+from encoderkit.training.config import AdamWConfig
+from encoderkit.training.loop import updates
+from encoderkit.training.optim import build_optimizers
+from tests.training import runs
+
+ENGLISH = ["The cat sat on the mat.", "A dog runs!", "It is 3.5 km away, isn't it?", ""]
+WRITTEN = ["the cat sat on a mat", "Dogs run .", "It's 3.5 km away.", "nothing"]
+CHINESE = (["猫坐在垫子上。", "他跑了2公里"], ["猫在垫子上", "她跑 2 公里"])
+
+
+def examples(count: int) -> list[Example]:
+    targets = [np.random.default_rng(i).integers(5, 40, 3 + i % 4) for i in range(count)]
+    pairs = zip(runs.sequences(count), targets, strict=True)
+    return [Example(Tokens(ids, None, 0), target, "", i) for i, (ids, target) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert", "modernbert", "lstm", "gru", "cnn"])
+def test_eight_pairs_are_memorised_and_written(kind: str) -> None:
+    torch.manual_seed(1)
+    config = GenerateConfig(label_smoothing=0, target_length=10)
+    learner = Generate(config, runs.encoder(kind), runs.VOCABULARY, runs.LENGTH)
+    optimizers = build_optimizers(learner, AdamWConfig(lr=5e-3, weight_decay=0.0), torch.float32)
+    source = examples(8)
+    for update in updates(learner, optimizers, source, runs.plan(200, 8, clip=1.0)):
+        if update.loss < 0.02:
+            break
+    batch = learner.eval().collate(source)
+    with torch.no_grad():
+        found = learner.observe(batch.inputs, batch.targets)
+        assert [ids.tolist() for ids in found["written"]] == [e.target.tolist() for e in source if e.target is not None]
+        alone = learner.collate(source[3:4])
+        torch.testing.assert_close(learner.observe(alone.inputs, alone.targets)["nats"], found["nats"][3:4], atol=1e-4, rtol=1e-3)
+    assert batch.counts["generate"] == sum(len(e.target) + 1 for e in source if e.target is not None)
+
+
+def test_smoothing_is_that_of_torch() -> None:
+    torch.manual_seed(1)
+    learner = Generate(GenerateConfig(label_smoothing=0.3), runs.encoder("cnn"), runs.VOCABULARY, runs.LENGTH).eval()
+    batch = learner.collate(examples(3))
+    logits = learner.head(batch.targets["given"], (batch.targets["labels"] >= 0).long(), *_source(learner, batch))
+    expected = torch.nn.CrossEntropyLoss(label_smoothing=0.3, reduction="sum")(
+        logits.flatten(0, 1), batch.targets["labels"].flatten()
+    )
+    torch.testing.assert_close(learner(batch.inputs, batch.targets)["generate"], expected)
+
+
+def _source(learner: Generate, batch: Any) -> tuple[Any, Any, Any]:
+    return batch.inputs.documents, learner.encoder(batch.inputs), learner.encoder.tokens
+
+
+def test_rouge_is_that_of_google() -> None:
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    expected = [scorer.score(right, written)["rougeL"].fmeasure for right, written in zip(ENGLISH, WRITTEN, strict=True)]
+    assert wording.rouge_l(ENGLISH, WRITTEN) == pytest.approx(expected, abs=1e-9)
+    # Characters of Chinese: a word is one of them. 猫 在 垫 子 上 of 6 and 5.
+    assert wording.rouge_l(*CHINESE)[0] == pytest.approx(2 * 5 / 11)
+
+
+def test_bleu_and_chrf_are_those_of_sacrebleu() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    found = wording.scores(*CHINESE, tokens="zh")
+    assert found["bleu"] == sacrebleu.corpus_bleu(CHINESE[1], [CHINESE[0]], tokenize="zh").score
+    assert found["chrf"] == sacrebleu.corpus_chrf(CHINESE[1], [CHINESE[0]]).score
+    low_high = wording.intervals(ENGLISH, WRITTEN, "13a")
+    values = wording.scores(ENGLISH, WRITTEN, "13a")
+    assert all(low <= values[name] <= high for name, (low, high) in low_high.items())
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts to be written backwards."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    words = ["film", "day", "house", "song", "good", "bad"]
+    rows = [[words[(i * k) % 6] for k in (1, 2, 3)] for i in range(24)]
+    path.write_text("".join(json.dumps({"a": " ".join(r), "b": " ".join(r[::-1])}) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def recipe(pairs: Path, task: dict[str, Any] | None = None, **more: Any) -> FinetuneRecipe:
+    described = {
+        "data": {"train": str(pairs), "dev": str(pairs), "length": 24},
+        "task": {"kind": "generate", "source": "a", "target": "b", "target_length": 12, **(task or {})},
+        "optimizer": {"kind": "adamw", "lr": 5e-3},
+        "training": {"updates": 8, "batch": 12, **runs.TRAINING},
+        **more,
+    }
+    return validate(FinetuneRecipe, described, "recipe")
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_from_the_recipe_to_the_prediction(tokenizer_dir: Path, pairs: Path, tmp_path: Path, beams: int) -> None:
+    model = {"kind": "lstm", "dim": 32}
+    made = recipe(pairs, {"beams": beams}, tokenizer=str(tokenizer_dir), model=model)
+    found = finetune(made, tmp_path / "run")
+    assert set(found["dev"]) == {"loss", "bleu", "chrf", "rouge_l"}
+    result = evaluate(Path(found["best"]), pairs)
+    assert result["metrics"]["chrf"] == pytest.approx(found["dev"]["chrf"]) and set(result["intervals"]) == {
+        "bleu",
+        "chrf",
+        "rouge_l",
+    }
+    predict(Path(found["best"]), None, [["good film"], ["bad day"]], tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["text"] for line in lines] == ["good film", "bad day"] and all("written" in line for line in lines)
+
+
+def test_it_begins_with_the_decoder_of_the_checkpoint(tokenizer_dir: Path, store_dir: Path, pairs: Path, tmp_path: Path) -> None:
+    described = {
+        "tokenizer": str(tokenizer_dir),
+        "data": {"train": str(store_dir), "length": 24},
+        "model": {"kind": "t5", "dim": 32, "layers": 2, "heads": 2},
+        "objective": {"kind": "spans", "decoder": {"layers": 1, "head": "own"}},
+        "optimizer": {"kind": "adamw", "lr": 1e-3},
+        "training": {"updates": 2, "batch": 8, **runs.TRAINING},
+    }
+    before = pretrain(validate(PretrainRecipe, described, "recipe"), tmp_path / "t5")["best"]
+    optimizer = {"kind": "adamw", "lr": 1e-9, "weight_decay": 0}
+    made = recipe(
+        pairs, checkpoint=str(tmp_path / "t5"), optimizer=optimizer, training={"updates": 1, "batch": 4, **runs.TRAINING}
+    )
+    after = Path(finetune(made, tmp_path / "run")["best"])
+    learner = open_model(after).learner
+    assert isinstance(learner, Generate) and learner.config.decoder == DecoderConfig(layers=1, head="own")
+    old, new = read_tensors(Path(before) / "model.safetensors"), read_tensors(after / "model.safetensors")
+    assert old.keys() == new.keys()
+    for name, tensor in new.items():
+        torch.testing.assert_close(tensor, old[name][: len(tensor)], atol=1e-6, rtol=0)
