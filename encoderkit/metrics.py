@@ -114,6 +114,49 @@ def bootstrap_single(matrix: np.ndarray, seed: int = 0) -> dict[str, tuple[float
     return _intervals(portions)
 
 
+def numbers(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """(N, L) and (N, L) to Pearson's and Spearman's correlation, mean squared and mean absolute error, over L averaged.
+
+    A correlation with what never changes is not defined, and counts as 0.
+    """
+    return {name: float(value[0]) for name, value in _numbers(gold, predicted, np.ones((1, len(gold)))).items()}
+
+
+def bootstrap_numbers(gold: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % intervals of `numbers`, by resampling rows; N > 0."""
+    drawn = _resamples(np.ones(len(gold), np.int64), 8 * len(gold), seed)
+    return _intervals([_numbers(gold, predicted, counts) for counts in drawn])
+
+
+def _numbers(gold: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, L), (N, L) and (R, N), how often each row occurs in each of R samples, to metrics (R,)."""
+    found: dict[str, list[np.ndarray]] = {"pearson": [], "spearman": [], "mse": [], "mae": []}
+    for x, y in zip(gold.T.astype(np.float64), predicted.T.astype(np.float64), strict=True):
+        found["pearson"].append(_correlation(x[None], y[None], counts))
+        found["spearman"].append(_correlation(ranks(x, counts), ranks(y, counts), counts))
+        found["mse"].append(counts @ np.square(x - y) / counts.sum(1))
+        found["mae"].append(counts @ np.abs(x - y) / counts.sum(1))
+    return {name: np.mean(values, axis=0) for name, values in found.items()}
+
+
+def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N,) and (R, N), how often each occurs in each of R samples, to (R, N) ranks from 1; equal values share their mean."""
+    _, group = np.unique(values, return_inverse=True)
+    many = _sums(counts, group, int(group.max()) + 1)
+    return (many.cumsum(1) - (many - 1) / 2)[:, group]
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(1 or R, N) twice and (R, N) counts to (R,)."""
+    total = counts.sum(1, keepdims=True)
+    x, y = (v - (counts * v).sum(1, keepdims=True) / total for v in (x, y))
+    own, other, both = ((counts * product).sum(1) for product in (x * x, y * y, x * y))
+    # What is left of the variance of equal values is rounding.
+    least = 1e-12 * total[:, 0]
+    spread = np.where((own > least * np.square(x).max(1)) & (other > least * np.square(y).max(1)), np.sqrt(own * other), 0)
+    return np.clip(_ratio(both, spread), -1, 1)
+
+
 def _sums(drawn: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """(R, K) summed over the places of each group, (R, groups)."""
     order = np.argsort(group, kind="stable")

@@ -11,7 +11,7 @@ from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, TransformerConfig
 from encoderkit.objectives.config import MaskedConfig, ObjectiveConfig
-from encoderkit.tasks.config import TaskConfig
+from encoderkit.tasks.config import ClassifyConfig, TaskConfig
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.training.config import AdamWConfig, EveryConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.units import Every, Share, interval
@@ -114,7 +114,7 @@ class FinetuneRecipe(Config):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The encoder's dropout while fine-tuning; its own if not given."""
     data: LabelledData
-    task: TaskConfig = TaskConfig()
+    task: TaskConfig = ClassifyConfig()
     optimizer: OptimizerConfig = AdamWConfig(lr=2e-4)
     schedule: ScheduleConfig = ScheduleConfig(warmup="6%")
     training: TrainingConfig = TrainingConfig(epochs=3, batch=32)

@@ -3,6 +3,10 @@
 from typing import Any
 
 from encoderkit.tasks.classify import Classify
-from encoderkit.tasks.config import ClassifyConfig
+from encoderkit.tasks.config import ClassifyConfig, RegressConfig
+from encoderkit.tasks.regress import Regress
 
-TASKS: dict[type[Any], type[Any]] = {ClassifyConfig: Classify}
+TASKS: dict[type[Any], type[Any]] = {
+    ClassifyConfig: Classify,
+    RegressConfig: Regress,
+}

@@ -107,4 +107,40 @@ class ClassifyConfig(RowsConfig):
         return self.multiple or isinstance(self.label, list)
 
 
-TaskConfig = ClassifyConfig
+class RegressConfig(RowsConfig):
+    """One number, or several, for a text or a pair of texts."""
+
+    kind: Literal["regress"] = "regress"
+    text: TextColumns = "text"
+    """The column of the text, or the two columns of a pair."""
+    label: str | list[str] = "score"
+    """The column of the number, or one column for each number."""
+    pooling: Pooling = "cls"
+    """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout before the last layer."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "RegressConfig":
+        if not self.label:
+            raise ValueError("label names at least one column")
+        _differ(self.all_columns, "text and label")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the texts."""
+        return _listed(self.text)
+
+    @property
+    def targets(self) -> list[str]:
+        """The columns of the numbers."""
+        return _listed(self.label)
+
+    @property
+    def all_columns(self) -> list[str]:
+        """The columns of the texts and of the numbers."""
+        return self.columns + self.targets
+
+
+TaskConfig = Annotated[ClassifyConfig | RegressConfig, Field(discriminator="kind")]
