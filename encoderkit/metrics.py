@@ -139,6 +139,66 @@ def _numbers(gold: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> dic
     return {name: np.mean(values, axis=0) for name, values in found.items()}
 
 
+class Candidates(NamedTuple):
+    """The texts that are searched, and which of them are right."""
+
+    where: np.ndarray
+    """(C,) each once: its place among all texts but the anchors, (N * (K - 1),)."""
+    relevant: list[np.ndarray]
+    """For each of the N anchors the numbers, of C, of the right ones."""
+    itself: np.ndarray
+    """(N,) the number, of C, of the anchor's own text, or -1; it is not searched unless it is right."""
+
+
+def candidates(keys: np.ndarray) -> Candidates:
+    """(N, K) numbers of texts (anchor, positive, others) to what is searched; the positives of equal anchors are right."""
+    distinct, where, number = np.unique(keys[:, 1:], return_index=True, return_inverse=True)
+    number = number.reshape(len(keys), -1)
+    _, anchor = np.unique(keys[:, 0], return_inverse=True)
+    pairs = np.unique(np.stack([anchor, number[:, 0]], axis=1), axis=0)
+    split = np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1)
+    at = np.searchsorted(distinct, keys[:, 0]).clip(max=len(distinct) - 1)
+    return Candidates(where, [split[i] for i in anchor], np.where(distinct[at] == keys[:, 0], at, -1))
+
+
+def searched(similar: Callable[[slice], np.ndarray], found: Candidates) -> np.ndarray:
+    """For each anchor the ranks, from 1 in order, of its right candidates: (N,) arrays.
+
+    Of equally similar ones, wrong ones stand before right ones. `similar` gives for some of the anchors the similarity
+    with each candidate, (n, C).
+    """
+    count, portion = len(found.relevant), max(1, _CELLS // len(found.where))
+    result = np.empty(count, dtype=object)
+    for start in range(0, count, portion):
+        for i, scores in enumerate(similar(slice(start, start + portion)), start=start):
+            right = found.relevant[i]
+            wrong = np.ones(len(scores), bool)
+            wrong[right] = False
+            wrong[found.itself[i]] &= found.itself[i] < 0
+            others = np.sort(-scores[wrong])
+            result[i] = np.searchsorted(others, np.sort(-scores[right]), "right") + np.arange(1, len(right) + 1)
+    return result
+
+
+def retrieved(relevant: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:
+    """(N,) how many are right for a query, and (N,) arrays of their ranks, to metrics of each query, (N,)."""
+    gain = 1 / np.log2(np.arange(2, 12))
+    ideal = gain.cumsum()[np.minimum(relevant, 10) - 1]
+    return {
+        "mrr": np.array([1 / ranks.min() for ranks in places]),
+        "ndcg_at_10": np.array([gain[ranks[ranks <= 10] - 1].sum() for ranks in places]) / ideal,
+        **{f"recall_at_{k}": np.array([(ranks <= k).sum() for ranks in places]) / relevant for k in (1, 10)},
+    }
+
+
+def bootstrap_means(values: dict[str, np.ndarray], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the mean of each of several (N,) values, by resampling rows; N > 0."""
+    table = np.stack([*values.values()], axis=1).astype(np.float64)
+    drawn = _resamples(np.ones(len(table), np.int64), len(values), seed)
+    means = np.concatenate([counts @ table / len(table) for counts in drawn])
+    return _intervals([dict(zip(values, means.T, strict=True))])
+
+
 def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(N,) and (R, N), how often each occurs in each of R samples, to (R, N) ranks from 1; equal values share their mean."""
     _, group = np.unique(values, return_inverse=True)

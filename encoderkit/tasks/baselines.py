@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from encoderkit.metrics import candidates, searched
 from encoderkit.tasks.task import Baseline
 
 MOST_CHARACTERS = 20_000_000
@@ -76,6 +77,31 @@ def mean(labels: np.ndarray, rows: int) -> np.ndarray:
     return np.tile(labels.mean(0), (rows, 1))
 
 
+def cosine(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """(M,) the cosine of the words (see `tfidf`) of the two texts of each pair, weighed as in `train`; 0 where it has none."""
+    sides = _sides(train, [[row[side] for row in texts] for side in (0, 1)])
+    return np.zeros(len(texts)) if sides is None else np.asarray(sides[0].multiply(sides[1]).sum(1)).ravel()
+
+
+def search(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """The places of the right texts of each row (anchor, positive, perhaps others) by the cosine of words (see `cosine`)."""
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(text for row in texts for text in row))}
+    found = candidates(np.array([[numbers[text] for text in row] for row in texts]))
+    flat = [text for row in texts for text in row[1:]]
+    sides = _sides(train, [[row[0] for row in texts], [flat[i] for i in found.where]])
+    if sides is None:
+        return searched(lambda rows: np.zeros((len(range(*rows.indices(len(texts)))), len(found.where))), found)
+    return searched(lambda rows: (sides[0][rows] @ sides[1].T).toarray(), found)
+
+
+def _sides(train: Texts, sides: Sequence[Sequence[str]]) -> list[Any] | None:
+    single = [text for i in fitted_rows(train) for text in train[int(i)]]
+    if all(text.isspace() or not text for text in single):
+        return None
+    vectorizer = words(train).fit(single)
+    return [vectorizer.transform(side) for side in sides]
+
+
 def features(train: Texts, texts: Texts) -> tuple[Any, Any] | None:
     """TF-IDF of the words of the fitted rows of `train` and of `texts`, sparse; None where `train` has no characters."""
     joined = [_SEPARATOR.join(train[int(i)]) for i in fitted_rows(train)]
@@ -103,5 +129,7 @@ BASELINES: dict[Baseline, Callable[[Texts, np.ndarray, Texts], np.ndarray]] = {
     "tfidf": tfidf,
     "mean": lambda train, labels, texts: mean(labels, len(texts)),
     "ridge": ridge,
+    "cosine": cosine,
+    "search": search,
 }
 """Each takes the training texts, what is right for them and the texts to predict."""

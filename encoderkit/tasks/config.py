@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from encoderkit.config import Config
 from encoderkit.units import Share
@@ -42,6 +42,11 @@ class RowsConfig(Config):
     def embedded(self) -> list[str]:
         """The columns of the text, or the pair, that `embed` reads where none is named."""
         return self.columns
+
+    @property
+    def vector(self) -> Pooling | None:
+        """How `embed` makes one vector of a text, if the task has trained that."""
+        return None
 
 
 def _one_or_two(value: str | list[str]) -> str | list[str]:
@@ -143,4 +148,64 @@ class RegressConfig(RowsConfig):
         return self.columns + self.targets
 
 
-TaskConfig = Annotated[ClassifyConfig | RegressConfig, Field(discriminator="kind")]
+class SimilarityConfig(RowsConfig):
+    """Vectors of texts whose cosine says how alike they are: pairs with a score, or pairs that belong together."""
+
+    kind: Literal["similarity"] = "similarity"
+    text: tuple[str, str] = ("text", "text_pair")
+    """The columns of a pair; without scores, of an anchor and its positive."""
+    label: str | None = None
+    """The column of the score, for loss cosent and cosine."""
+    negative: str | None = None
+    """The column of a text that is not like the anchor though it may seem so, for loss contrastive."""
+    loss: Literal["contrastive", "cosent", "cosine"] = "contrastive"
+    """contrastive: the positive among the texts of all rows of the update (van den Oord et al. 2018). cosent: the order of
+    the scores of all pairs of rows of the update (Su 2022). cosine: the score itself, squared error."""
+    temperature: PositiveFloat = 0.05
+    """Of contrastive and cosent: what differences of cosines are divided by."""
+    symmetric: bool = False
+    """contrastive: the anchor among all anchors as well, given the positive."""
+    pooling: Pooling = "mean"
+    """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
+    dimensions: list[PositiveInt] = Field(default_factory=list)
+    """So many of the first dimensions are trained to be good vectors too (Kusupati et al. 2022)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SimilarityConfig":
+        if (self.loss == "contrastive") != (self.label is None):
+            wrong = "loss contrastive has no label: pairs belong together" if self.label else f"loss {self.loss} needs a label"
+            raise ValueError(f"{wrong}; with scores loss is cosent or cosine")
+        if self.loss != "contrastive" and (self.negative or self.symmetric):
+            raise ValueError("negative and symmetric are for loss contrastive")
+        if self.loss == "cosine" and "temperature" in self.model_fields_set:
+            raise ValueError("temperature is for loss contrastive and cosent")
+        _differ(self.all_columns, "text, label and negative")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a pair."""
+        return list(self.text)
+
+    @property
+    def all_columns(self) -> list[str]:
+        """Those of the score and of the negative too."""
+        return [*self.text, *(column for column in (self.label, self.negative) if column)]
+
+    @property
+    def sides(self) -> int:
+        """Texts are encoded apart."""
+        return 1
+
+    @property
+    def embedded(self) -> list[str]:
+        """The first text of a pair."""
+        return [self.text[0]]
+
+    @property
+    def vector(self) -> Pooling | None:
+        """As it was trained."""
+        return self.pooling
+
+
+TaskConfig = Annotated[ClassifyConfig | RegressConfig | SimilarityConfig, Field(discriminator="kind")]

@@ -28,7 +28,7 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.tokenizers import Tokenizer
 
-Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine"]
+Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search"]
 """A simple model of `tasks.baselines`, to measure beside the task."""
 
 Observed = dict[str, Any]
