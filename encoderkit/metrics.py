@@ -191,6 +191,25 @@ def retrieved(relevant: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]
     }
 
 
+def ranked(relevance: np.ndarray, query: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
+    """(N,) each, of candidates: average precision, reciprocal rank and nDCG of the queries that have a relevant one, (Q,).
+
+    Of candidates with equal scores, less relevant ones stand before more relevant ones. Gains are the relevance itself.
+    """
+    gain = 1 / np.log2(np.arange(2, 12))
+    found: dict[str, list[float]] = {"map": [], "mrr": [], "ndcg_at_10": []}
+    order = np.argsort(query, kind="stable")
+    for own in np.split(order, np.flatnonzero(np.diff(query[order])) + 1):
+        ordered = relevance[own][np.lexsort((relevance[own], -scores[own]))]
+        places = np.flatnonzero(ordered > 0) + 1
+        if len(places):
+            best = np.sort(ordered)[::-1][:10]
+            found["map"].append(float((np.arange(1, len(places) + 1) / places).mean()))
+            found["mrr"].append(1 / places[0])
+            found["ndcg_at_10"].append(float((ordered[:10] @ gain[: len(best)]) / (best @ gain[: len(best)])))
+    return {name: np.array(values) for name, values in found.items()}
+
+
 def bootstrap_means(values: dict[str, np.ndarray], seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % intervals of the mean of each of several (N,) values, by resampling rows; N > 0."""
     table = np.stack([*values.values()], axis=1).astype(np.float64)

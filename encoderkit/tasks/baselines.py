@@ -94,6 +94,13 @@ def search(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
     return searched(lambda rows: (sides[0][rows] @ sides[1].T).toarray(), found)
 
 
+def nearest(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """(M,) for each row (question, options ...) the number, from 0, of the option nearest to it by the cosine of words."""
+    ends = np.cumsum([len(row) - 1 for row in texts])
+    found = cosine(train, labels, [[row[0], option] for row in texts for option in row[1:]])
+    return np.array([part.argmax() for part in np.split(found, ends[:-1])])
+
+
 def _sides(train: Texts, sides: Sequence[Sequence[str]]) -> list[Any] | None:
     single = [text for i in fitted_rows(train) for text in train[int(i)]]
     if all(text.isspace() or not text for text in single):
@@ -131,5 +138,6 @@ BASELINES: dict[Baseline, Callable[[Texts, np.ndarray, Texts], np.ndarray]] = {
     "ridge": ridge,
     "cosine": cosine,
     "search": search,
+    "nearest": nearest,
 }
 """Each takes the training texts, what is right for them and the texts to predict."""

@@ -2,13 +2,17 @@
 
 from typing import Any
 
+from encoderkit.tasks.choice import Choice
 from encoderkit.tasks.classify import Classify
-from encoderkit.tasks.config import ClassifyConfig, RegressConfig, SimilarityConfig
+from encoderkit.tasks.config import ChoiceConfig, ClassifyConfig, RegressConfig, RerankConfig, SimilarityConfig
 from encoderkit.tasks.regress import Regress
+from encoderkit.tasks.rerank import Rerank
 from encoderkit.tasks.similarity import Similarity
 
 TASKS: dict[type[Any], type[Any]] = {
     ClassifyConfig: Classify,
     RegressConfig: Regress,
     SimilarityConfig: Similarity,
+    RerankConfig: Rerank,
+    ChoiceConfig: Choice,
 }

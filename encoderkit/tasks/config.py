@@ -29,6 +29,11 @@ class RowsConfig(Config):
         return []
 
     @property
+    def typed(self) -> bool:
+        """Whether `--text` and `--text-pair` can give what a prediction needs."""
+        return len(self.columns) <= 2
+
+    @property
     def together(self) -> list[str]:
         """Columns whose equal values stay on one side when rows are held out; none: rows that are equal in all do."""
         return []
@@ -208,4 +213,91 @@ class SimilarityConfig(RowsConfig):
         return self.pooling
 
 
-TaskConfig = Annotated[ClassifyConfig | RegressConfig | SimilarityConfig, Field(discriminator="kind")]
+class RerankConfig(RowsConfig):
+    """How relevant a candidate is to a query; a row for each of a query's candidates."""
+
+    kind: Literal["rerank"] = "rerank"
+    text: tuple[str, str] = ("query", "candidate")
+    """The columns of the query and of the candidate."""
+    label: str = "relevance"
+    """The column of the relevance: 0 for none; 1, or any other number, for more."""
+    pooling: Pooling = "cls"
+    """The vector of a pair: that of its first token, the mean or the maximum over all its tokens."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout before the last layer."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "RerankConfig":
+        _differ(self.all_columns, "text and label")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the query and of the candidate."""
+        return list(self.text)
+
+    @property
+    def all_columns(self) -> list[str]:
+        """That of the relevance too."""
+        return [*self.text, self.label]
+
+    @property
+    def together(self) -> list[str]:
+        """The candidates of a query."""
+        return [self.text[0]]
+
+
+class ChoiceConfig(RowsConfig):
+    """Which of several options answers a question, or continues a text."""
+
+    kind: Literal["choice"] = "choice"
+    text: str = "question"
+    """The column of the question."""
+    options: str | list[str] = "options"
+    """The column of the options, which holds a list of texts, or one column for each option."""
+    label: str = "label"
+    """The column of the right option: its number, or its letter (A, B, ...)."""
+    first: Literal[0, 1] = 0
+    """The number of the first option."""
+    pooling: Pooling = "cls"
+    """The vector of a question with an option: that of its first token, the mean or the maximum over all its tokens."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout before the last layer."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ChoiceConfig":
+        if isinstance(self.options, list) and len(self.options) < 2:
+            raise ValueError("options are two columns or more, or one column that holds a list")
+        _differ(self.all_columns, "text, options and label")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the question and of the options."""
+        return [self.text, *_listed(self.options)]
+
+    @property
+    def all_columns(self) -> list[str]:
+        """That of the right option too."""
+        return [*self.columns, self.label]
+
+    @property
+    def typed(self) -> bool:
+        """Options are read from files alone."""
+        return False
+
+    @property
+    def sides(self) -> int:
+        """The question and one option."""
+        return 2
+
+    @property
+    def embedded(self) -> list[str]:
+        """The question."""
+        return [self.text]
+
+
+TaskConfig = Annotated[
+    ClassifyConfig | RegressConfig | SimilarityConfig | RerankConfig | ChoiceConfig,
+    Field(discriminator="kind"),
+]

@@ -28,7 +28,7 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.tokenizers import Tokenizer
 
-Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search"]
+Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search", "nearest"]
 """A simple model of `tasks.baselines`, to measure beside the task."""
 
 Observed = dict[str, Any]
