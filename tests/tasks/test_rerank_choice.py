@@ -127,7 +127,7 @@ def test_the_nearest_option() -> None:
 
 def test_the_candidates_of_a_query_are_held_out_together() -> None:
     rows = [Row({"query": f"q{i % 9}", "candidate": str(i), "relevance": 0}, i, "t.jsonl") for i in range(60)]
-    kept, held = finetune._hold_out(rows, 0.3, 17, RerankConfig().together)
+    kept, held = finetune._hold_out(rows, lambda count: slice(0, count // 3), 17, RerankConfig().together)
     assert len(kept) + len(held) == 60 and held
     assert not {row.values["query"] for row in kept} & {row.values["query"] for row in held}
 
