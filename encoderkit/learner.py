@@ -133,6 +133,28 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class Coupled(Learner, Protocol):
+    """A learner whose loss couples the examples of an update, as negatives from the same batch do; an objective or a task.
+
+    Its forward is `joint(vectors(inputs, targets), targets)`. An update that is computed in portions is computed twice
+    (GradCache, Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): the vectors of
+    each portion, without gradients; the joint loss of all of them, of all processes, and its gradient at each vector; and
+    each portion again, with the same dropout, pulled by those gradients. The result is that of the update as a whole.
+    """
+
+    coupled: bool
+    """Whether the loss needs all examples at once, with the settings it has."""
+
+    def vectors(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
+        """(N, ...) float32 of the N examples of a batch: all that the loss needs of the encoder."""
+        ...
+
+    def joint(self, vectors: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of all examples of an update, summed, whose targets (N, ...) each are; it has no weights and no dropout."""
+        ...
+
+
+@runtime_checkable
 class Objective(Learner, Protocol):
     """What an objective adds: its metrics are sums over targets, in any order. A task counts rows: `tasks.task.Task`."""
 

@@ -114,6 +114,128 @@ def bootstrap_single(matrix: np.ndarray, seed: int = 0) -> dict[str, tuple[float
     return _intervals(portions)
 
 
+def numbers(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """(N, L) and (N, L) to Pearson's and Spearman's correlation, mean squared and mean absolute error, over L averaged.
+
+    A correlation with what never changes is not defined, and counts as 0.
+    """
+    return {name: float(value[0]) for name, value in _numbers(gold, predicted, np.ones((1, len(gold)))).items()}
+
+
+def bootstrap_numbers(gold: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % intervals of `numbers`, by resampling rows; N > 0."""
+    drawn = _resamples(np.ones(len(gold), np.int64), 8 * len(gold), seed)
+    return _intervals([_numbers(gold, predicted, counts) for counts in drawn])
+
+
+def _numbers(gold: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, L), (N, L) and (R, N), how often each row occurs in each of R samples, to metrics (R,)."""
+    found: dict[str, list[np.ndarray]] = {"pearson": [], "spearman": [], "mse": [], "mae": []}
+    for x, y in zip(gold.T.astype(np.float64), predicted.T.astype(np.float64), strict=True):
+        found["pearson"].append(_correlation(x[None], y[None], counts))
+        found["spearman"].append(_correlation(ranks(x, counts), ranks(y, counts), counts))
+        found["mse"].append(counts @ np.square(x - y) / counts.sum(1))
+        found["mae"].append(counts @ np.abs(x - y) / counts.sum(1))
+    return {name: np.mean(values, axis=0) for name, values in found.items()}
+
+
+class Candidates(NamedTuple):
+    """The texts that are searched, and which of them are right."""
+
+    where: np.ndarray
+    """(C,) each once: its place among all texts but the anchors, (N * (K - 1),)."""
+    relevant: list[np.ndarray]
+    """For each of the N anchors the numbers, of C, of the right ones."""
+    itself: np.ndarray
+    """(N,) the number, of C, of the anchor's own text, or -1; it is not searched unless it is right."""
+
+
+def candidates(keys: np.ndarray) -> Candidates:
+    """(N, K) numbers of texts (anchor, positive, others) to what is searched; the positives of equal anchors are right."""
+    distinct, where, number = np.unique(keys[:, 1:], return_index=True, return_inverse=True)
+    number = number.reshape(len(keys), -1)
+    _, anchor = np.unique(keys[:, 0], return_inverse=True)
+    pairs = np.unique(np.stack([anchor, number[:, 0]], axis=1), axis=0)
+    split = np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1)
+    at = np.searchsorted(distinct, keys[:, 0]).clip(max=len(distinct) - 1)
+    return Candidates(where, [split[i] for i in anchor], np.where(distinct[at] == keys[:, 0], at, -1))
+
+
+def searched(similar: Callable[[slice], np.ndarray], found: Candidates) -> np.ndarray:
+    """For each anchor the ranks, from 1 in order, of its right candidates: (N,) arrays.
+
+    Of equally similar ones, wrong ones stand before right ones. `similar` gives for some of the anchors the similarity
+    with each candidate, (n, C).
+    """
+    count, portion = len(found.relevant), max(1, _CELLS // len(found.where))
+    result = np.empty(count, dtype=object)
+    for start in range(0, count, portion):
+        for i, scores in enumerate(similar(slice(start, start + portion)), start=start):
+            right = found.relevant[i]
+            wrong = np.ones(len(scores), bool)
+            wrong[right] = False
+            wrong[found.itself[i]] &= found.itself[i] < 0
+            others = np.sort(-scores[wrong])
+            result[i] = np.searchsorted(others, np.sort(-scores[right]), "right") + np.arange(1, len(right) + 1)
+    return result
+
+
+def retrieved(relevant: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:
+    """(N,) how many are right for a query, and (N,) arrays of their ranks, to metrics of each query, (N,)."""
+    gain = 1 / np.log2(np.arange(2, 12))
+    ideal = gain.cumsum()[np.minimum(relevant, 10) - 1]
+    return {
+        "mrr": np.array([1 / ranks.min() for ranks in places]),
+        "ndcg_at_10": np.array([gain[ranks[ranks <= 10] - 1].sum() for ranks in places]) / ideal,
+        **{f"recall_at_{k}": np.array([(ranks <= k).sum() for ranks in places]) / relevant for k in (1, 10)},
+    }
+
+
+def ranked(relevance: np.ndarray, query: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
+    """(N,) each, of candidates: average precision, reciprocal rank and nDCG of the queries that have a relevant one, (Q,).
+
+    Of candidates with equal scores, less relevant ones stand before more relevant ones. Gains are the relevance itself.
+    """
+    gain = 1 / np.log2(np.arange(2, 12))
+    found: dict[str, list[float]] = {"map": [], "mrr": [], "ndcg_at_10": []}
+    order = np.argsort(query, kind="stable")
+    for own in np.split(order, np.flatnonzero(np.diff(query[order])) + 1):
+        ordered = relevance[own][np.lexsort((relevance[own], -scores[own]))]
+        places = np.flatnonzero(ordered > 0) + 1
+        if len(places):
+            best = np.sort(ordered)[::-1][:10]
+            found["map"].append(float((np.arange(1, len(places) + 1) / places).mean()))
+            found["mrr"].append(1 / places[0])
+            found["ndcg_at_10"].append(float((ordered[:10] @ gain[: len(best)]) / (best @ gain[: len(best)])))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def bootstrap_means(values: dict[str, np.ndarray], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the mean of each of several (N,) values, by resampling rows; N > 0."""
+    table = np.stack([*values.values()], axis=1).astype(np.float64)
+    drawn = _resamples(np.ones(len(table), np.int64), len(values), seed)
+    means = np.concatenate([counts @ table / len(table) for counts in drawn])
+    return _intervals([dict(zip(values, means.T, strict=True))])
+
+
+def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N,) and (R, N), how often each occurs in each of R samples, to (R, N) ranks from 1; equal values share their mean."""
+    _, group = np.unique(values, return_inverse=True)
+    many = _sums(counts, group, int(group.max()) + 1)
+    return (many.cumsum(1) - (many - 1) / 2)[:, group]
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(1 or R, N) twice and (R, N) counts to (R,)."""
+    total = counts.sum(1, keepdims=True)
+    x, y = (v - (counts * v).sum(1, keepdims=True) / total for v in (x, y))
+    own, other, both = ((counts * product).sum(1) for product in (x * x, y * y, x * y))
+    # What is left of the variance of equal values is rounding.
+    least = 1e-12 * total[:, 0]
+    spread = np.where((own > least * np.square(x).max(1)) & (other > least * np.square(y).max(1)), np.sqrt(own * other), 0)
+    return np.clip(_ratio(both, spread), -1, 1)
+
+
 def _sums(drawn: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """(R, K) summed over the places of each group, (R, groups)."""
     order = np.argsort(group, kind="stable")

@@ -187,10 +187,10 @@ def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str
         raise UsageError("predict takes a file, - for standard input, or --text", fix=f'encoderkit predict {step} --text "..."')
     if source is not None:
         text_file(source)
-    columns = _read_columns(step)
-    if texts and len(columns) > 2:
-        raise UsageError(f"the model reads {', '.join(columns)}, and --text is one text", fix="a file with these columns")
-    pair = len(columns) == 2
+    task = _task(step)
+    if texts and task is not None and not task.typed:
+        raise UsageError(f"the model reads {' and '.join(task.columns)}, and --text is one text", fix="a file with these columns")
+    pair = task is not None and len(task.columns) == 2
     if pairs and (not pair or len(pairs) != len(texts)):
         found = f"{len(texts)} --text and {len(pairs)} --text-pair" if pair else "but the model reads single texts"
         raise UsageError(f"each --text has one --text-pair, {found}" if pair else f"there is a --text-pair, {found}")
@@ -202,12 +202,10 @@ def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str
     return [[text, other] for text, other in zip(texts, pairs, strict=True)] if pair else [[text] for text in texts]
 
 
-def _read_columns(step: Path) -> list[str]:
-    """The columns of what the model in `step` needs to predict."""
+def _task(step: Path) -> TaskConfig | None:
+    """The task of the model in `step`; None for a pretrained model."""
     task = _config(step).get("task")
-    if task is None:
-        return ["text"]
-    return _understood(TaskConfig, task, step).columns
+    return None if task is None else _understood(TaskConfig, task, step)
 
 
 def _understood(kind: Any, part: Any, step: Path) -> Any:

@@ -152,8 +152,11 @@ def embed(
     ],
     out: Annotated[Path, typer.Option("--out", help="The .npy file to write.", show_default=False)],
     pooling: Annotated[
-        Literal["cls", "mean", "max", "last"], typer.Option("--pooling", help="From one vector a token to one a text.")
-    ] = "mean",
+        Literal["cls", "mean", "max", "last"] | None,
+        typer.Option(
+            "--pooling", help="From one vector a token to one a text: that of a similarity model, else mean.", show_default=False
+        ),
+    ] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
     column: Column = None,
     precision: PrecisionOption = "auto",

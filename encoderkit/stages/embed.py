@@ -20,18 +20,23 @@ def embed(
     step: Path,
     source: Path,
     out: Path,
-    pooling: Pooling = "mean",
+    pooling: Pooling | None = None,
     normalize: bool = False,
     columns: Sequence[str] | None = None,
     precision: Precision = "auto",
     batch: int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write (rows, dim) float32 to `out`, in the order of `source`, in memory for a window of rows; the JSON of the command."""
+    """Write (rows, dim) float32 to `out`, in the order of `source`, in memory for a window of rows; the JSON of the command.
+
+    `pooling`: that of a similarity model, the mean for others, if not given.
+    """
     if out.suffix != ".npy":
         raise UsageError("vectors are written as .npy", where=out, fix=f"--out {out}.npy")
     files.refuse_existing(out, overwrite)
     engine = start(open_model(step), precision, batch)
+    task = engine.model.task
+    kind: Pooling = pooling or (task.config.vector if task else None) or "mean"
     texts = open_texts(source, _columns(engine, columns))
     count, dim = sum(1 for _ in texts.rows()), engine.model.learner.encoder.dim  # the header says how many rows follow
     if not count:
@@ -41,7 +46,7 @@ def embed(
         target.write(_header(count, dim))
         for window in windows(texts.rows()):
             tokens = engine.tokens(window)
-            vectors = engine.vectors(tokens, pooling)
+            vectors = engine.vectors(tokens, kind)
             if normalize:
                 vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
             target.write(np.ascontiguousarray(vectors, "<f4").data)
@@ -53,7 +58,7 @@ def embed(
     return {
         "rows": count,
         "dim": dim,
-        "pooling": pooling,
+        "pooling": kind,
         "normalized": normalize,
         "precision": engine.precision,
         "truncated": {"rows": account.truncated, "tokens": account.lost},

@@ -1,16 +1,18 @@
 """What simple models reach on the same data: a number means little without them.
 
-The majority class, and TF-IDF with logistic regression, which is hard to beat on short texts and takes seconds (Wang and
-Manning 2012 make the case for it). Both are deterministic.
+The majority class or the mean, and TF-IDF with logistic or ridge regression, which is hard to beat on short texts and
+takes seconds (Wang and Manning 2012 make the case for it). All are deterministic.
 """
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
+from encoderkit.metrics import candidates, searched
 from encoderkit.tasks.task import Baseline
 
 MOST_CHARACTERS = 20_000_000
@@ -52,28 +54,90 @@ def tfidf(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
     Features are words and pairs of neighbouring words where words are separated by spaces, and runs of one to three
     characters where they are not; punctuation counts as words. The majority class where `train` has no characters.
     """
-    chosen = fitted_rows(train)
-    joined, labels = [_SEPARATOR.join(train[int(i)]) for i in chosen], labels[chosen]
-    words = {"token_pattern": r"\w+|[^\w\s]", "ngram_range": (1, 2)}
-    kind = words if spaced(train) else {"analyzer": "char", "ngram_range": (1, 3)}
-    if all(text.isspace() or not text for text in joined):
+    labels, found = labels[fitted_rows(train)], features(train, texts)
+    if found is None:
         return majority(labels, len(texts))
-    vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=FEATURES, **kind)
-    known = vectorizer.fit_transform(joined)
-    asked = vectorizer.transform(_SEPARATOR.join(row) for row in texts)
+    known, asked = found
     if labels.ndim == 1:
         return _decide(known, labels, asked)
     return np.stack([_decide(known, column, asked) for column in labels.T], axis=1)
 
 
+def ridge(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """(M, L) numbers for `texts`, by a ridge regression on the features of `tfidf`, fitted on `train` and (N, L) `labels`."""
+    labels, found = labels[fitted_rows(train)], features(train, texts)
+    if found is None:
+        return mean(labels, len(texts))
+    known, asked = found
+    return Ridge(solver="sparse_cg").fit(known, labels).predict(asked).reshape(len(texts), -1)
+
+
+def mean(labels: np.ndarray, rows: int) -> np.ndarray:
+    """(N, L) numbers to (rows, L), the mean of each."""
+    return np.tile(labels.mean(0), (rows, 1))
+
+
+def cosine(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """(M,) the cosine of the words (see `tfidf`) of the two texts of each pair, weighed as in `train`; 0 where it has none."""
+    sides = _sides(train, [[row[side] for row in texts] for side in (0, 1)])
+    return np.zeros(len(texts)) if sides is None else np.asarray(sides[0].multiply(sides[1]).sum(1)).ravel()
+
+
+def search(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """The places of the right texts of each row (anchor, positive, perhaps others) by the cosine of words (see `cosine`)."""
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(text for row in texts for text in row))}
+    found = candidates(np.array([[numbers[text] for text in row] for row in texts]))
+    flat = [text for row in texts for text in row[1:]]
+    sides = _sides(train, [[row[0] for row in texts], [flat[i] for i in found.where]])
+    if sides is None:
+        return searched(lambda rows: np.zeros((len(range(*rows.indices(len(texts)))), len(found.where))), found)
+    return searched(lambda rows: (sides[0][rows] @ sides[1].T).toarray(), found)
+
+
+def nearest(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """(M,) for each row (question, options ...) the number, from 0, of the option nearest to it by the cosine of words."""
+    ends = np.cumsum([len(row) - 1 for row in texts])
+    found = cosine(train, labels, [[row[0], option] for row in texts for option in row[1:]])
+    return np.array([part.argmax() for part in np.split(found, ends[:-1])])
+
+
+def _sides(train: Texts, sides: Sequence[Sequence[str]]) -> list[Any] | None:
+    single = [text for i in fitted_rows(train) for text in train[int(i)]]
+    if all(text.isspace() or not text for text in single):
+        return None
+    vectorizer = words(train).fit(single)
+    return [vectorizer.transform(side) for side in sides]
+
+
+def features(train: Texts, texts: Texts) -> tuple[Any, Any] | None:
+    """TF-IDF of the words of the fitted rows of `train` and of `texts`, sparse; None where `train` has no characters."""
+    joined = [_SEPARATOR.join(train[int(i)]) for i in fitted_rows(train)]
+    if all(text.isspace() or not text for text in joined):
+        return None
+    vectorizer = words(train)
+    return vectorizer.fit_transform(joined), vectorizer.transform(_SEPARATOR.join(row) for row in texts)
+
+
+def words(train: Texts) -> TfidfVectorizer:
+    """TF-IDF of words and pairs of words, or of characters, as the texts are written; not yet fitted."""
+    pairs = {"token_pattern": r"\w+|[^\w\s]", "ngram_range": (1, 2)}
+    kind = pairs if spaced(train) else {"analyzer": "char", "ngram_range": (1, 3)}
+    return TfidfVectorizer(sublinear_tf=True, max_features=FEATURES, **kind)
+
+
+def _decide(known: Any, labels: np.ndarray, asked: Any) -> np.ndarray:
+    if len(np.unique(labels)) == 1:
+        return majority(labels, asked.shape[0])
+    return LogisticRegression(max_iter=1000).fit(known, labels).predict(asked)
+
+
 BASELINES: dict[Baseline, Callable[[Texts, np.ndarray, Texts], np.ndarray]] = {
     "majority": lambda train, labels, texts: majority(labels, len(texts)),
     "tfidf": tfidf,
+    "mean": lambda train, labels, texts: mean(labels, len(texts)),
+    "ridge": ridge,
+    "cosine": cosine,
+    "search": search,
+    "nearest": nearest,
 }
 """Each takes the training texts, what is right for them and the texts to predict."""
-
-
-def _decide(known: object, labels: np.ndarray, asked: object) -> np.ndarray:
-    if len(np.unique(labels)) == 1:
-        return majority(labels, asked.shape[0])  # pyright: ignore[reportAttributeAccessIssue] (a sparse matrix)
-    return LogisticRegression(max_iter=1000).fit(known, labels).predict(asked)

@@ -2,8 +2,19 @@
 
 from typing import Any
 
+from encoderkit.tasks.choice import Choice
 from encoderkit.tasks.classify import Classify
-from encoderkit.tasks.config import ClassifyConfig, GenerateConfig
+from encoderkit.tasks.config import ChoiceConfig, ClassifyConfig, GenerateConfig, RegressConfig, RerankConfig, SimilarityConfig
 from encoderkit.tasks.generate import Generate
+from encoderkit.tasks.regress import Regress
+from encoderkit.tasks.rerank import Rerank
+from encoderkit.tasks.similarity import Similarity
 
-TASKS: dict[type[Any], type[Any]] = {ClassifyConfig: Classify, GenerateConfig: Generate}
+TASKS: dict[type[Any], type[Any]] = {
+    ClassifyConfig: Classify,
+    RegressConfig: Regress,
+    SimilarityConfig: Similarity,
+    RerankConfig: Rerank,
+    ChoiceConfig: Choice,
+    GenerateConfig: Generate,
+}

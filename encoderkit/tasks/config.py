@@ -30,6 +30,11 @@ class RowsConfig(Config):
         return []
 
     @property
+    def typed(self) -> bool:
+        """Whether `--text` and `--text-pair` can give what a prediction needs."""
+        return len(self.columns) <= 2
+
+    @property
     def together(self) -> list[str]:
         """Columns whose equal values stay on one side when rows are held out; none: rows that are equal in all do."""
         return []
@@ -43,6 +48,11 @@ class RowsConfig(Config):
     def embedded(self) -> list[str]:
         """The columns of the text, or the pair, that `embed` reads where none is named."""
         return self.columns
+
+    @property
+    def vector(self) -> Pooling | None:
+        """How `embed` makes one vector of a text, if the task has trained that."""
+        return None
 
 
 def _one_or_two(value: str | list[str]) -> str | list[str]:
@@ -108,6 +118,186 @@ class ClassifyConfig(RowsConfig):
         return self.multiple or isinstance(self.label, list)
 
 
+class RegressConfig(RowsConfig):
+    """One number, or several, for a text or a pair of texts."""
+
+    kind: Literal["regress"] = "regress"
+    text: TextColumns = "text"
+    """The column of the text, or the two columns of a pair."""
+    label: str | list[str] = "score"
+    """The column of the number, or one column for each number."""
+    pooling: Pooling = "cls"
+    """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout before the last layer."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "RegressConfig":
+        if not self.label:
+            raise ValueError("label names at least one column")
+        _differ(self.all_columns, "text and label")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the texts."""
+        return _listed(self.text)
+
+    @property
+    def targets(self) -> list[str]:
+        """The columns of the numbers."""
+        return _listed(self.label)
+
+    @property
+    def all_columns(self) -> list[str]:
+        """The columns of the texts and of the numbers."""
+        return self.columns + self.targets
+
+
+class SimilarityConfig(RowsConfig):
+    """Vectors of texts whose cosine says how alike they are: pairs with a score, or pairs that belong together."""
+
+    kind: Literal["similarity"] = "similarity"
+    text: tuple[str, str] = ("text", "text_pair")
+    """The columns of a pair; without scores, of an anchor and its positive."""
+    label: str | None = None
+    """The column of the score, for loss cosent and cosine."""
+    negative: str | None = None
+    """The column of a text that is not like the anchor though it may seem so, for loss contrastive."""
+    loss: Literal["contrastive", "cosent", "cosine"] = "contrastive"
+    """contrastive: the positive among the texts of all rows of the update (van den Oord et al. 2018). cosent: the order of
+    the scores of all pairs of rows of the update (Su 2022). cosine: the score itself, squared error."""
+    temperature: PositiveFloat = 0.05
+    """Of contrastive and cosent: what differences of cosines are divided by."""
+    symmetric: bool = False
+    """contrastive: the anchor among all anchors as well, given the positive."""
+    pooling: Pooling = "mean"
+    """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
+    dimensions: list[PositiveInt] = Field(default_factory=list)
+    """So many of the first dimensions are trained to be good vectors too (Kusupati et al. 2022)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SimilarityConfig":
+        if (self.loss == "contrastive") != (self.label is None):
+            wrong = "loss contrastive has no label: pairs belong together" if self.label else f"loss {self.loss} needs a label"
+            raise ValueError(f"{wrong}; with scores loss is cosent or cosine")
+        if self.loss != "contrastive" and (self.negative or self.symmetric):
+            raise ValueError("negative and symmetric are for loss contrastive")
+        if self.loss == "cosine" and "temperature" in self.model_fields_set:
+            raise ValueError("temperature is for loss contrastive and cosent")
+        _differ(self.all_columns, "text, label and negative")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a pair."""
+        return list(self.text)
+
+    @property
+    def all_columns(self) -> list[str]:
+        """Those of the score and of the negative too."""
+        return [*self.text, *(column for column in (self.label, self.negative) if column)]
+
+    @property
+    def sides(self) -> int:
+        """Texts are encoded apart."""
+        return 1
+
+    @property
+    def embedded(self) -> list[str]:
+        """The first text of a pair."""
+        return [self.text[0]]
+
+    @property
+    def vector(self) -> Pooling | None:
+        """As it was trained."""
+        return self.pooling
+
+
+class RerankConfig(RowsConfig):
+    """How relevant a candidate is to a query; a row for each of a query's candidates."""
+
+    kind: Literal["rerank"] = "rerank"
+    text: tuple[str, str] = ("query", "candidate")
+    """The columns of the query and of the candidate."""
+    label: str = "relevance"
+    """The column of the relevance: 0 for none; 1, or any other number, for more."""
+    pooling: Pooling = "cls"
+    """The vector of a pair: that of its first token, the mean or the maximum over all its tokens."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout before the last layer."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "RerankConfig":
+        _differ(self.all_columns, "text and label")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the query and of the candidate."""
+        return list(self.text)
+
+    @property
+    def all_columns(self) -> list[str]:
+        """That of the relevance too."""
+        return [*self.text, self.label]
+
+    @property
+    def together(self) -> list[str]:
+        """The candidates of a query."""
+        return [self.text[0]]
+
+
+class ChoiceConfig(RowsConfig):
+    """Which of several options answers a question, or continues a text."""
+
+    kind: Literal["choice"] = "choice"
+    text: str = "question"
+    """The column of the question."""
+    options: str | list[str] = "options"
+    """The column of the options, which holds a list of texts, or one column for each option."""
+    label: str = "label"
+    """The column of the right option: its number, or its letter (A, B, ...)."""
+    first: Literal[0, 1] = 0
+    """The number of the first option."""
+    pooling: Pooling = "cls"
+    """The vector of a question with an option: that of its first token, the mean or the maximum over all its tokens."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout before the last layer."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ChoiceConfig":
+        if isinstance(self.options, list) and len(self.options) < 2:
+            raise ValueError("options are two columns or more, or one column that holds a list")
+        _differ(self.all_columns, "text, options and label")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the question and of the options."""
+        return [self.text, *_listed(self.options)]
+
+    @property
+    def all_columns(self) -> list[str]:
+        """That of the right option too."""
+        return [*self.columns, self.label]
+
+    @property
+    def typed(self) -> bool:
+        """Options are read from files alone."""
+        return False
+
+    @property
+    def sides(self) -> int:
+        """The question and one option."""
+        return 2
+
+    @property
+    def embedded(self) -> list[str]:
+        """The question."""
+        return [self.text]
+
+
 Wording = Literal["13a", "zh", "char", "intl", "ja-mecab", "ko-mecab", "none"]
 """How sacrebleu cuts texts into words for BLEU."""
 
@@ -149,4 +339,7 @@ class GenerateConfig(RowsConfig):
         return [self.source, self.target]
 
 
-TaskConfig = Annotated[ClassifyConfig | GenerateConfig, Field(discriminator="kind")]
+TaskConfig = Annotated[
+    ClassifyConfig | RegressConfig | SimilarityConfig | RerankConfig | ChoiceConfig | GenerateConfig,
+    Field(discriminator="kind"),
+]

@@ -25,11 +25,10 @@ from torch import Tensor
 from encoderkit.data.labelled import Row
 from encoderkit.learner import Learner
 from encoderkit.models.inputs import Inputs
-from encoderkit.tasks.config import TaskConfig
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.tokenizers import Tokenizer
 
-Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine"]
+Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search", "nearest"]
 """A simple model of `tasks.baselines`, to measure beside the task."""
 
 Observed = dict[str, Any]
@@ -59,7 +58,8 @@ class Example(Protocol):
 class Task(Learner, Protocol):
     """What every task adds to a learner. One file with its class, a config, a line in `build.py`, recipes."""
 
-    config: TaskConfig
+    config: Any
+    """One of `TaskConfig`."""
     length: int
     """The most tokens of an example."""
     labels: list[str]

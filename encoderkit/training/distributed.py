@@ -106,6 +106,18 @@ def concatenated(parts: Sequence[Any]) -> Any:
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [*chain(*parts)]
 
 
+def everyone(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """Tensors (N, ...) of all processes, one after the other, and where this one's own begin; a process may have none."""
+    if world.size() == 1:
+        return dict(values), 0
+    parts: list[dict[str, Tensor]] = [{} for _ in range(world.size())]
+    dist.all_gather_object(parts, {name: value.cpu() for name, value in values.items()})
+    sizes = [len(next(iter(part.values()))) if part else 0 for part in parts]
+    filled = [part for part in parts if part]
+    joint = {name: torch.cat([part[name] for part in filled]) for name in filled[0]}
+    return joint, sum(sizes[: world.rank()])
+
+
 def gathered(values: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays, or lists, of all processes, one after the other; a process may have none."""
     if world.size() == 1:

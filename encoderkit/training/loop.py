@@ -17,9 +17,9 @@ from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.data.order import examples_of, rng
 from encoderkit.errors import DivergedError, out_of_memory
-from encoderkit.learner import Batch, Learner
+from encoderkit.learner import Batch, Coupled, Learner
 from encoderkit.training.config import ScheduleConfig
-from encoderkit.training.distributed import add_gradients, total
+from encoderkit.training.distributed import add_gradients, everyone, total
 from encoderkit.training.machine import DTYPES
 from encoderkit.training.schedule import factor
 
@@ -170,6 +170,8 @@ def _accumulate(
     torch.manual_seed(_seed(plan.seed, update, world.rank()))
     sums = dict.fromkeys(learner.weights, 0.0)
     try:
+        if isinstance(learner, Coupled) and learner.coupled and (len(batches) > 1 or world.size() > 1):
+            return _accumulate_coupled(learner, batches, counts, plan, update)
         for batch in batches:
             moved = batch.to(plan.device)
             with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
@@ -183,6 +185,37 @@ def _accumulate(
         learner.zero_grad(set_to_none=True)
         return None
     return sums
+
+
+def _accumulate_coupled(
+    learner: Coupled, batches: list[Batch], counts: dict[str, float], plan: Plan, update: int
+) -> dict[str, float]:
+    """What `_accumulate` does, for a loss of all examples of the update, in two passes over the batches (see `Coupled`)."""
+    seed = _seed(plan.seed, update, world.rank())
+
+    def vectors(batch: Batch) -> torch.Tensor:
+        moved = batch.to(plan.device)
+        with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
+            return learner.vectors(moved.inputs, moved.targets)
+
+    with torch.no_grad():
+        known = [vectors(batch) for batch in batches]
+    own = {name: torch.cat([batch.targets[name] for batch in batches]) for name in (batches[0].targets if batches else ())}
+    joint, first = everyone({_VECTORS: torch.cat(known), **own} if known else {})
+    joint = {name: value.to(plan.device) for name, value in joint.items()}
+    leaf = joint.pop(_VECTORS).requires_grad_()
+    terms = learner.joint(leaf, joint)
+    torch.stack([learner.weights[term] * terms[term] / counts[term] for term in terms]).sum().backward()
+    assert leaf.grad is not None
+    torch.manual_seed(seed)  # the same dropout again
+    for batch, found in zip(batches, known, strict=True):
+        (vectors(batch) * leaf.grad[first : first + len(found)]).sum().backward()
+        first += len(found)
+    return {term: float(value.detach()) / world.size() for term, value in terms.items()}
+
+
+_VECTORS = " vectors"
+"""No name of a learner's own targets."""
 
 
 def _halved(plan: Plan) -> Plan:

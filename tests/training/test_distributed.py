@@ -85,6 +85,16 @@ def test_fine_tuning_is_that_of_one_process(tokenizer_dir: Path, labelled: dict[
     assert found["test"] == pytest.approx(expected["test"], abs=1e-5)
 
 
+def test_a_loss_of_the_whole_update_is_that_of_one_process(tokenizer_dir: Path, pairs: dict[str, Path], tmp_path: Path) -> None:
+    """The positives of rows that another process computes are negatives too."""
+    task = {"kind": "similarity", "text": ["first", "second"], "symmetric": True}
+    data = {"train": str(pairs["train"]), "dev": str(pairs["dev"]), "length": 24}
+    recipe = finetuning(tokenizer_dir, pairs, task=task, data=data, **SAME)
+    expected, found = go(recipe, tmp_path / "one"), train(2, recipe, tmp_path / "several")
+    assert_close(tmp_path / "one", tmp_path / "several")
+    assert found["dev"] == pytest.approx(expected["dev"], abs=1e-4)
+
+
 def test_stopped_and_resumed_by_another_number_of_processes(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
     recipe = pretraining(tokenizer_dir, store_dir, training={"updates": 400}, **SAME)
     out = tmp_path / "several"

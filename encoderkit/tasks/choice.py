@@ -1,0 +1,184 @@
+"""Multiple choice: which of several options answers a question or continues a text (Devlin et al. 2019, section 4.4).
+
+Each option is read together with the question and has one score; the softmax is over the options of a question, of which
+there may be more in one row than in another.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from encoderkit.data.labelled import Row
+from encoderkit.errors import DataError, shown
+from encoderkit.learner import Batch, Encoder, Export, Vocabulary
+from encoderkit.metrics import bootstrap_means
+from encoderkit.models.build import build_classification_head, build_encoder
+from encoderkit.models.config import EncoderConfig
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.pooling import apart, pool
+from encoderkit.tasks.config import ChoiceConfig
+from encoderkit.tasks.task import Baseline, Observed
+from encoderkit.tasks.texts import Tokens, assemble, inputs_of
+from encoderkit.text.tokenizers import Tokenizer
+
+
+class Example(NamedTuple):
+    """A question with its options."""
+
+    texts: tuple[Tokens, ...]
+    """The question with each option."""
+    target: int | None
+    """The number of the right option, from 0; None: not known."""
+    row: int = 0
+    """The number of its row."""
+
+    @property
+    def size(self) -> int:
+        """The tokens of all options."""
+        return sum(len(text.ids) for text in self.texts)
+
+
+class Choice(nn.Module):
+    """Encoder, pooling and the head of a classifier with one output: the score of an option."""
+
+    def __init__(
+        self, config: ChoiceConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
+    ) -> None:
+        """`length`: the tokens that a question has at most with one of its options."""
+        super().__init__()
+        self.config, self.vocabulary, self.length = config, vocabulary, length
+        self.labels: list[str] = list(labels)
+        self.encoder_config = encoder
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.head = build_classification_head(encoder, 1, config.dropout)
+        self.weights = {"choice": 1.0}
+        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+        self.monitor = "accuracy"
+        self.baselines: tuple[Baseline, ...] = ("majority", "nearest")
+        self.choices = 0
+        self.fields = ["text", "options", "label", "answer", "probabilities", "truncated"]
+
+    @staticmethod
+    def find_labels(rows: Sequence[Row], config: ChoiceConfig) -> list[str]:
+        """None: an option is known by its number."""
+        return []
+
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Nothing follows from the examples."""
+
+    def texts(self, row: Row) -> list[str]:
+        """The question and its options; raises `DataError` for fewer than two."""
+        options = row.texts(self.config.options) if isinstance(self.config.options, str) else None
+        found = options if options is not None else [row.text(column) for column in self.config.options]
+        if len(found) < 2:
+            raise DataError(f"a question has two options or more, found {len(found)}", where=row.place)
+        return [row.text(self.config.text), *found]
+
+    def target(self, row: Row) -> int:
+        """The number of the right option, from 0, given as a number or a letter; raises `DataError` for what is none of them."""
+        label, count = row.label(self.config.label), len(self.texts(row)) - 1
+        letter = len(label) == 1 and label.isascii() and label.isalpha()
+        number = ord(label.upper()) - ord("A") if letter else int(label) - self.config.first if label.isdecimal() else -1
+        if not 0 <= number < count:
+            first = self.config.first
+            legal = f"{first} to {first + count - 1}, or A to {chr(ord('A') + count - 1)}"
+            message = f"{shown(self.config.label)} should name one of the options ({legal}), found {shown(label)}"
+            raise DataError(message, where=row.place)
+        return number
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
+        """Rows as examples; raises `DataError` with file and line for a label that names no option."""
+        questions = [self.texts(row) for row in rows]
+        tokens = iter(assemble([[text, option] for text, *options in questions for option in options], tokenizer, self.length))
+        return [
+            Example(tuple(next(tokens) for _ in question[1:]), self.target(row) if labelled else None, i)
+            for i, (row, question) in enumerate(zip(rows, questions, strict=True))
+        ]
+
+    def collate(
+        self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
+    ) -> Batch:
+        """Examples to a batch, all options in it one after the other; nothing is random."""
+        rows = [text for example in examples for text in example.texts]
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs)
+        targets, size = {"options": torch.tensor([len(example.texts) for example in examples])}, sum(len(row.ids) for row in rows)
+        if examples[0].target is None:
+            return Batch(inputs, targets, {}, size)
+        targets["labels"] = torch.tensor([example.target for example in examples])
+        return Batch(inputs, targets, {"choice": len(examples)}, size)
+
+    def logits(self, inputs: Inputs) -> Tensor:
+        """(B, T) tokens, M questions with an option in them, to (M, 1) scores."""
+        return self.head(pool(self.config.pooling, *apart(self.encoder(inputs), inputs))).float()
+
+    def _apart(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """For each of N questions (n,) the scores of its options."""
+        return self.logits(inputs)[:, 0].split(targets["options"].tolist())
+
+    def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The summed cross-entropy of the right option among those of its question."""
+        scores = pad_sequence([*self._apart(inputs, targets)], batch_first=True, padding_value=float("-inf"))
+        return {"choice": cross_entropy(scores, targets["labels"], reduction="sum")}
+
+    def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, list[Tensor]]:
+        """The scores of the options of each question."""
+        return {"scores": [*self._apart(inputs, targets)]}
+
+    def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
+        """Loss and accuracy."""
+        gold = np.array([example.target for example in examples])
+        nats = [-_log_softmax(scores)[right] for scores, right in zip(observed["scores"], gold, strict=True)]
+        return {"loss": float(np.mean(nats)), **self.score(gold, self.decide(examples, observed))}
+
+    def gold(self, rows: Sequence[Row]) -> np.ndarray:
+        """(N,) numbers of the right options."""
+        return np.array([self.target(row) for row in rows])
+
+    def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) numbers of the likeliest options."""
+        return np.array([int(scores.argmax()) for scores in observed["scores"]])
+
+    def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Accuracy."""
+        return {"accuracy": float((gold == predicted).mean())}
+
+    def intervals(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Of `score`, over rows."""
+        return bootstrap_means({"accuracy": gold == predicted})
+
+    def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def predictions(
+        self, rows: Sequence[Row], examples: Sequence[Example], observed: Observed, top: int | None
+    ) -> Iterator[dict[str, Any]]:
+        """The number and the text of the likeliest option, and the probability of each."""
+        for row, example, scores in zip(rows, examples, observed["scores"], strict=True):
+            (text, *options), chosen = self.texts(row), int(scores.argmax())
+            yield {
+                "text": text,
+                "options": options,
+                "label": chosen + self.config.first,
+                "answer": options[chosen],
+                "probabilities": [float(f"{p:.6g}") for p in np.exp(_log_softmax(scores))],
+                "truncated": any(text.cut > 0 for text in example.texts),
+            }
+
+    def probe(self, tokens: Tokens) -> Example:
+        """One option."""
+        return Example((tokens,), None)
+
+    def exported(self) -> Export:
+        """As transformers' sequence classifiers with one output: the score of a question with one of its options."""
+        pooling, dropout = self.config.pooling, self.config.dropout
+        return Export("classify", self.state_dict(), self.logits, ("score",), "regression", pooling, dropout)
+
+
+def _log_softmax(scores: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(scores).double().log_softmax(-1).numpy()

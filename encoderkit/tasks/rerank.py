@@ -1,0 +1,184 @@
+"""Reranking: how relevant a candidate is to a query, read together (Nogueira and Cho 2019).
+
+Slower than comparing vectors of `similarity`, and better: it is for the first hundred that a search has found. Each row
+is a query and one candidate; metrics are over queries, whose candidates stand in rows of their own.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from encoderkit.data.labelled import Row
+from encoderkit.errors import DataError
+from encoderkit.learner import Batch, Encoder, Export, Vocabulary
+from encoderkit.metrics import bootstrap_means, ranked
+from encoderkit.models.build import build_classification_head, build_encoder
+from encoderkit.models.config import EncoderConfig
+from encoderkit.models.inputs import Inputs
+from encoderkit.models.pooling import apart, pool
+from encoderkit.tasks.config import RerankConfig
+from encoderkit.tasks.task import Baseline, Observed
+from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
+from encoderkit.text.tokenizers import Tokenizer
+
+
+class Example(NamedTuple):
+    """A query with a candidate."""
+
+    tokens: Tokens
+    query: str
+    """The text that its candidates have in common."""
+    target: float | None
+    """The relevance, 0 or more; None: not known."""
+    row: int = 0
+    """The number of its row."""
+
+    @property
+    def texts(self) -> list[Tokens]:
+        """What the encoder reads."""
+        return [self.tokens]
+
+    @property
+    def size(self) -> int:
+        """Its tokens."""
+        return len(self.tokens.ids)
+
+
+class Rerank(nn.Module):
+    """Encoder, pooling and the head of a classifier with one output: the logit of being relevant."""
+
+    most: Tensor
+    """The greatest relevance of the training rows."""
+
+    def __init__(
+        self, config: RerankConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
+    ) -> None:
+        """`length`: the tokens an example has at most."""
+        super().__init__()
+        self.config, self.vocabulary, self.length = config, vocabulary, length
+        self.labels: list[str] = list(labels)
+        self.encoder_config = encoder
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.head = build_classification_head(encoder, 1, config.dropout)
+        self.register_buffer("most", torch.tensor(1.0))
+        self.weights = {"rerank": 1.0}
+        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "map": "max", "mrr": "max", "ndcg_at_10": "max"}
+        self.monitor = "map"
+        self.baselines: tuple[Baseline, ...] = ("cosine",)
+        self.choices = 0
+        self.fields = [*names_of(config.columns), "score", "truncated"]
+
+    @staticmethod
+    def find_labels(rows: Sequence[Row], config: RerankConfig) -> list[str]:
+        """None; raises `DataError` for a negative relevance, or where all are the same."""
+        if len({_relevance(row, config) for row in rows}) == 1:
+            raise DataError(f"all rows have the same {config.label}, so there is nothing to learn", where=rows[0].source)
+        return []
+
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Take the greatest relevance, which becomes 1."""
+        self.most.fill_(max(example.target or 0.0 for example in examples) or 1.0)
+
+    def texts(self, row: Row) -> list[str]:
+        """The query and the candidate."""
+        return [row.text(column) for column in self.config.columns]
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
+        """Rows as examples; raises `DataError` with file and line for a relevance that is no number of 0 or more."""
+        texts = [self.texts(row) for row in rows]
+        tokens = assemble(texts, tokenizer, self.length)
+        return [
+            Example(own, query, _relevance(row, self.config) if labelled else None, i)
+            for i, (row, own, (query, _)) in enumerate(zip(rows, tokens, texts, strict=True))
+        ]
+
+    def collate(
+        self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
+    ) -> Batch:
+        """Examples to a batch, packed where the encoder can; nothing is random."""
+        rows = [example.tokens for example in examples]
+        inputs, size = inputs_of(rows, self.vocabulary.pad, self.encoder.packs), sum(len(row.ids) for row in rows)
+        if examples[0].target is None:
+            return Batch(inputs, {}, {}, size)
+        targets = torch.tensor([example.target for example in examples], dtype=torch.float32)
+        return Batch(inputs, {"relevance": targets}, {"rerank": len(examples)}, size)
+
+    def logits(self, inputs: Inputs) -> Tensor:
+        """(B, T) tokens, N pairs in them, to (N, 1) logits of being relevant."""
+        return self.head(pool(self.config.pooling, *apart(self.encoder(inputs), inputs))).float()
+
+    def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The summed cross-entropy with the share of the greatest relevance."""
+        goal = (targets["relevance"] / self.most).clamp(max=1)
+        return {"rerank": binary_cross_entropy_with_logits(self.logits(inputs)[:, 0], goal, reduction="sum")}
+
+    def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The logit of each pair."""
+        return {"logits": self.logits(inputs)[:, 0]}
+
+    def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
+        """The loss over rows, and `score` over queries."""
+        relevance = np.array([example.target for example in examples])
+        logits, goal = torch.from_numpy(observed["logits"]).double(), torch.from_numpy(relevance) / self.most.cpu()
+        loss = binary_cross_entropy_with_logits(logits, goal.double().clamp(max=1))
+        gold = _by_query(relevance, [example.query for example in examples])
+        return {"loss": float(loss), **self.score(gold, self.decide(examples, observed))}
+
+    def gold(self, rows: Sequence[Row]) -> np.ndarray:
+        """(N, 2) the relevance, and the number of the query."""
+        queries = [row.text(self.config.columns[0]) for row in rows]
+        return _by_query(np.array([_relevance(row, self.config) for row in rows]), queries)
+
+    def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) logits."""
+        return observed["logits"].astype(np.float64)
+
+    def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Mean average precision, mean reciprocal rank and nDCG, over the queries that have a relevant candidate."""
+        found = ranked(gold[:, 0], gold[:, 1], predicted)
+        return {name: float(values.mean()) if len(values) else 0.0 for name, values in found.items()}
+
+    def intervals(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Of `score`, over queries."""
+        values = ranked(gold[:, 0], gold[:, 1], predicted)
+        return bootstrap_means(values) if len(values["map"]) else {}
+
+    def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+        """How many queries there are, and how many have no relevant candidate and are left out."""
+        queries = len(np.unique(gold[:, 1]))
+        return {"queries": queries, "queries_without_relevant": queries - len(np.unique(gold[gold[:, 0] > 0, 1]))}
+
+    def predictions(
+        self, rows: Sequence[Row], examples: Sequence[Example], observed: Observed, top: int | None
+    ) -> Iterator[dict[str, Any]]:
+        """The probability of being relevant (of graded relevance: the share of the greatest) as `score`."""
+        scores = torch.from_numpy(observed["logits"]).sigmoid().tolist()
+        for row, example, score in zip(rows, examples, scores, strict=True):
+            yield {**named(self.texts(row)), "score": float(f"{score:.6g}"), "truncated": example.tokens.cut > 0}
+
+    def probe(self, tokens: Tokens) -> Example:
+        """An example without a relevance."""
+        return Example(tokens, "", None)
+
+    def exported(self) -> Export:
+        """As transformers' sequence classifiers with one output, the logit; so cross-encoders are kept."""
+        pooling, dropout = self.config.pooling, self.config.dropout
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if name != "most"}
+        return Export("classify", tensors, self.logits, ("relevance",), "regression", pooling, dropout)
+
+
+def _relevance(row: Row, config: RerankConfig) -> float:
+    value = row.number(config.label)
+    if value < 0:
+        raise DataError(f"the relevance is 0 or more, found {value:g}", where=row.place)
+    return value
+
+
+def _by_query(relevance: np.ndarray, queries: Sequence[str]) -> np.ndarray:
+    """(N,) each to (N, 2): the relevance, and a number for each distinct query."""
+    numbers = {query: i for i, query in enumerate(dict.fromkeys(queries))}
+    return np.stack([relevance.astype(np.float64), np.array([numbers[query] for query in queries], dtype=np.float64)], axis=1)

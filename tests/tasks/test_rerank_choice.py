@@ -1,0 +1,203 @@
+"""Reranking and multiple choice: losses by hand, metrics against scikit-learn, and the whole way through the stages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, ndcg_score
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from encoderkit.config import validate
+from encoderkit.data.labelled import Row
+from encoderkit.errors import DataError, UsageError
+from encoderkit.metrics import ranked
+from encoderkit.preflight import find_step, predicted
+from encoderkit.recipe import FinetuneRecipe
+from encoderkit.stages import export, finetune
+from encoderkit.stages.evaluate import evaluate
+from encoderkit.stages.predict import predict
+from encoderkit.tasks import baselines, choice, rerank
+from encoderkit.tasks.config import ChoiceConfig, RerankConfig
+from encoderkit.tasks.texts import Tokens
+from encoderkit.training.config import AdamWConfig
+from encoderkit.training.evaluate import evaluate as evaluate_source
+from encoderkit.training.loop import updates
+from encoderkit.training.optim import build_optimizers
+from tests.conftest import BAD, GOOD, THINGS
+from tests.training.runs import KINDS, LENGTH, VOCABULARY, encoder, plan, sequences
+
+BERT = {"kind": "bert", "dim": 32, "layers": 1, "heads": 2, "max_length": 64}
+
+
+def reranker(kind: str = "bert") -> rerank.Rerank:
+    torch.manual_seed(1)
+    return rerank.Rerank(RerankConfig(dropout=0, pooling="mean"), encoder(kind), VOCABULARY, LENGTH)
+
+
+def candidates(count: int) -> list[rerank.Example]:
+    grades = np.random.default_rng(2).integers(0, 3, count)
+    made = zip(sequences(count), grades, strict=True)
+    return [rerank.Example(Tokens(ids, None, 0), f"q{i // 4}", float(grade), i) for i, (ids, grade) in enumerate(made)]
+
+
+def chooser(kind: str = "bert") -> choice.Choice:
+    torch.manual_seed(1)
+    return choice.Choice(ChoiceConfig(dropout=0, pooling="mean"), encoder(kind), VOCABULARY, LENGTH)
+
+
+def questions(count: int) -> list[choice.Example]:
+    """With two, three and four options."""
+    texts, found = iter(sequences(4 * count)), []
+    for i in range(count):
+        size = 2 + i % 3
+        found.append(choice.Example(tuple(Tokens(next(texts), None, 0) for _ in range(size)), (7 * i) % size, i))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_of_each_are_memorised(kind: str) -> None:
+    for task, source, metric in ((reranker(kind), candidates(8), "map"), (chooser(kind), questions(8), "accuracy")):
+        task.prepare(source)
+        optimizers = build_optimizers(task, AdamWConfig(lr=5e-3, weight_decay=0.0), torch.float32)
+        list(updates(task, optimizers, source, plan(60, 8, 3, clip=1.0)))
+        found = evaluate_source(task, source, 3, "cpu", "fp32")
+        assert found[metric] == 1, (kind, found)
+        assert evaluate_source(task, source, 8, "cpu", "fp32") == pytest.approx(found, abs=1e-5)
+
+
+def test_the_losses_are_torchs() -> None:
+    task, source = reranker(), candidates(9)
+    task.prepare(source)
+    batch = task.collate(source)
+    grades = torch.tensor([example.target for example in source])
+    expected = binary_cross_entropy_with_logits(task.logits(batch.inputs)[:, 0], grades / 2)
+    torch.testing.assert_close(task(batch.inputs, batch.targets)["rerank"] / batch.counts["rerank"], expected)
+    other, asked = chooser(), questions(7)
+    batch = other.collate(asked)
+    each = []
+    for question in asked:
+        alone = other.collate([question])
+        each.append(cross_entropy(other.logits(alone.inputs).T, torch.tensor([question.target])))
+    found = other(batch.inputs, batch.targets)["choice"] / batch.counts["choice"]
+    torch.testing.assert_close(found, torch.stack(each).mean())
+    observed = [scores.detach().numpy() for scores in other.observe(batch.inputs, batch.targets)["scores"]]
+    assert other.metrics(asked, {"scores": observed})["loss"] == pytest.approx(found.item(), abs=1e-5)
+
+
+def test_ranking_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    relevance, query, scores = rng.integers(0, 3, 200), rng.integers(0, 30, 200), rng.normal(size=200)
+    relevance[query == 7] = 0
+    found = ranked(relevance, query, scores)
+    asked = [q for q in np.unique(query) if relevance[query == q].any()]
+    assert len(found["map"]) == len(asked) < len(np.unique(query))
+    for i, number in enumerate(asked):
+        truth, guess = relevance[query == number], scores[query == number]
+        assert found["map"][i] == pytest.approx(average_precision_score(truth > 0, guess))
+        assert found["mrr"][i] == pytest.approx(1 / (1 + np.flatnonzero(truth[np.argsort(-guess)])[0]))
+        if len(truth) > 1:
+            assert found["ndcg_at_10"][i] == pytest.approx(ndcg_score([truth], [guess], k=10))
+    equal = ranked(np.array([1, 0, 0]), np.zeros(3), np.zeros(3))
+    assert equal["mrr"].tolist() == [1 / 3], "what is right does not win by chance"
+
+
+def test_an_option_is_named_by_number_or_letter() -> None:
+    task = chooser()
+
+    def target(label: object, first: int = 0) -> int:
+        task.config = ChoiceConfig.model_validate({"first": first})
+        return task.target(Row({"question": "q", "options": ["a", "b", "c"], "label": label}, 4, "t.jsonl"))
+
+    assert [target(label) for label in (0, "2", "B", "c", 1.0)] == [0, 2, 1, 2, 1]
+    assert [target(label, first=1) for label in (1, "3", "A")] == [0, 2, 0]
+    for wrong, first in ((3, 0), ("D", 0), (0, 1), ("b) this", 0), (-1, 0)):
+        with pytest.raises(DataError, match=r"t\.jsonl:4: \"label\" should name one of the options"):
+            target(wrong, first)
+    with pytest.raises(DataError, match="two options or more, found 1"):
+        task.texts(Row({"question": "q", "options": ["a"], "label": 0}, 1, "t.jsonl"))
+
+
+def test_the_nearest_option() -> None:
+    train = [["a cat sat", "the cat sat"]]
+    assert baselines.nearest(train, np.zeros(1), [["cat", "the", "a cat"], ["sat", "sat", "cat", "the"]]).tolist() == [1, 0]
+
+
+def test_the_candidates_of_a_query_are_held_out_together() -> None:
+    rows = [Row({"query": f"q{i % 9}", "candidate": str(i), "relevance": 0}, i, "t.jsonl") for i in range(60)]
+    kept, held = finetune._hold_out(rows, lambda count: slice(0, count // 3), 17, RerankConfig().together)
+    assert len(kept) + len(held) == 60 and held
+    assert not {row.values["query"] for row in kept} & {row.values["query"] for row in held}
+
+
+def file(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def trained(out: Path, tokenizer: Path, data: Path, model: dict[str, Any], task: dict[str, Any]) -> Path:
+    recipe = {
+        "tokenizer": str(tokenizer),
+        "model": model,
+        "data": {"train": str(data), "dev": 0.2, "length": 24},
+        "task": task,
+        "optimizer": {"kind": "adamw", "lr": 5e-3},
+        "training": {"updates": 40, "batch": 16, "precision": "fp32", "compile": "off", "device": "cpu"},
+    }
+    finetune.finetune(validate(FinetuneRecipe, recipe, "recipe"), out)
+    return find_step(out)
+
+
+def test_the_whole_way_of_reranking(tokenizer_dir: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"query": f"{thing} {other}", "candidate": f"the {thing} was {word}", "relevance": 2 * (word in GOOD)}
+        for thing in THINGS
+        for other in THINGS[:3]
+        for word in rng.permutation([*GOOD, *BAD])[:5].tolist()
+    ]
+    data = file(tmp_path / "rows.jsonl", rows)
+    step = trained(tmp_path / "run", tokenizer_dir, data, BERT, {"kind": "rerank"})
+    result = evaluate(step, data, "fp32")
+    assert result["metrics"]["map"] > 0.9 and result["metrics"]["queries"] == 24
+    assert result["baselines"].keys() == {"cosine"}
+    assert all(low <= result["metrics"][name] <= high for name, (low, high) in result["intervals"].items())
+    predict(step, data, out=tmp_path / "out.jsonl")
+    assert all(
+        0 <= row["score"] <= 1 and row["text_pair"] == given["candidate"]
+        for row, given in zip(read(tmp_path / "out.jsonl"), rows, strict=True)
+    )
+    assert export.run(step, ["hf"], tmp_path / "dist")["parity"]["max_abs_diff"] < 1e-5
+
+
+def test_the_whole_way_of_choosing(tokenizer_dir: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(60):
+        words = rng.permutation([rng.choice(GOOD), *rng.choice(BAD, 2)]).tolist()
+        right = next(n for n, word in enumerate(words) if word in GOOD)
+        rows.append({"question": f"the {THINGS[i % 8]} was", "options": words[: max(2, right + 1)], "label": "ABC"[right]})
+    data = file(tmp_path / "rows.jsonl", rows)
+    for name, model in (("bert", BERT), ("lstm", {"kind": "lstm", "dim": 32})):
+        step = trained(
+            tmp_path / name, tokenizer_dir, data, model, {"kind": "choice", "pooling": "cls" if name == "bert" else "max"}
+        )
+        result = evaluate(step, data, "fp32")
+        assert result["metrics"]["accuracy"] > 0.9 and result["baselines"].keys() == {"majority", "nearest"}
+        out = tmp_path / f"{name}.csv"
+        predict(step, data, out=out, form="csv")
+        predict(step, data, out=tmp_path / f"{name}.jsonl")
+        found = read(tmp_path / f"{name}.jsonl")
+        right = [row["answer"] == given["options"]["ABC".index(given["label"])] for row, given in zip(found, rows, strict=True)]
+        assert np.mean(right) == pytest.approx(result["metrics"]["accuracy"])
+        assert all(sum(row["probabilities"]) == pytest.approx(1, abs=1e-4) for row in found)
+        assert out.read_text(encoding="utf-8").startswith("text,options,label,answer,probabilities,truncated")
+        with pytest.raises(UsageError, match="reads question and options"):
+            predicted(step, None, ["q"], ["o"])
+    assert export.run(tmp_path / "bert", ["hf"], tmp_path / "dist")["parity"]["max_abs_diff"] < 1e-5
