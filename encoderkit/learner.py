@@ -68,8 +68,8 @@ class Vocabulary(NamedTuple):
     mask: int
 
 
-HeadKind = Literal["none", "masked", "classify"]
-"""The heads that models of other libraries have."""
+HeadKind = Literal["none", "masked", "pairs", "classify"]
+"""The heads that models of other libraries have; pairs: a masked one, and beside it what tells pairs of texts apart."""
 
 
 class Export(NamedTuple):

@@ -6,13 +6,20 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from encoderkit.errors import DataError, shown
+from encoderkit.interop.albert import ALBERT
 from encoderkit.interop.bert import BERT, ROBERTA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.layout import Head, HeadKind, Layout, Rule, SpecialIds
 from encoderkit.interop.modernbert import MODERNBERT
-from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, ModernBertConfig, RobertaConfig
+from encoderkit.models.config import AlbertConfig, BertConfig, EncoderConfig, EsmcConfig, ModernBertConfig, RobertaConfig
 
-LAYOUTS: dict[type[Any], Layout] = {BertConfig: BERT, RobertaConfig: ROBERTA, ModernBertConfig: MODERNBERT, EsmcConfig: ESMC}
+LAYOUTS: dict[type[Any], Layout] = {
+    BertConfig: BERT,
+    RobertaConfig: ROBERTA,
+    AlbertConfig: ALBERT,
+    ModernBertConfig: MODERNBERT,
+    EsmcConfig: ESMC,
+}
 
 BY_TYPE = {layout.model_type: layout for layout in LAYOUTS.values()}
 

@@ -30,9 +30,11 @@ class Exported(NamedTuple):
 
 
 def to_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
-    """Our tensors (`encoder.*`, `head.*`) under transformers' names."""
+    """Our tensors (`encoder.*`, `head.*`, `pairs.*`) under transformers' names."""
     if isinstance(config, TransformerConfig) and config.position == "sinusoidal":
-        tensors = {**tensors, "encoder.positions.weight": SinusoidalPositions(config.max_length, config.dim).table}
+        # Computed here, a table like a learned one there.
+        table = SinusoidalPositions(config.max_length, config.embedding_dim or config.dim).table
+        tensors = {**tensors, "encoder.positions.weight": table}
     result = {}
     for rule in rules(config, head, pad):
         if not rule.present:

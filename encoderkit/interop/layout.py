@@ -13,6 +13,7 @@ from encoderkit.models.config import Activation, TransformerConfig
 AUTO_CLASSES: dict[HeadKind, str] = {
     "none": "AutoModel",
     "masked": "AutoModelForMaskedLM",
+    "pairs": "AutoModelForPreTraining",
     "classify": "AutoModelForSequenceClassification",
 }
 ACTIVATIONS: dict[Activation, str] = {
@@ -99,6 +100,13 @@ def plain(ours: str, *theirs: str, bias: bool = False, scale: float = 1.0) -> It
     """A linear layer or a norm that has a bias in transformers if and only if ours has one."""
     for part in ("weight", "bias") if bias else ("weight",):
         yield Rule(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), scale=scale)
+
+
+def unshared(config: TransformerConfig) -> Iterator[Demand]:
+    """Of families whose layers each have weights of their own, and embeddings as wide as the layers."""
+    yield Demand("embedding_dim", config.embedding_dim, (None,))
+    yield Demand("groups", config.groups, (None, config.layers))
+    yield Demand("group_blocks", config.group_blocks, (1,))
 
 
 def sizes(config: TransformerConfig, head: Head) -> dict[str, Any]:

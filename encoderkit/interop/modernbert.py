@@ -16,6 +16,7 @@ from encoderkit.interop.layout import (
     demand,
     plain,
     sizes,
+    unshared,
 )
 from encoderkit.models.config import ModernBertConfig
 
@@ -59,6 +60,7 @@ def _demands(config: ModernBertConfig, head: Head) -> Iterator[Demand]:
     yield Demand("embedding_norm", config.embedding_norm, (True,))
     yield Demand("query_key_norm", config.query_key_norm, (False,))
     yield Demand("segments", config.segments, (0,))
+    yield from unshared(config)
     if head.kind == "classify":
         yield Demand("pooling", head.pooling, ("cls", "mean"))
 

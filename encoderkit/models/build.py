@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from encoderkit.models.config import (
+    AlbertConfig,
     BertConfig,
     CnnConfig,
     EncoderConfig,
@@ -29,6 +30,7 @@ AnyEncoder = Transformer | Recurrent | Convolutional
 ENCODERS: dict[type[Any], type[Any]] = {
     BertConfig: Transformer,
     RobertaConfig: Transformer,
+    AlbertConfig: Transformer,
     ModernBertConfig: Transformer,
     EsmcConfig: Transformer,
     RnnConfig: Recurrent,
@@ -48,7 +50,9 @@ def build_vocabulary_head(config: EncoderConfig, vocab_size: int) -> VocabularyH
     if isinstance(config, TransformerConfig):
         fixed = isinstance(config, RobertaConfig | EsmcConfig)  # whose heads have GELU whatever the MLPs have
         activation = "gelu" if fixed else config.activation
-        return VocabularyHead(config.dim, config.dim, vocab_size, activation, config.bias, config.norm_eps)
+        return VocabularyHead(
+            config.dim, config.embedding_dim or config.dim, vocab_size, activation, config.bias, config.norm_eps
+        )
     return VocabularyHead(config.dim, config.embedding_dim or config.dim, vocab_size, "gelu", bias=True, eps=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The bidirectional Transformer of which BERT, RoBERTa and ModernBERT are defaults.
+"""The bidirectional Transformer of which BERT, RoBERTa, ALBERT and ModernBERT are defaults.
 
 Blocks are two small classes, because where the norm stands changes the forward pass; everything else is a number or a
 part chosen when the model is built.
@@ -25,8 +25,8 @@ class Context(NamedTuple):
     """From `attention.Rotary`; None where positions are in the embeddings."""
 
 
-def _norm(config: TransformerConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
+def _norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNorm:
+    return nn.LayerNorm(width or config.dim, eps=config.norm_eps, bias=config.bias)
 
 
 class PostNormBlock(nn.Module):
@@ -48,12 +48,15 @@ class PostNormBlock(nn.Module):
 class PreNormBlock(nn.Module):
     """Norm before each part, so that the sum itself is never scaled: (B, T, D) -> (B, T, D). Xiong et al. 2020.
 
-    A first block that reads embeddings that are normed already has no norm before its attention, as in ModernBERT.
+    A first block that reads embeddings that are normed already, and nothing else, has no norm before its attention, as in
+    ModernBERT.
     """
 
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
-        self.attention_norm = nn.Identity() if index == 0 and config.embedding_norm else _norm(config)
+        first = index == 0 and config.uses[0] == (0, 0)
+        normed = first and config.embedding_norm and config.embedding_dim is None
+        self.attention_norm = nn.Identity() if normed else _norm(config)
         self.attention = Attention(config)
         self.mlp_norm = _norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
@@ -83,12 +86,12 @@ class SinusoidalPositions(nn.Module):
         return self.table[positions]
 
 
-def _positions(config: TransformerConfig) -> nn.Module | None:
+def _positions(config: TransformerConfig, width: int) -> nn.Module | None:
     match config.position:
         case "learned":
-            return nn.Embedding(config.max_length, config.dim)
+            return nn.Embedding(config.max_length, width)
         case "sinusoidal":
-            return SinusoidalPositions(config.max_length, config.dim)
+            return SinusoidalPositions(config.max_length, width)
         case "rotary" | "none":
             return None
 
@@ -97,27 +100,30 @@ class Transformer(nn.Module):
     """An encoder that reads packed rows: each document sees itself alone. (B, T) -> (B, T, D).
 
     `max_length` bounds the positions; a longer document is an index error here, so callers check before they begin.
+    `layers` holds each block once; which of them a layer is, and whether it is local, is the list of `_steps`.
     """
 
     packs = True
 
     def __init__(self, config: TransformerConfig, vocab_size: int, pad_id: int) -> None:
         super().__init__()
-        self.dim, self.max_length = config.dim, config.max_length
-        self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=pad_id)
-        self.positions = _positions(config)
-        self.segments = nn.Embedding(config.segments, config.dim) if config.segments else None
-        self.embedding_norm = _norm(config) if config.embedding_norm else nn.Identity()
+        self.dim, self.max_length, width = config.dim, config.max_length, config.embedding_dim or config.dim
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
+        self.positions = _positions(config, width)
+        self.segments = nn.Embedding(config.segments, width) if config.segments else None
+        self.embedding_norm = _norm(config, width) if config.embedding_norm else nn.Identity()
         self.embedding_dropout = dropout(config.dropout)
-        self.layers = nn.ModuleList(BLOCKS[config.norm_order](config, i) for i in range(config.layers))
+        widens = config.embedding_dim is not None
+        self.projection = nn.Linear(width, config.dim, bias=config.bias) if widens else nn.Identity()
+        self.layers = nn.ModuleList(BLOCKS[config.norm_order](config, i) for i in range(len(config.uses)))
         self.final_norm = _norm(config) if config.norm_order == "pre" else nn.Identity()
-        # Layer i reads contexts[kinds[i]]: 0 global, 1 local.
+        # Each step is a block and the context that it reads: 0 global, 1 local.
         local = [config.window is not None and i % config.global_every != 0 for i in range(config.layers)]
-        self._kinds = [int(is_local) for is_local in local]
+        self._steps = [(b, int(local[i])) for i, blocks in enumerate(config.blocks) for b in blocks]
         self._windows = [None, config.window] if any(local) else [None]
         bases = [config.rotary_base, config.rotary_base_local][: len(self._windows)]
-        width = config.dim // config.heads
-        self.rotary = nn.ModuleList(Rotary(width, config.max_length, b) for b in bases if config.position == "rotary")
+        head = config.dim // config.heads
+        self.rotary = nn.ModuleList(Rotary(head, config.max_length, b) for b in bases if config.position == "rotary")
         initialise(self)
         if config.init == "zero_output":
             self._silence_outputs()
@@ -129,10 +135,10 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        x = self.embedding_dropout(self.embedding_norm(self._embed(inputs)))
+        x = self.projection(self.embedding_dropout(self.embedding_norm(self._embed(inputs))))
         contexts = self._contexts(inputs)
-        for layer, kind in zip(self.layers, self._kinds, strict=True):
-            x = layer(x, contexts[kind])
+        for block, kind in self._steps:
+            x = self.layers[block](x, contexts[kind])
         return self.final_norm(x)
 
     def _embed(self, inputs: Inputs) -> Tensor:
@@ -143,7 +149,7 @@ class Transformer(nn.Module):
             # One row stands for every text (RoBERTa), so the second text of a pair has it too.
             one = inputs.segments is None or self.segments.num_embeddings == 1
             x = x + (self.segments.weight[0] if one else self.segments(inputs.segments))
-        return x  # (B, T, D)
+        return x  # (B, T, E): D wide where there is no projection
 
     def _contexts(self, inputs: Inputs) -> list[Context]:
         biases = [visible(inputs.documents, window) for window in self._windows]

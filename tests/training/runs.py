@@ -27,8 +27,8 @@ from encoderkit.tasks.texts import Tokens
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.loop import Plan
 
-KINDS = ("bert", "roberta", "modernbert", "esmc", "rnn", "lstm", "gru", "cnn")
-TRANSFORMERS = KINDS[:4]
+KINDS = ("bert", "roberta", "albert", "modernbert", "esmc", "rnn", "lstm", "gru", "cnn")
+TRANSFORMERS = KINDS[:5]
 VOCABULARY = Vocabulary(40, 0, 1, 2, 3, 4)
 LENGTH = 16
 
