@@ -78,18 +78,22 @@ class Export(NamedTuple):
     head: HeadKind
     """The layout of the head in transformers; none: the encoder alone."""
     tensors: dict[str, Tensor]
-    """`encoder.*` and `head.*`."""
+    """`encoder.*` and `head.*`, and `pairs.*` where texts of a pair are told apart."""
     outputs: Callable[[Inputs], Tensor]
     """What it must give there: logits (N, L) or (B, T, V), or the vectors of the encoder (B, T, D)."""
     labels: tuple[str, ...] = ()
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
     pooling: str = "cls"
     dropout: float = 0.0
+    second: Callable[[Inputs], Tensor] | None = None
+    """What it must give there besides, (N, 2): whether the texts of a pair follow one another."""
 
 
 class Learner(Protocol):
     """Every objective and every task; an nn.Module holding `.encoder` and `.head`, whose forward is the loss."""
 
+    config: Any
+    """Of the objective or the task."""
     encoder: Encoder
     vocabulary: Vocabulary
     encoder_config: EncoderConfig

@@ -97,7 +97,7 @@ def export(
         tokenizer,
         length or longest(config),
         segments=isinstance(config, TransformerConfig) and config.segments > 1,
-        literal=head.kind != "masked",
+        literal=head.kind not in ("masked", "pairs"),
     )
     files = {
         "config.json": _json(described),

@@ -8,8 +8,8 @@ import numpy as np
 
 from encoderkit import files
 from encoderkit.console import number, say, table, warn
-from encoderkit.data.blocks import Rows
 from encoderkit.data.labelled import Row, read_rows
+from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, start
@@ -43,7 +43,8 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
             where=data,
             fix=f"encoderkit tokenize --tokenizer {engine.model.path / 'tokenizer'} --data FILE --out DIR",
         )
-    rows = Rows(store, length, tokenizer.cls, tokenizer.sep, packed=learner.encoder.packs)
+    kind = ROWS[learner.config.rows]
+    rows = kind(store, length, tokenizer.cls, tokenizer.sep, packed=learner.encoder.packs)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
     metrics["perplexity"] = float(np.exp(metrics["loss"]))
     unknown = {"tokens": store.meta.unknown, "share": store.meta.unknown / max(store.meta.tokens, 1)}

@@ -16,7 +16,7 @@ from encoderkit.data.labelled import Row, read_rows
 from encoderkit.errors import DataError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, vocabulary_of
 from encoderkit.learner import Vocabulary
-from encoderkit.models.config import EncoderConfig, ModernBertConfig
+from encoderkit.models.config import AlbertConfig, BertConfig, EncoderConfig, ModernBertConfig
 from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
@@ -123,18 +123,26 @@ def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
 
 
 def load_pretrained(learner: Task, step: Path) -> None:
-    """The pretrained weights of the encoder; ModernBERT's classification head begins with those of the head's transform.
+    """The pretrained weights of the encoder, and those of the classification head that transformers' class begins with too.
 
-    So it is in transformers' class. BERT's pooler is another layer than the transform of its vocabulary head.
+    These are ModernBERT's transform in its vocabulary head, and BERT's and ALBERT's pooler, if pairs of texts trained one.
     """
     files.verify(step)
     path = step / "model.safetensors"
     tensors = read_tensors(path)
     assert isinstance(learner.encoder, nn.Module)
     load_weights(learner.encoder, _below("encoder.", tensors), path)
-    if isinstance(learner.encoder_config, ModernBertConfig) and isinstance(learner.head, DenseClassificationHead):
-        transform = {name: t for name, t in _below("head.", tensors).items() if name.startswith(("dense.", "norm."))}
-        load_weights(learner.head, learner.head.state_dict() | transform, path)
+    if not isinstance(learner.head, DenseClassificationHead):
+        return
+    if isinstance(learner.encoder_config, ModernBertConfig):
+        _start(learner.head, _below("head.", tensors), path)
+    elif isinstance(learner.encoder_config, BertConfig | AlbertConfig):
+        _start(learner.head, _below("pairs.head.", tensors), path)
+
+
+def _start(head: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """All of a classifier but its last layer, from the layers of another head."""
+    load_weights(head, head.state_dict() | {n: t for n, t in tensors.items() if n.startswith(("dense.", "norm."))}, path)
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
