@@ -19,7 +19,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import Pooling, apart, pool
 from encoderkit.objectives.build import OBJECTIVES
-from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.objectives.config import ObjectiveBase, ObjectiveConfig
 from encoderkit.objectives.masked import Masked
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
@@ -78,7 +78,7 @@ class EncoderAlone(nn.Module):
 
     def __init__(self, encoder: EncoderConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.encoder_config, self.vocabulary = encoder, vocabulary
+        self.config, self.encoder_config, self.vocabulary = ObjectiveBase(), encoder, vocabulary
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
         self.head = nn.Identity()
         self.weights: dict[str, float] = {}
