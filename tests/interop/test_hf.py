@@ -39,6 +39,7 @@ FAMILIES: dict[str, BertConfig | RobertaConfig | AlbertConfig | ModernBertConfig
         dim=18, layers=3, heads=3, max_length=31, activation="relu_squared", bias=False, segments=0, position="sinusoidal"
     ),
     "bert-no-positions": BertConfig(dim=16, layers=1, heads=1, position="none", segments=3, activation="silu"),
+    "roberta-no-bias": RobertaConfig(dim=21, layers=2, heads=7, bias=False, max_length=40),
     "roberta": RobertaConfig(dim=20, layers=2, heads=2, hidden=50, max_length=33, activation="gelu_tanh"),
     "albert": AlbertConfig(dim=24, layers=3, heads=3, hidden=33, max_length=40, embedding_dim=10),
     "albert-groups": AlbertConfig(
@@ -149,6 +150,32 @@ def test_classification_logits(name: str, several: bool, tmp_path: Path) -> None
     assert theirs.config.id2label == dict(enumerate(LABELS))
     assert theirs.config.label2id == {label: i for i, label in enumerate(LABELS)}
     assert theirs.config.problem_type == ("multi" if several else "single") + "_label_classification"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith(("bert", "roberta", "albert"))])
+def test_hidden_states_and_the_masked_loss_of_the_longest_input_padded_on_either_side(
+    name: str, side: str, tmp_path: Path
+) -> None:
+    """On the left, transformers' BERT counts positions from the first place, RoBERTa from the first token."""
+    config = FAMILIES[name]
+    ours = Ours(config, "masked")
+    theirs = load(tmp_path, write(tmp_path, config, Head("masked"), ours))
+    width = min(config.max_length, 120)
+    mask = torch.arange(width) < torch.tensor([width, 1, width // 2, width - 3])[:, None]
+    mask = mask.flip(1) if side == "left" else mask
+    ids = torch.randint(5, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(3)) * mask
+    types = (torch.arange(width) % max(1, config.segments)).expand_as(ids) * mask
+    from_first = (mask.cumsum(1) - 1).clamp(min=0) if config.kind == "roberta" else torch.arange(width).expand_as(ids)
+    inputs = Inputs(ids, mask.long(), from_first, types)
+    labels = torch.where(mask & (ids % 4 == 0), ids, -100)
+    found = theirs(
+        input_ids=ids, attention_mask=mask.long(), token_type_ids=types, labels=labels, output_hidden_states=True
+    )  # fmt: skip
+    assert (ours.encoder(inputs) - found.hidden_states[-1])[mask].abs().max() < 1e-5
+    logits = ours(inputs)
+    assert (logits - found.logits)[mask].abs().max() < 1e-5
+    assert float(cross_entropy(logits.flatten(0, 1), labels.flatten())) == pytest.approx(float(found.loss), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith(("bert", "albert"))])

@@ -86,7 +86,7 @@ def test_each_pair_of_a_packed_row_is_told_as_if_alone(relation: Relation, tmp_p
     segments, where, labels = batch.inputs.segments, batch.targets["pair_where"], batch.targets["pair_labels"]
     assert segments is not None
     with torch.no_grad():
-        [logits] = made.pairs.logits(made.encoder(batch.inputs), batch.inputs, where)
+        logits = made.pairs.logits(made.encoder(batch.inputs), batch.inputs, where)
         terms = made(batch.inputs, batch.targets)
     real, nats = labels != IGNORE, 0.0
     for place, label, found in zip(where[real], labels[real], logits[real], strict=True):
