@@ -57,6 +57,14 @@ class Encoder(Protocol):
     def named_parameters(self) -> Any: ...
 
 
+class Reader(Encoder, Protocol):
+    """An encoder that can also read a text token by token, from left to right."""
+
+    def read_on(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """(B, t) tokens that go on from those that `state` has read, to their vectors, and the state after them."""
+        ...
+
+
 class Vocabulary(NamedTuple):
     """What a learner must know of the tokenizer."""
 
@@ -68,7 +76,7 @@ class Vocabulary(NamedTuple):
     mask: int
 
 
-HeadKind = Literal["none", "masked", "pairs", "classify"]
+HeadKind = Literal["none", "masked", "pairs", "causal", "classify"]
 """The heads that models of other libraries have; pairs: a masked one, and beside it what tells pairs of texts apart."""
 
 
@@ -137,6 +145,36 @@ class Objective(Learner, Protocol):
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Metrics over all targets of a data set, however it was batched."""
         ...
+
+
+Masking = Literal["token", "within_word"]
+"""What is hidden where a masked model is asked for a token: it alone, or with what follows in its word."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A learner that can say how likely a text is."""
+
+    encoder: Encoder
+    vocabulary: Vocabulary
+    maskings: tuple[Masking, ...]
+    """The ways to ask it; none where the likelihood is exact and there is only one."""
+
+    def log_likelihoods(self, texts: Sequence[Any], masking: Masking | None, tokens: int) -> np.ndarray:
+        """(N,) float64: the log-likelihood of each text in nats, [CLS] and [SEP] not counted; exact, or pseudo- by masking.
+
+        `texts` are rows of one document (`data.blocks.Row`); `masking` is one of `maskings`, None: the first; about
+        `tokens` tokens are computed at once. Called in evaluation mode, without gradients.
+        """
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A learner whose loss is that of a whole text, so that it can be told in bits per byte."""
+
+    bytes_per_token: float | None
+    """Of the text that the held-out data were made from, as it was read; set by the stages, which know it."""
 
 
 def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:

@@ -4,7 +4,8 @@ Everything follows from the true positives, false positives and false negatives 
 its leading dimensions may be resamples, so that a bootstrap is one call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -122,6 +123,30 @@ def _sums(drawn: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     return sums
 
 
+class Shares(NamedTuple):
+    """95 % intervals of shares in several groups."""
+
+    each: list[tuple[float, float]]
+    all: tuple[float, float]
+    """Of the share in all examples, groups forgotten."""
+    mean: tuple[float, float]
+    """Of the mean of the groups' shares."""
+
+
+def bootstrap_shares(counts: np.ndarray, seed: int = 0) -> Shares:
+    """Intervals of the share that is right in each of K groups, from (K, 2): how many are right, and of how many.
+
+    Examples are drawn within their groups, which for rights and wrongs is a binomial.
+    """
+    if not len(counts):
+        return Shares([], (0.0, 0.0), (0.0, 0.0))
+    right, size = counts.T
+    drawn = np.random.default_rng(seed).binomial(size, right / size, (RESAMPLES, len(size)))  # (R, K)
+    found = {str(i): drawn[:, i] / n for i, n in enumerate(size)}
+    ends = _intervals([found | {"all": drawn.sum(1) / size.sum(), "mean": (drawn / size).mean(1)}])
+    return Shares([ends[str(i)] for i in range(len(size))], ends["all"], ends["mean"])
+
+
 def bootstrap_several(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % intervals of accuracy (all labels of an example right) and of `several_labels`, from (N, L) and (N, L), N > 0."""
     both = np.concatenate([labels, predicted], axis=1).astype(bool)
@@ -134,3 +159,48 @@ def bootstrap_several(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) 
         sums = (drawn.astype(exact) @ facts).astype(np.float64).reshape(len(drawn), -1, 3)
         portions.append({"accuracy": drawn[:, right].sum(1) / len(labels), **several_labels(sums)})
     return _intervals(portions)
+
+
+class Difference(NamedTuple):
+    """How much better the first of two is on the same rows."""
+
+    value: float
+    low: float
+    high: float
+    """95 % interval."""
+    p: float
+    """Two-sided: how often chance alone would show so much."""
+
+
+def paired_differences(
+    score: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+    gold: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    groups: np.ndarray | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Each metric of `score` for the predictions `first` less that for `second`, (N, ...) both, against the same `gold`.
+
+    Rows are drawn anew with replacement, the same for both (paired bootstrap; Koehn 2004; Berg-Kirkpatrick et al. 2012);
+    with `groups` (N,) whole groups are. p is twice the share of draws in which the other one is at least as good.
+    """
+    rng, count = np.random.default_rng(seed), len(gold)
+    members = [np.array([i]) for i in range(count)]
+    if groups is not None:
+        order = np.argsort(groups, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    one, other = score(gold, first), score(gold, second)
+    drawn: dict[str, list[float]] = {name: [] for name in one}
+    for _ in range(rounds):
+        chosen = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        a, b = score(gold[chosen], first[chosen]), score(gold[chosen], second[chosen])
+        for name, values in drawn.items():
+            values.append(a[name] - b[name])
+    found = {}
+    for name, values in drawn.items():
+        low, high = np.quantile(values, (0.025, 0.975))
+        tail = min(np.mean(np.array(values) <= 0), np.mean(np.array(values) >= 0))
+        found[name] = Difference(one[name] - other[name], float(low), float(high), float(min(1.0, max(2 * tail, 1 / rounds))))
+    return found

@@ -155,6 +155,26 @@ def evaluated(step: Path, data: Path) -> None:
         )
 
 
+def suite(step: Path, data: list[Path]) -> None:
+    """The files of a suite are there, and the model in `step` was pretrained and not fine-tuned."""
+    for path in data:
+        if not path.is_dir():
+            input_file(path)
+    if "task" in _config(step):
+        raise UsageError(
+            "was fine-tuned for a task, and gives sentences no likelihood", where=step, fix="the run it was fine-tuned from"
+        )
+
+
+def only_for_suites(data: list[Path], masking: str | None) -> Path:
+    """The one thing that a model is evaluated on without a suite; raises `UsageError` for what only suites have."""
+    if masking is not None:
+        raise UsageError("is for --suite minimal_pairs", where="--masking")
+    if len(data) > 1:
+        raise UsageError(f"is one file or token store without --suite, found {len(data)}", where="--data")
+    return data[0]
+
+
 def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str]) -> list[list[str]]:
     """The rows of `--text` and `--text-pair`; none where there is a `source`. Raises `UsageError` for what does not fit."""
     if (source is None) == (not texts):
@@ -186,6 +206,26 @@ def _read_columns(step: Path) -> list[str]:
     except ValidationError as error:
         message = f"cannot be understood: {str(error).splitlines()[0]}"
         raise DataError(message, where=step / "config.json") from None
+
+
+def generated(step: Path, source: Path | None, texts: list[str]) -> None:
+    """The model in `step` can write, and there is a file or a text to begin from."""
+    objective = _config(step).get("objective")
+    kind = objective.get("kind") if isinstance(objective, dict) else None
+    if kind != "causal":
+        found = f"was pretrained by objective.kind: {kind}" if kind else "was fine-tuned for a task"
+        raise UsageError(
+            f"only a model that guesses next tokens can write (objective.kind: causal), and this one {found}",
+            where=step,
+            fix="encoderkit init pretrain --kind gpt-mini",
+        )
+    if (source is None) == (not texts):
+        raise UsageError("generate takes a file, - for standard input, or --text", fix=f'encoderkit generate {step} --text "..."')
+    if source is not None:
+        text_file(source)
+    for text in texts:
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text")
 
 
 def _config(step: Path) -> dict[str, Any]:

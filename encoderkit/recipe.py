@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, TransformerConfig
-from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.objectives.config import MaskedConfig, ObjectiveConfig
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.training.config import AdamWConfig, EveryConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -81,7 +81,7 @@ class PretrainRecipe(Config):
     """A directory written by `train-tokenizer`."""
     data: PretrainData
     model: EncoderConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ObjectiveConfig = MaskedConfig()
     optimizer: OptimizerConfig = AdamWConfig(lr=1e-3)
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig
@@ -119,6 +119,12 @@ class FinetuneRecipe(Config):
     schedule: ScheduleConfig = ScheduleConfig(warmup="6%")
     training: TrainingConfig = TrainingConfig(epochs=3, batch=32)
     every: FinetuneEvery = FinetuneEvery()
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(default=None, min_length=2, max_length=100)
+    """Train once with each of these in place of `seed`: mean and 95 % interval are told, the best on dev is kept as the model."""
+    folds: int | None = Field(default=None, ge=2, le=100)
+    """Cut data.train into so many parts and train as often, each time with another part as dev (cross-validation)."""
+    fold: int | None = Field(default=None, ge=1)
+    """Train this fold alone (1 to folds), for example on another machine."""
 
     @model_validator(mode="after")
     def _fits(self) -> "FinetuneRecipe":
@@ -132,6 +138,12 @@ class FinetuneRecipe(Config):
         sides = self.task.sides
         if self.data.length < 2 * sides + 1:
             raise ValueError(f"data.length ({self.data.length}) has no room for a token of each of {sides} texts")
+        if self.seeds and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds has one of them twice, which would be the same run again")
+        if self.fold and self.fold > (self.folds or 0):
+            raise ValueError(f"fold {self.fold} is not one of {self.folds or 'any'} folds")
+        if self.folds and "dev" in self.data.model_fields_set:
+            raise ValueError("folds makes dev of parts of data.train: leave data.dev out, or give no folds")
         if self.training.tokens is not None:
             raise ValueError("training.tokens is for pretrain; here give epochs, updates or budget")
         return self

@@ -114,6 +114,34 @@ def _seconds(text: str) -> float:
 
 
 @app.command(rich_help_panel=LOOK)
+def compare(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Two or more YAML files.", show_default=False)],
+    out: Out,
+    settings: Settings = None,
+    then: Annotated[
+        Path | None, typer.Option("--finetune", metavar="RECIPE", help="For what was pretrained.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Labelled rows; the recipe's test or dev file if not given.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run several recipes under equal conditions: a table, and what of it is more than chance."""
+    from encoderkit import preflight
+
+    for file in (*recipes, then, data):
+        if file is not None:
+            preflight.input_file(file)
+    from encoderkit.stages import compare as stage
+
+    value = stage.compare(recipes, out, settings or [], then, data)
+    if json:
+        print_result(value, json)
+    else:
+        print(stage.describe(value))
+
+
+@app.command(rich_help_panel=LOOK)
 def plan(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Of pretrain or finetune.", show_default=False)],
     settings: Settings = None,

@@ -1,4 +1,4 @@
-"""The commands that use a model: evaluate, predict, embed."""
+"""The commands that use a model: evaluate, predict, generate, embed."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +13,7 @@ PrecisionOption = Annotated[
 BatchOption = Annotated[
     int | None, typer.Option("--batch", min=1, help="Rows at once; as many as 16,384 tokens if not given.", show_default=False)
 ]
+Suite = Literal["minimal_pairs"]
 Column = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="NAME", help="The column of the text; twice for a pair.", show_default=False),
@@ -23,21 +24,46 @@ Column = Annotated[
 def evaluate(
     model: Model,
     data: Annotated[
-        Path, typer.Option("--data", help="Labelled rows; for a pretrained model, a token store.", show_default=False)
+        list[Path],
+        typer.Option(
+            "--data", help="Labelled rows; for a pretrained model, a token store; of a suite, files.", show_default=False
+        ),
     ],
+    suite: Annotated[
+        Suite | None,
+        typer.Option("--suite", help="What a pretrained model knows: minimal_pairs (BLiMP's form).", show_default=False),
+    ] = None,
+    masking: Annotated[
+        Literal["token", "within_word"] | None,
+        typer.Option(
+            "--masking", help="Of minimal_pairs: hide each token alone, or with what follows in its word.", show_default=False
+        ),
+    ] = None,
     precision: PrecisionOption = "auto",
     batch: BatchOption = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="MODEL", help="Another model: is the difference more than chance?", show_default=False),
+    ] = None,
     no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Do not fit the simple models beside it.")] = False,
     json: Json = False,
 ) -> None:
-    """Measure a model on labelled data, beside simple baselines."""
+    """Measure a model on labelled data, beside simple baselines, or by a suite."""
     from encoderkit import preflight
 
     step = preflight.find_step(model)
-    preflight.evaluated(step, data)
+    if suite is not None:
+        preflight.suite(step, data)
+        from encoderkit.stages import suites
+
+        found = suites.evaluate(suite, step, data, precision, batch, masking=masking)
+        return print_result(found, json) if json else print(suites.describe(found))
+    one = preflight.only_for_suites(data, masking)
+    preflight.evaluated(step, one)
+    other = None if against is None else preflight.find_step(against)
     from encoderkit.stages import evaluate as stage
 
-    result = stage.evaluate(step, data, precision, batch, not no_baselines)
+    result = stage.evaluate(step, one, precision, batch, not no_baselines, other)
     if json:
         print_result(result, json)
     else:
@@ -73,6 +99,49 @@ def predict(
     from encoderkit.stages import predict as stage
 
     stage.predict(step, source, rows, out, form, column, top, precision, batch, overwrite)
+
+
+@app.command(rich_help_panel=USE)
+def generate(
+    model: Model,
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help='How it begins; "" for anything at all; repeatable.', show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Texts for each beginning.")] = 1,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="The most tokens to write.")] = 64,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="0 always takes the likeliest token; below 1 likelier ones more often.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Draw from the k likeliest tokens alone.", show_default=False)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="Draw from the likeliest tokens that make up this probability.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Every draw follows from it.")] = 17,
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="The column of the text.")] = "text",
+    precision: PrecisionOption = "auto",
+    json: Json = False,
+) -> None:
+    """Continue texts with a model that guesses next tokens (objective causal)."""
+    from encoderkit import preflight
+
+    step = preflight.find_step(model)
+    preflight.generated(step, source, text or [])
+    from encoderkit.stages import generate as stage
+
+    sampling = stage.Sampling(temperature, top_k, top_p)
+    result = stage.generate(step, source, text or [], count, max_tokens, sampling, seed, column, precision)
+    if json:
+        print_result(result, json)
+    else:
+        print(stage.describe(result))
 
 
 @app.command(rich_help_panel=USE)

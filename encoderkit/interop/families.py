@@ -9,9 +9,19 @@ from encoderkit.errors import DataError, shown
 from encoderkit.interop.albert import ALBERT
 from encoderkit.interop.bert import BERT, ROBERTA
 from encoderkit.interop.esmc import ESMC
-from encoderkit.interop.layout import Head, HeadKind, Layout, Rule, SpecialIds
+from encoderkit.interop.gpt import GPT
+from encoderkit.interop.layout import Demand, Head, HeadKind, Layout, Rule, SpecialIds
 from encoderkit.interop.modernbert import MODERNBERT
-from encoderkit.models.config import AlbertConfig, BertConfig, EncoderConfig, EsmcConfig, ModernBertConfig, RobertaConfig
+from encoderkit.models.config import (
+    AlbertConfig,
+    BertConfig,
+    EncoderConfig,
+    EsmcConfig,
+    GptConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    reading,
+)
 
 LAYOUTS: dict[type[Any], Layout] = {
     BertConfig: BERT,
@@ -19,6 +29,7 @@ LAYOUTS: dict[type[Any], Layout] = {
     AlbertConfig: ALBERT,
     ModernBertConfig: MODERNBERT,
     EsmcConfig: ESMC,
+    GptConfig: GPT,
 }
 
 BY_TYPE = {layout.model_type: layout for layout in LAYOUTS.values()}
@@ -55,7 +66,7 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     names = described.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}
     labels = tuple(str(names[i]) for i in sorted(names, key=int))
     several = described.get("problem_type") == "multi_label_classification"
-    pooling, dropout = described.get("classifier_pooling", "cls"), described.get("classifier_dropout") or config.dropout
+    pooling, dropout = described.get("classifier_pooling", layout.pooling), described.get("classifier_dropout") or config.dropout
     return Recognised(config, Head("classify", labels, several, pooling, dropout), layout)
 
 
@@ -71,7 +82,8 @@ def obstacle(config: EncoderConfig, head: Head) -> str | None:
         return f"transformers has no class for encoders of kind {config.kind}"
     if head.kind not in layout.classes:
         return f"transformers has no {config.kind} with a head of kind {head.kind}"
-    found = [f"{setting}: {value}" for setting, value, legal in layout.demands(config, head) if value not in legal]
+    demands = [Demand("direction", reading(config), (layout.direction,)), *layout.demands(config, head)]
+    found = [f"{setting}: {value}" for setting, value, legal in demands if value not in legal]
     return f"transformers' {config.kind} cannot have {', '.join(found)}" if found else None
 
 

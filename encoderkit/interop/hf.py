@@ -42,6 +42,7 @@ def to_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor], 
         else:
             parts = (tensors[rule.ours].float() * rule.scale).chunk(len(rule.theirs))
         for name, part in zip(rule.theirs, parts, strict=True):
+            part = part.T if rule.transposed else part
             result[name] = torch.cat((part.new_zeros(rule.before, *part.shape[1:]), part)).contiguous()
     return result
 
@@ -56,7 +57,8 @@ def from_hf(config: EncoderConfig, head: HeadKind, tensors: Mapping[str, Tensor]
         missing = [name for name in rule.theirs if name not in tensors]
         if missing:
             raise DataError(f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}")
-        ours = torch.cat([tensors[name][rule.before :] for name in rule.theirs]) / rule.scale
+        parts = [tensors[name].T if rule.transposed else tensors[name][rule.before :] for name in rule.theirs]
+        ours = torch.cat(parts) / rule.scale
         if not rule.present:
             if ours.any():
                 raise DataError(f"tensor {rule.theirs[0]} is not zero, and the config has no place for it")

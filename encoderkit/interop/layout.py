@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from encoderkit.errors import DataError, shown
 from encoderkit.learner import HeadKind
-from encoderkit.models.config import Activation, TransformerConfig
+from encoderkit.models.config import Activation, Direction, TransformerConfig
 
 AUTO_CLASSES: dict[HeadKind, str] = {
     "none": "AutoModel",
     "masked": "AutoModelForMaskedLM",
     "pairs": "AutoModelForPreTraining",
+    "causal": "AutoModelForCausalLM",
     "classify": "AutoModelForSequenceClassification",
 }
 ACTIVATIONS: dict[Activation, str] = {
@@ -61,6 +62,8 @@ class Rule(NamedTuple):
     """Rows that theirs has before the first of ours."""
     scale: float = 1.0
     """Theirs is ours times this."""
+    transposed: bool = False
+    """Theirs is (in, out) where ours is (out, in)."""
 
 
 class Demand(NamedTuple):
@@ -88,11 +91,15 @@ class Layout(NamedTuple):
     """What stands before the names of the encoder's tensors where there is a head."""
     repeated: Mapping[str, str] = {}
     """Names under which a tensor is saved a second time, and the first."""
+    direction: Direction = "both"
+    """How it reads."""
+    pooling: str = "cls"
+    """That of its classifier, where its config.json does not say."""
 
 
-def linear(ours: str, *theirs: str, width: int, bias: bool, scale: float = 1.0) -> Iterator[Rule]:
+def linear(ours: str, *theirs: str, width: int, bias: bool, scale: float = 1.0, transposed: bool = False) -> Iterator[Rule]:
     """A linear layer or a norm that has a bias in transformers; `bias`: whether ours has one."""
-    yield Rule(f"{ours}.weight", tuple(f"{name}.weight" for name in theirs), scale=scale)
+    yield Rule(f"{ours}.weight", tuple(f"{name}.weight" for name in theirs), scale=scale, transposed=transposed)
     yield Rule(f"{ours}.bias", tuple(f"{name}.bias" for name in theirs), (width,), present=bias, scale=scale)
 
 

@@ -10,20 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.config import TransformerConfig
+from encoderkit.models.config import Direction, TransformerConfig
 from encoderkit.models.layers import drop
 
 
-def visible(documents: Tensor, window: int | None = None) -> Tensor:
+def visible(documents: Tensor, window: int | None = None, direction: Direction = "both") -> Tensor:
     """(B, T) document numbers -> (B, 1, T, T) float: 0 where a query may see a key, -inf where not.
 
     With a `window`, also only keys at most `window // 2` places away, as ModernBERT's local layers (Warner et al. 2024,
-    section 2.1.2) and Longformer's (Beltagy et al. 2020).
+    section 2.1.2) and Longformer's (Beltagy et al. 2020). From left to right, no key that stands behind the query.
     """
     same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+    place = torch.arange(documents.shape[1], device=documents.device)
+    ahead = place[None, :] - place[:, None]  # (T, T): how far the key stands behind the query
     if window is not None:
-        place = torch.arange(documents.shape[1], device=documents.device)
-        same = same & ((place[:, None] - place[None, :]).abs() <= window // 2)
+        same = same & (ahead.abs() <= window // 2)
+    if direction == "left_to_right":
+        same = same & (ahead <= 0)
     return torch.zeros(same.shape, device=same.device).masked_fill(~same, -math.inf)[:, None]
 
 
@@ -70,6 +73,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
 
 
+class Memory:
+    """The keys and values of the tokens that a layer has read, so that the next token is computed alone."""
+
+    def __init__(self) -> None:
+        self.held: tuple[Tensor, Tensor] | None = None
+
+    def add(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, t, K) keys and values of new tokens; those of all tokens so far, the new ones last."""
+        if self.held is not None:
+            key, value = torch.cat((self.held[0], key), dim=2), torch.cat((self.held[1], value), dim=2)
+        self.held = key, value
+        return key, value
+
+
 class Attention(nn.Module):
     """Multi-head self-attention: (B, T, D) -> (B, T, D). Vaswani et al. 2017, section 3.2.
 
@@ -85,12 +102,17 @@ class Attention(nn.Module):
         self.query_norm = nn.LayerNorm(config.dim, config.norm_eps, bias=False) if norms else nn.Identity()
         self.key_norm = nn.LayerNorm(config.dim, config.norm_eps, bias=False) if norms else nn.Identity()
 
-    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """`bias` is from `visible`, `rotation` from `Rotary`, or None where positions are in the embeddings."""
+    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None, memory: Memory | None = None) -> Tensor:
+        """`bias` is from `visible`, `rotation` from `Rotary`, or None where positions are in the embeddings.
+
+        With a `memory`, `x` goes on from what was read before, and `bias` has a column for each token since then.
+        """
         query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
         query, key, value = (self._split(y) for y in (self.query_norm(query), self.key_norm(key), value))
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
+        if memory is not None:
+            key, value = memory.add(key, value)
         mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 

@@ -13,6 +13,7 @@ from encoderkit.models.config import (
     CnnConfig,
     EncoderConfig,
     EsmcConfig,
+    GptConfig,
     GruConfig,
     LstmConfig,
     ModernBertConfig,
@@ -21,7 +22,7 @@ from encoderkit.models.config import (
     TransformerConfig,
 )
 from encoderkit.models.convolutional import Convolutional
-from encoderkit.models.heads import ClassificationHead, DenseClassificationHead, VocabularyHead
+from encoderkit.models.heads import ClassificationHead, DenseClassificationHead, TableHead, VocabularyHead
 from encoderkit.models.recurrent import Recurrent
 from encoderkit.models.transformer import Transformer
 
@@ -33,6 +34,7 @@ ENCODERS: dict[type[Any], type[Any]] = {
     AlbertConfig: Transformer,
     ModernBertConfig: Transformer,
     EsmcConfig: Transformer,
+    GptConfig: Transformer,
     RnnConfig: Recurrent,
     LstmConfig: Recurrent,
     GruConfig: Recurrent,
@@ -45,15 +47,21 @@ def build_encoder(config: EncoderConfig, vocab_size: int, pad_id: int) -> AnyEnc
     return ENCODERS[type(config)](config, vocab_size, pad_id)
 
 
-def build_vocabulary_head(config: EncoderConfig, vocab_size: int) -> VocabularyHead:
-    """The head that guesses words from the vectors of `config`'s encoder: (N, D) and the (V, E) embeddings -> (N, V)."""
+def build_vocabulary_head(config: EncoderConfig, vocab_size: int, dim: int | None = None) -> VocabularyHead | TableHead:
+    """The head that guesses words from the vectors of `config`'s encoder: (N, D) and the (V, E) embeddings -> (N, V).
+
+    `dim`: the width of the vectors, if it is not all of the encoder's (one of two directions).
+    """
+    if isinstance(config, GptConfig):
+        return TableHead()
     if isinstance(config, TransformerConfig):
         fixed = isinstance(config, RobertaConfig | EsmcConfig)  # whose heads have GELU whatever the MLPs have
         activation = "gelu" if fixed else config.activation
         return VocabularyHead(
             config.dim, config.embedding_dim or config.dim, vocab_size, activation, config.bias, config.norm_eps
         )
-    return VocabularyHead(config.dim, config.embedding_dim or config.dim, vocab_size, "gelu", bias=True, eps=1e-5)
+    width = config.embedding_dim or config.dim
+    return VocabularyHead(dim or config.dim, width, vocab_size, "gelu", bias=True, eps=1e-5)
 
 
 def build_classification_head(config: EncoderConfig, labels: int, dropout: float) -> ClassificationHead | DenseClassificationHead:
@@ -61,6 +69,8 @@ def build_classification_head(config: EncoderConfig, labels: int, dropout: float
 
     For the Transformer families it is the one that transformers' classes have, so that it can be exported.
     """
+    if isinstance(config, GptConfig):
+        return ClassificationHead(config.dim, labels, dropout, bias=False)
     if isinstance(config, ModernBertConfig):
         norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
         return DenseClassificationHead(config.dim, labels, dropout, config.activation, config.bias, norm)

@@ -12,10 +12,14 @@ from encoderkit.config import Config
 Position = Literal["learned", "sinusoidal", "rotary", "none"]
 Layers = Annotated[int, Field(ge=1, le=1000)]  # with a slip of the pen for more, a model is built until memory ends
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"]
+Direction = Literal["both", "left_to_right"]
+Reading = Literal["both", "left_to_right", "apart"]
+"""What the vector of a token has seen: the whole text; what stands to its left and itself; or the one half of it that, the
+other half what stands to its right and itself, so that neither half has seen the whole text."""
 
 
 class TransformerConfig(Config):
-    """A bidirectional Transformer; the families below are its defaults."""
+    """A Transformer; the families below are its defaults."""
 
     dim: PositiveInt = 256
     """Width of the residual stream."""
@@ -29,6 +33,8 @@ class TransformerConfig(Config):
     """The longest document, special tokens included; learned positions have this many rows."""
     position: Position = "learned"
     """How order enters: a learned or sinusoidal vector added to the embeddings, or a rotation of queries and keys."""
+    direction: Direction = "both"
+    """Whether a token sees the whole text, or only itself and what stands to its left, so that it can guess the next one."""
     norm_order: Literal["post", "pre"] = "post"
     """Layer norm after each addition (BERT) or before each part (ModernBERT, GPT-2)."""
     mlp: Literal["plain", "gated"] = "plain"
@@ -57,8 +63,9 @@ class TransformerConfig(Config):
     """A layer norm on the sum of the embeddings; without it, the first pre-norm block has one before its attention."""
     query_key_norm: bool = False
     """A layer norm on queries and on keys, over all heads at once: allows higher learning rates (Dehghani et al. 2023)."""
-    init: Literal["normal", "zero_output"] = "normal"
-    """Weights from N(0, 0.02); zero_output: each block's last matrices are zero, so that a deep stack starts as the identity."""
+    init: Literal["normal", "scaled_output", "zero_output"] = "normal"
+    """Weights from N(0, 0.02); scaled_output: each block's last matrices divided by the square root of their number, so that
+    the sum does not grow with depth (GPT-2); zero_output: they are zero, so that a deep stack starts as the identity."""
     embedding_dim: PositiveInt | None = None
     """Width of the embeddings, which one more matrix brings to dim (Lan et al. 2020, section 3.1); dim if not given."""
     groups: PositiveInt | None = None
@@ -160,6 +167,28 @@ class EsmcConfig(TransformerConfig):
     query_key_norm: bool = True
 
 
+class GptConfig(TransformerConfig):
+    """GPT-2 (Radford et al. 2019): reads from left to right; pre-norm, learned positions, a vocabulary head without transform."""
+
+    kind: Literal["gpt"] = "gpt"
+    direction: Direction = "left_to_right"
+    norm_order: Literal["post", "pre"] = "pre"
+    activation: Activation = "gelu_tanh"
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    segments: int = Field(default=0, ge=0)
+    norm_eps: PositiveFloat = 1e-5
+    embedding_norm: bool = False
+    init: Literal["normal", "scaled_output", "zero_output"] = "scaled_output"
+
+    @model_validator(mode="after")
+    def _one_width(self) -> "GptConfig":
+        if self.embedding_dim is not None:
+            raise ValueError(
+                "gpt's vocabulary head is the word embeddings themselves, which must be dim wide: leave embedding_dim out"
+            )
+        return self
+
+
 class RecurrentConfig(Config):
     """A stack of recurrent layers; two directions are concatenated."""
 
@@ -169,6 +198,9 @@ class RecurrentConfig(Config):
     """Number of layers."""
     directions: Literal[1, 2] = 2
     """Left to right only, or both."""
+    stacks: Literal["joint", "apart"] = "joint"
+    """Of two directions: each layer reads both of the one below, or each direction is a stack of its own (Peters et al. 2018,
+    "ELMo", section 3.1), so that both can learn to guess the next token without having seen it."""
     embedding_dim: PositiveInt | None = None
     """Width of the word embeddings; dim if not given."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -178,6 +210,8 @@ class RecurrentConfig(Config):
     def _directions_divide_dim(self) -> "RecurrentConfig":
         if self.dim % self.directions:
             raise ValueError("two directions need an even dim")
+        if self.stacks == "apart" and self.directions == 1:
+            raise ValueError("stacks: apart is for two directions; there is one")
         return self
 
 
@@ -208,7 +242,9 @@ class CnnConfig(Config):
     layers: Layers = 4
     """Number of convolutions."""
     kernel: PositiveInt = 3
-    """Window of each convolution; odd."""
+    """Window of each convolution; odd where it looks to both sides."""
+    direction: Direction = "both"
+    """Whether a window has a token in its middle or ends with it, so that what it gives can guess the next one."""
     style: Literal["dilated", "gated"] = "dilated"
     """Dilation doubling from layer to layer (Strubell et al. 2017), or gated linear units (Dauphin et al. 2017)."""
     embedding_dim: PositiveInt | None = None
@@ -218,13 +254,22 @@ class CnnConfig(Config):
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> "CnnConfig":
-        if self.kernel % 2 == 0:
+        if self.kernel % 2 == 0 and self.direction == "both":
             raise ValueError("kernel must be odd, so that a window has a middle")
         return self
 
 
 EncoderConfig = Annotated[
-    BertConfig | RobertaConfig | AlbertConfig | ModernBertConfig | EsmcConfig | RnnConfig | LstmConfig | GruConfig | CnnConfig,
+    BertConfig
+    | RobertaConfig
+    | AlbertConfig
+    | ModernBertConfig
+    | EsmcConfig
+    | GptConfig
+    | RnnConfig
+    | LstmConfig
+    | GruConfig
+    | CnnConfig,
     Field(discriminator="kind"),
 ]
 
@@ -232,3 +277,14 @@ EncoderConfig = Annotated[
 def longest(config: EncoderConfig) -> int | None:
     """The longest document that an encoder of this config can read, if there is a limit: to check before any work."""
     return config.max_length if isinstance(config, TransformerConfig) else None
+
+
+def reading(config: EncoderConfig) -> Reading:
+    """What a vector of an encoder of this config has seen of the text."""
+    match config:
+        case RecurrentConfig():
+            return "left_to_right" if config.directions == 1 else "apart" if config.stacks == "apart" else "both"
+        case TransformerConfig() | CnnConfig():
+            return config.direction
+        case _:
+            return "both"

@@ -1,11 +1,21 @@
-"""Convolutional encoders: residual blocks over the tokens, dilated or gated. Padding is zeroed before each window."""
+"""Convolutional encoders: residual blocks over the tokens, dilated or gated. Padding is zeroed before each window.
 
+From left to right, a window ends with its token, as in Dauphin et al. 2017 and in WaveNet (van den Oord et al. 2016).
+"""
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoderkit.models.config import CnnConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import dropout, initialise
+
+
+def _margin(config: CnnConfig, step: int) -> tuple[nn.Module, int]:
+    """The zeros that give each token a window: all of them before the text, or half of them on either side (by the layer)."""
+    more = (config.kernel - 1) * step
+    return (nn.ZeroPad1d((more, 0)), 0) if config.direction == "left_to_right" else (nn.Identity(), more // 2)
 
 
 class DilatedBlock(nn.Module):
@@ -18,13 +28,14 @@ class DilatedBlock(nn.Module):
         super().__init__()
         step = 2**index
         self.norm = nn.LayerNorm(config.dim)
-        self.convolution = nn.Conv1d(config.dim, config.dim, config.kernel, dilation=step, padding=config.kernel // 2 * step)
+        self.margin, sides = _margin(config, step)
+        self.convolution = nn.Conv1d(config.dim, config.dim, config.kernel, dilation=step, padding=sides)
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` is (B, T, 1), one for real tokens."""
         seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
-        return x + self.dropout(F.gelu(self.convolution(seen).transpose(1, 2)))
+        return x + self.dropout(F.gelu(self.convolution(self.margin(seen)).transpose(1, 2)))
 
 
 class GatedBlock(nn.Module):
@@ -33,13 +44,14 @@ class GatedBlock(nn.Module):
     def __init__(self, config: CnnConfig, index: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.dim)
-        self.convolution = nn.Conv1d(config.dim, 2 * config.dim, config.kernel, padding=config.kernel // 2)
+        self.margin, sides = _margin(config, 1)
+        self.convolution = nn.Conv1d(config.dim, 2 * config.dim, config.kernel, padding=sides)
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` is (B, T, 1), one for real tokens."""
         seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
-        return x + self.dropout(F.glu(self.convolution(seen).transpose(1, 2), dim=-1))
+        return x + self.dropout(F.glu(self.convolution(self.margin(seen)).transpose(1, 2), dim=-1))
 
 
 BLOCKS = {"dilated": DilatedBlock, "gated": GatedBlock}
@@ -62,6 +74,8 @@ class Convolutional(nn.Module):
         self.embedding_dropout = dropout(config.dropout)
         self.layers = nn.ModuleList(BLOCKS[config.style](config, i) for i in range(config.layers))
         self.final_norm = nn.LayerNorm(config.dim)
+        # What a vector has seen of the tokens before its own, if it reads from left to right.
+        self._reach = sum((config.kernel - 1) * (2**i if config.style == "dilated" else 1) for i in range(config.layers))
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -70,3 +84,12 @@ class Convolutional(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         return self.final_norm(x) * mask
+
+    def read_on(self, ids: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, t) tokens that go on from those that `state` has read, to (B, t, D), and the state after them.
+
+        The state is the tokens that a window can still see: computing those again is cheap. One text a row, from left to
+        right, no padding; the first tokens have the state None.
+        """
+        seen = ids if state is None else torch.cat((state, ids), dim=1)
+        return self(Inputs.of(seen))[:, -ids.shape[1] :], seen[:, max(0, seen.shape[1] - self._reach) :]

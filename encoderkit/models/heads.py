@@ -24,16 +24,34 @@ class VocabularyHead(nn.Module):
 
     def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
         """(N, D) vectors and (V, E) word embeddings -> (N, V) logits. Give it only the places that have a target."""
-        return F.linear(self.norm(self.activation(self.dense(hidden))), table, self.bias)
+        return F.linear(self.transform(hidden), table, self.bias)
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (N, E): all but the product with the word embeddings."""
+        return self.norm(self.activation(self.dense(hidden)))
+
+
+class TableHead(nn.Module):
+    """The product with the encoder's word embeddings and nothing else, as GPT-2 has it: (N, D) and (V, D) -> (N, V)."""
+
+    bias = None
+
+    def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
+        """(N, D) vectors and (V, D) word embeddings -> (N, V) logits."""
+        return F.linear(hidden, table)
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (N, D): there is none."""
+        return hidden
 
 
 class ClassificationHead(nn.Module):
     """Dropout and a linear layer on the vector of a text: (B, D) -> (B, L)."""
 
-    def __init__(self, dim: int, labels: int, rate: float) -> None:
+    def __init__(self, dim: int, labels: int, rate: float, bias: bool = True) -> None:
         super().__init__()
         self.dropout = dropout(rate)
-        self.out = nn.Linear(dim, labels)
+        self.out = nn.Linear(dim, labels, bias=bias)
         initialise(self)
 
     def forward(self, pooled: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def apart(hidden: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
 def pool(kind: Pooling, hidden: Tensor, mask: Tensor) -> Tensor:
     """(B, T, D) and (B, T) bool -> (B, D): the first token, the mean or maximum over the real ones, or the last of them.
 
-    One text a row, real tokens first, as `apart` gives them.
+    One text a row; real tokens first, as `apart` gives them, but for the mean, the maximum and the last.
     """
     match kind:
         case "cls":
@@ -33,5 +33,5 @@ def pool(kind: Pooling, hidden: Tensor, mask: Tensor) -> Tensor:
         case "max":
             return hidden.masked_fill(~mask[:, :, None], float("-inf")).amax(1)
         case "last":
-            last = mask.sum(1).clamp(min=1) - 1  # (B,)
+            last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(1)  # (B,)
             return hidden[torch.arange(len(hidden), device=hidden.device), last]

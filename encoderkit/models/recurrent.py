@@ -3,7 +3,12 @@
 A layer that reads from right to left must begin at a document's last token, not in its padding. Each document is
 therefore reversed in place before such a layer and back after it; what remains is two plain left-to-right layers, for
 which padding comes last and cannot matter. Unlike packed sequences this needs no lengths on the CPU and no sorting.
+
+Two directions are joint, each layer reading both directions of the one below, or apart: two stacks that never meet (Peters
+et al. 2018, "Deep contextualized word representations", section 3.1).
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +48,26 @@ class RecurrentLayer(nn.Module):
         return torch.cat((left, _read(right, order)), dim=-1)
 
 
+class ApartLayer(nn.Module):
+    """One layer of two stacks that do not meet: (B, T, 2E) -> (B, T, D), a half for each direction in both."""
+
+    def __init__(self, config: RecurrentConfig, width: int) -> None:
+        super().__init__()
+        cell, size = CELLS[type(config)], config.dim // 2
+        self.forwards = cell(width // 2, size, batch_first=True)
+        self.backwards = cell(width // 2, size, batch_first=True)
+
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:
+        """`order` is from `reversal`."""
+        left, right = x.chunk(2, dim=-1)
+        left, _ = self.forwards(left)
+        right, _ = self.backwards(_read(right, order))
+        return torch.cat((left, _read(right, order)), dim=-1)
+
+
+LAYERS = {"joint": RecurrentLayer, "apart": ApartLayer}
+
+
 def _read(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, order[:, :, None].expand_as(x))
 
@@ -61,7 +86,9 @@ class Recurrent(nn.Module):
         super().__init__()
         self.dim, width = config.dim, config.embedding_dim or config.dim
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
-        self.layers = nn.ModuleList(RecurrentLayer(config, width if i == 0 else config.dim) for i in range(config.layers))
+        layer, self._lanes = LAYERS[config.stacks], 2 if config.stacks == "apart" else 1
+        widths = [self._lanes * width] + [config.dim] * (config.layers - 1)
+        self.layers = nn.ModuleList(layer(config, width) for width in widths)
         self.dropout = dropout(config.dropout)
         initialise(self)
         for layer in self.layers.modules():
@@ -70,10 +97,23 @@ class Recurrent(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         mask, order = inputs.mask[:, :, None], reversal(inputs.mask)
-        x = self.tokens(inputs.ids)
+        x = self.tokens(inputs.ids).repeat(1, 1, self._lanes)  # each of two stacks begins with the embeddings
         for layer in self.layers:
             x = layer(self.dropout(x), order)
         return x * mask.to(x.dtype)
+
+    def read_on(self, ids: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:
+        """(B, t) tokens that go on from those that `state` has read, to their vectors, and the state after them.
+
+        (B, t, D), or of two stacks the (B, t, D/2) of the one that reads from left to right. One text a row, no padding;
+        the first tokens have the state None.
+        """
+        x, after = self.tokens(ids), []
+        layer: Any
+        for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):
+            x, left = layer.forwards(x, before)
+            after.append(left)
+        return x, after
 
 
 def _open_forget_gate(layer: nn.LSTM) -> None:

@@ -1,4 +1,4 @@
-"""The bidirectional Transformer of which BERT, RoBERTa, ALBERT and ModernBERT are defaults.
+"""The Transformer of which BERT, RoBERTa, ALBERT, ModernBERT and GPT-2 are defaults.
 
 Blocks are two small classes, because where the norm stands changes the forward pass; everything else is a number or a
 part chosen when the model is built.
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.attention import Attention, Rotary, visible
-from encoderkit.models.config import TransformerConfig
+from encoderkit.models.attention import Attention, Memory, Rotary, visible
+from encoderkit.models.config import Direction, TransformerConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import MLPS, dropout, initialise
 
@@ -23,6 +23,8 @@ class Context(NamedTuple):
     """(B, 1, T, T), from `attention.visible`."""
     rotation: tuple[Tensor, Tensor] | None
     """From `attention.Rotary`; None where positions are in the embeddings."""
+    memory: Memory | None = None
+    """Of the layer that is given this, where a text is read on token by token."""
 
 
 def _norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNorm:
@@ -41,7 +43,7 @@ class PostNormBlock(nn.Module):
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, context.bias, context.rotation)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, *context)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -63,7 +65,7 @@ class PreNormBlock(nn.Module):
         self.dropout = dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), context.bias, context.rotation))
+        x = x + self.dropout(self.attention(self.attention_norm(x), *context))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -124,15 +126,20 @@ class Transformer(nn.Module):
         bases = [config.rotary_base, config.rotary_base_local][: len(self._windows)]
         head = config.dim // config.heads
         self.rotary = nn.ModuleList(Rotary(head, config.max_length, b) for b in bases if config.position == "rotary")
+        self._direction: Direction = config.direction
         initialise(self)
-        if config.init == "zero_output":
-            self._silence_outputs()
+        if config.init != "normal":
+            self._scale_outputs(0.0 if config.init == "zero_output" else (2 * len(self._steps)) ** -0.5)
 
-    def _silence_outputs(self) -> None:
-        """Each block starts as the identity. Goyal et al. 2017, section 5.1; Zhang et al. 2019, "Fixup"."""
+    @torch.no_grad()
+    def _scale_outputs(self, factor: float) -> None:
+        """Each block starts near the identity (Radford et al. 2019, section 2.3), or as the identity itself with a factor of 0.
+
+        The latter: Goyal et al. 2017, section 5.1; Zhang et al. 2019, "Fixup".
+        """
         for name, parameter in self.layers.named_parameters():
             if name.endswith(("attention.out.weight", "mlp.down.weight")):
-                nn.init.zeros_(parameter)
+                parameter.mul_(factor)
 
     def forward(self, inputs: Inputs) -> Tensor:
         x = self.projection(self.embedding_dropout(self.embedding_norm(self._embed(inputs))))
@@ -140,6 +147,24 @@ class Transformer(nn.Module):
         for block, kind in self._steps:
             x = self.layers[block](x, contexts[kind])
         return self.final_norm(x)
+
+    def read_on(self, ids: Tensor, state: list[Memory] | None) -> tuple[Tensor, list[Memory]]:
+        """(B, t) tokens that go on from those that `state` has read, to (B, t, D), and the state after them.
+
+        One text a row, from left to right, no padding; the first tokens have the state None.
+        """
+        assert self._direction == "left_to_right"
+        memories = state or [Memory() for _ in self._steps]
+        held = memories[0].held
+        before = 0 if held is None else held[0].shape[2]
+        places = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
+        whole = Inputs.of(ids.new_zeros(1, before + ids.shape[1]))
+        biases = [visible(whole.documents, window, self._direction)[:, :, before:] for window in self._windows]
+        inputs = Inputs(ids, torch.ones_like(ids), places)
+        x, contexts = self.projection(self.embedding_norm(self._embed(inputs))), self._contexts(inputs)
+        for (block, kind), memory in zip(self._steps, memories, strict=True):
+            x = self.layers[block](x, contexts[kind]._replace(bias=biases[kind], memory=memory))
+        return self.final_norm(x), memories
 
     def _embed(self, inputs: Inputs) -> Tensor:
         x = self.tokens(inputs.ids)
@@ -152,6 +177,6 @@ class Transformer(nn.Module):
         return x  # (B, T, E): D wide where there is no projection
 
     def _contexts(self, inputs: Inputs) -> list[Context]:
-        biases = [visible(inputs.documents, window) for window in self._windows]
+        biases = [visible(inputs.documents, window, self._direction) for window in self._windows]
         rotations = [rotary(inputs.positions) for rotary in self.rotary] or [None] * len(biases)
         return [Context(bias, rotation) for bias, rotation in zip(biases, rotations, strict=True)]

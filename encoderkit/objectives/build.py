@@ -1,6 +1,9 @@
 """Which module each objective of a recipe is."""
 
-from encoderkit.objectives.config import MaskedConfig
+from typing import Any
+
+from encoderkit.objectives.causal import Causal
+from encoderkit.objectives.config import CausalConfig, MaskedConfig
 from encoderkit.objectives.masked import Masked
 
-OBJECTIVES = {MaskedConfig: Masked}
+OBJECTIVES: dict[type[Any], type[Any]] = {MaskedConfig: Masked, CausalConfig: Causal}

@@ -1,11 +1,11 @@
 """The objectives that a recipe can name. No torch here; `objectives/build.py` maps each class to its module."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from encoderkit.config import Config
-from encoderkit.models.config import EncoderConfig, TransformerConfig
+from encoderkit.models.config import EncoderConfig, TransformerConfig, reading
 from encoderkit.units import Share
 
 
@@ -61,11 +61,15 @@ class MaskedConfig(ObjectiveBase):
         return self
 
     def obstacle(self, model: EncoderConfig) -> str | None:
-        if self.pairs != "none" and isinstance(model, TransformerConfig) and model.segments < 2:
-            fits = "set model.segments: 2, or take bert or albert, a recurrent or a convolutional encoder, or pairs: none"
-            return (
-                f"objective.pairs: {self.pairs} tells two texts apart, and {model.kind} has no embedding for the second; {fits}"
-            )
+        """Pairs are told apart by segments, at their [CLS], which must see them."""
+        if self.pairs == "none" or not isinstance(model, TransformerConfig):
+            return None
+        fits = "take bert or albert, a recurrent or a convolutional encoder, or pairs: none"
+        if reading(model) != "both":
+            return f"objective.pairs: {self.pairs} asks the first token, which sees no other from left to right; {fits}"
+        if model.segments < 2:
+            apart = f"objective.pairs: {self.pairs} tells two texts apart, and {model.kind} has no embedding for the second"
+            return f"{apart}; set model.segments: 2, or {fits}"
         return None
 
     @property
@@ -78,4 +82,22 @@ class MaskedConfig(ObjectiveBase):
         return (*super().metrics, *own)
 
 
-ObjectiveConfig = MaskedConfig
+class CausalConfig(ObjectiveBase):
+    """Causal language modelling (Radford et al. 2019): guess each token from those before it; ELMo's way also backwards."""
+
+    kind: Literal["causal"] = "causal"
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """Encoders whose vectors have seen the next token can copy it."""
+        if reading(model) != "both":
+            return None
+        if hasattr(model, "directions"):
+            fix = "model.directions: 1 reads in one direction, model.stacks: apart in two that do not meet"
+        elif hasattr(model, "direction"):
+            fix = "model.direction: left_to_right hides it"
+        else:
+            fix = "kinds that can: gpt, and others with model.direction: left_to_right"
+        return f"objective causal guesses the next token, and this {model.kind} has seen it; {fix}; or objective.kind: masked"
+
+
+ObjectiveConfig = Annotated[MaskedConfig | CausalConfig, Field(discriminator="kind")]

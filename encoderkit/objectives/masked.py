@@ -7,7 +7,7 @@ one more head (see `objectives.pairs`). Only the hidden places go through the vo
 and 16,384 pieces, the head over every place would be most of the arithmetic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,11 +17,13 @@ from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
 from encoderkit.data.pairs import PairRow
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
+from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
+from encoderkit.objectives.likelihood import Probe, log_likelihoods
 from encoderkit.objectives.pairs import build_pairs
 
 LONGEST_SPAN = 10
@@ -30,6 +32,8 @@ LONGEST_NGRAM = 3
 
 class Masked(nn.Module):
     """Encoder and vocabulary head under the masked objective; the head shares the encoder's word embeddings."""
+
+    maskings: tuple[Masking, ...] = ("token", "within_word")
 
     def __init__(self, config: MaskedConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:
         """`length`: the tokens a row has at most."""
@@ -128,6 +132,25 @@ class Masked(nn.Module):
         nats = cross_entropy(logits, labels, reduction="none")
         right = (logits.argmax(-1) == labels).float()
         return {"nats": nats, "right": right, **self.pairs.observe(hidden, inputs, targets)}
+
+    def log_likelihoods(self, texts: Sequence[Row], masking: Masking | None, tokens: int) -> np.ndarray:
+        """(N,) pseudo-log-likelihoods: the sum over the tokens of a text, each hidden in turn (Salazar et al. 2020)."""
+
+        def nats(inputs: Inputs, where: Tensor, labels: Tensor) -> Tensor:
+            hidden = self.head.transform(self.encoder(inputs).flatten(0, 1)[where])
+            return judged(hidden, self.encoder.tokens.weight, self.head.bias, labels)[0]
+
+        probes = (probe for i, row in enumerate(texts) for probe in self._probes(i, row, masking == "within_word"))
+        device = str(self.encoder.tokens.weight.device)
+        return log_likelihoods(probes, len(texts), nats, self.vocabulary.pad, tokens, device)
+
+    def _probes(self, text: int, row: Row, within_word: bool) -> Iterator[Probe]:
+        ordinary = np.flatnonzero(~row.special)
+        ends = np.append(np.flatnonzero(row.starts | row.special), len(row.ids))  # a word ends where the next thing begins
+        for place in ordinary:
+            shown = row.ids.copy()
+            shown[place : ends[np.searchsorted(ends, place, "right")] if within_word else place + 1] = self.vocabulary.mask
+            yield Probe(text, shown, np.array([place]), row.ids[[place]])
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean loss in nats and accuracy over the hidden tokens, and those of the pairs under names of their own."""

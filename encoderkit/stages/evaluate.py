@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,26 +11,73 @@ from encoderkit.console import number, say, table, warn
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import open_store
-from encoderkit.errors import DataError, UserError
+from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, start
+from encoderkit.metrics import paired_differences
+from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
-from encoderkit.tasks.task import Task
+from encoderkit.tasks.task import Observed, Task
 from encoderkit.training.evaluate import evaluate as evaluate_source
 
 _CONFUSION = 12  # labels up to which the matrix is shown to a person; --json always has it
 
 
 def evaluate(
-    step: Path, data: Path, precision: Precision = "auto", batch: int | None = None, with_baselines: bool = True
+    step: Path,
+    data: Path,
+    precision: Precision = "auto",
+    batch: int | None = None,
+    with_baselines: bool = True,
+    against: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate the model in `step` on `data`: a file of labelled rows, or a token store for a pretrained model.
 
-    Raises `DataError` with file and line for a row that cannot be used, before anything is computed.
+    `against`: another model, to tell whether the difference on these rows is more than chance. Raises `DataError` with file
+    and line for a row that cannot be used, before anything is computed.
     """
     engine = start(open_model(step), precision, batch)
     about = {"model": str(step), "data": str(data), "precision": engine.precision}
     task = engine.model.task
-    return about | (_store(engine, data) if task is None else _rows(engine, task, data, with_baselines))
+    if task is None:
+        if against is not None:
+            raise UsageError("neighbouring tokens are not independent, so two pretrained models are not tested on a store")
+        return about | _store(engine, data)
+    decided = judge(engine, data)
+    found = about | _rows(engine, decided, with_baselines)
+    if against is not None:
+        other = judge(start(open_model(against), precision, batch), data)
+        found["against"] = {"model": str(against), "differences": differences(decided, other)}
+    return found
+
+
+class Judged(NamedTuple):
+    """A model's answers to labelled rows."""
+
+    task: Task
+    rows: list[Row]
+    examples: Sequence[Any]
+    observed: Observed
+    gold: np.ndarray
+    predicted: np.ndarray
+
+
+def judge(engine: Engine, data: Path) -> Judged:
+    """What the model says of each row of `data`, beside what is right."""
+    task = engine.model.task
+    if task is None:
+        raise UsageError("is a pretrained model, which has no answers to labelled rows", where=engine.model.path)
+    rows = _read(task, data)
+    examples = task.encode(rows, engine.model.tokenizer)
+    observed = engine.observe(examples)
+    return Judged(task, rows, examples, observed, task.gold(rows), task.decide(examples, observed))
+
+
+def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
+    """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
+    if type(one.task) is not type(other.task) or one.task.labels != other.task.labels:
+        raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared")
+    found = paired_differences(one.task.score, one.gold, one.predicted, other.predicted)
+    return {name: difference._asdict() for name, difference in found.items()}
 
 
 def _store(engine: Engine, data: Path) -> dict[str, Any]:
@@ -45,17 +92,15 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
         )
     kind = ROWS[learner.config.rows]
     rows = kind(store, length, tokenizer.cls, tokenizer.sep, packed=learner.encoder.packs)
+    measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
     metrics["perplexity"] = float(np.exp(metrics["loss"]))
     unknown = {"tokens": store.meta.unknown, "share": store.meta.unknown / max(store.meta.tokens, 1)}
     return {"rows": len(rows), "tokens": rows.tokens, "metrics": metrics, "unknown": unknown}
 
 
-def _rows(engine: Engine, task: Task, data: Path, with_baselines: bool) -> dict[str, Any]:
-    rows = _read(task, data)
-    examples = task.encode(rows, engine.model.tokenizer)
-    observed, gold = engine.observe(examples), task.gold(rows)
-    predicted = task.decide(examples, observed)
+def _rows(engine: Engine, judged: Judged, with_baselines: bool) -> dict[str, Any]:
+    task, rows, examples, observed, gold, predicted = judged
     metrics = {**task.score(gold, predicted), **task.metrics(examples, observed), **task.details(gold, predicted)}
     account = Account().add_each(by_row(examples), task.vocabulary.unk)
     train = _training(engine, task) if with_baselines else None
@@ -143,6 +188,11 @@ def describe(result: dict[str, Any]) -> str:
     if "confusion" in metrics and len(result["labels"]) <= _CONFUSION:
         rows = [["label \\ predicted", *result["labels"]]]
         rows += [[label, *map(str, row)] for label, row in zip(result["labels"], metrics["confusion"], strict=True)]
+        parts.append(table(rows))
+    if "against" in result:
+        rows = [["", f"less that of {result['against']['model']}", "95 % interval", "p"]]
+        for name, found in result["against"]["differences"].items():
+            rows.append([name, f"{found['value']:+.4f}", f"{found['low']:+.4f} - {found['high']:+.4f}", f"{found['p']:.3f}"])
         parts.append(table(rows))
     return "\n\n".join(parts)
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,8 +98,9 @@ def _check(model: Model, exported: Exported, folder: Path) -> Parity | None:
         say("parity not checked: transformers is not installed; pip install 'encoderkit[hf]' brings it")
         return None
     with _quiet() as transformers:
-        if model.learner.encoder_config.kind not in transformers.CONFIG_MAPPING:
-            has = f"transformers {transformers.__version__} has no {model.learner.encoder_config.kind} yet"
+        model_type = json.loads(exported.files["config.json"])["model_type"]
+        if model_type not in transformers.CONFIG_MAPPING:
+            has = f"transformers {transformers.__version__} has no {model_type} yet"
             say(f"parity not checked: {has}; pip install --upgrade transformers")
             return None
     return compare(model, exported.auto_class, folder)

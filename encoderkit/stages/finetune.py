@@ -1,7 +1,8 @@
 """`encoderkit finetune`: a task on labelled rows, from a pretrained checkpoint or from random weights."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from encoderkit.models.config import AlbertConfig, BertConfig, EncoderConfig, Mo
 from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages.session import Material, outcome, run, session
+from encoderkit.stages.repeats import repeated
+from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.task import Task
 from encoderkit.text.tokenizers import open_tokenizer
@@ -30,10 +32,14 @@ from encoderkit.training.evaluate import evaluate
 
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run the recipe into `out`; the JSON of the command."""
+    if recipe.seeds or (recipe.folds and not recipe.fold):
+        return repeated(recipe, out, finetune, resume, overwrite)
     with session(recipe, out, resume, overwrite):
         material = prepare(recipe)
         state, plan = run(recipe, material, out, overwrite)
-        result = outcome(out, state, plan)
+        goal = find_goal(material.learner, recipe.training.metric, None)
+        result: dict[str, Any] = outcome(out, state, plan)
+        result["chosen_by"] = {"metric": goal.metric, "direction": goal.direction}
         if material.test:
             best = open_model(Path(result["best"])).learner
             assert isinstance(best, nn.Module)
@@ -77,14 +83,20 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
         return read_rows(path, task.all_columns, task.optional_columns)
 
     parts = {"train": read(data.train)}
-    if isinstance(data.dev, str):
+    if recipe.folds:
+        fold = recipe.fold or 1
+        held = partial(_fold, fold, recipe.folds)
+        parts["train"], parts["dev"] = _hold_out(parts["train"], held, recipe.seed, task.together)
+        say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, fold {fold} of {recipe.folds} (seed {recipe.seed})")
+    elif isinstance(data.dev, str):
         parts["dev"] = read(data.dev)
     elif data.dev:
-        parts["train"], parts["dev"] = _hold_out(parts["train"], data.dev, recipe.seed, task.together)
+        parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), recipe.seed, task.together)
         say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, drawn at random (seed {recipe.seed})")
-        if not parts["dev"] or not parts["train"]:
-            message = f"data.dev = {data.dev:g} leaves no rows on one side (equal rows stay together)"
-            raise DataError(message, where=data.train, fix="--set data.dev=FILE")
+    if "dev" in parts and not (parts["dev"] and parts["train"]):
+        what = f"folds = {recipe.folds}" if recipe.folds else f"data.dev = {data.dev}"
+        message = f"{what} leaves no rows on one side (equal rows stay together)"
+        raise DataError(message, where=data.train, fix="--set data.dev=FILE")
     if data.test is not None:
         parts["test"] = read(data.test)
     return parts
@@ -92,11 +104,20 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
 
 def _labelled(recipe: FinetuneRecipe, split: dict[str, list[Row]]) -> list[Row]:
     """The rows that labels are found in: those of `data.train`, a share of which may be held out."""
-    return split["train"] if isinstance(recipe.data.dev, str) else [*split["train"], *split.get("dev", [])]
+    own = isinstance(recipe.data.dev, str) and not recipe.folds
+    return split["train"] if own else [*split["train"], *split.get("dev", [])]
 
 
-def _hold_out(rows: list[Row], share: float, seed: int, together: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """A share of the rows at random, but equal rows on one side: what is held out must not be trained on.
+def _first(share: float, count: int) -> slice:
+    return slice(0, round(share * count))
+
+
+def _fold(number: int, of: int, count: int) -> slice:
+    return slice(number - 1, count, of)
+
+
+def _hold_out(rows: list[Row], part: Callable[[int], slice], seed: int, together: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    """Some of the rows at random, but equal rows on one side: what is held out must not be trained on.
 
     Rows count as equal that are so in the columns `together`, or in all if there are none.
     """
@@ -105,7 +126,7 @@ def _hold_out(rows: list[Row], share: float, seed: int, together: Sequence[str])
         return json.dumps({name: row.values[name] for name in together} if together else row.values, sort_keys=True)
 
     keys = sorted({key(row) for row in rows})
-    chosen = np.random.default_rng((seed, 1)).permutation(len(keys))[: round(share * len(keys))]
+    chosen = np.random.default_rng((seed, 1)).permutation(len(keys))[part(len(keys))]
     held = {keys[i] for i in chosen}
     sides: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:

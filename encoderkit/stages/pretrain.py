@@ -13,7 +13,7 @@ from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError
 from encoderkit.inference import vocabulary_of
-from encoderkit.learner import Learner
+from encoderkit.learner import Learner, Measured
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import PretrainRecipe
 from encoderkit.stages.session import Material, outcome, run, session
@@ -51,11 +51,19 @@ def prepare(recipe: PretrainRecipe) -> Material:
     learner: Learner = OBJECTIVES[type(recipe.objective)](
         recipe.objective, recipe.model, vocabulary_of(tokenizer), recipe.data.length
     )
-    train, dev, inputs = _data(recipe, store, tokenizer, learner.encoder.packs)
+    held = _open(recipe.data.dev, tokenizer) if isinstance(recipe.data.dev, str) else store
+    measure(learner, held)
+    train, dev, inputs = _data(recipe, store, held, tokenizer, learner.encoder.packs)
     say(f"{len(train):,} rows of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
     assert isinstance(learner, nn.Module)
     say(f"{sum(p.numel() for p in learner.parameters()):,} parameters")
     return Material(learner, train, dev, None, tokenizer, None, recipe.data.length, inputs, learner.encoder.packs)
+
+
+def measure(learner: Learner, store: TokenStore) -> None:
+    """Tell a learner that reports bits per byte how many bytes of text stand behind a token."""
+    if isinstance(learner, Measured):
+        learner.bytes_per_token = store.meta.bytes / max(store.meta.tokens, 1)
 
 
 def _open(path: str, tokenizer: Tokenizer) -> TokenStore:
@@ -70,7 +78,7 @@ def _open(path: str, tokenizer: Tokenizer) -> TokenStore:
 
 
 def _data(
-    recipe: PretrainRecipe, store: TokenStore, tokenizer: Tokenizer, packed: bool
+    recipe: PretrainRecipe, store: TokenStore, held: TokenStore, tokenizer: Tokenizer, packed: bool
 ) -> tuple[Rows, Evenly | None, dict[str, str]]:
     """Training rows, held-out rows, and the fingerprints of what they come from."""
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": store.meta.fingerprint}
@@ -81,7 +89,6 @@ def _data(
     if not recipe.data.dev:
         return rows(store), None, inputs
     if isinstance(recipe.data.dev, str):
-        held = _open(recipe.data.dev, tokenizer)
         inputs["data.dev"] = held.meta.fingerprint
         return rows(store), Evenly(rows(held), DEV_ROWS), inputs
     train_documents, dev_documents = store.split(recipe.data.dev)

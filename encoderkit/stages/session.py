@@ -53,11 +53,12 @@ def session(recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, ov
     """Hold `out` for this run alone, with what was there before refused, or (resume) checked to be the same run."""
     keep_memory()
     with joined(), ExitStack() as held, _terminable():
-        by_first(lambda: _hold(held, recipe, out, resume, overwrite))
+        by_first(lambda: hold(held, recipe, out, resume, overwrite))
         yield
 
 
-def _hold(held: ExitStack, recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> None:
+def hold(held: ExitStack, recipe: PretrainRecipe | FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> None:
+    """Lock `out` for as long as `held` is open, and refuse what is there already or (resume) another run."""
     known = out / "recipe.yaml"
     held.enter_context(files.locked(out))
     files.sweep(out)

@@ -18,12 +18,13 @@ from encoderkit.models.config import (
     BertConfig,
     EncoderConfig,
     EsmcConfig,
+    GptConfig,
     LstmConfig,
     ModernBertConfig,
     RobertaConfig,
 )
-from encoderkit.objectives.config import MaskedConfig
-from encoderkit.objectives.masked import Masked
+from encoderkit.objectives.build import OBJECTIVES
+from encoderkit.objectives.config import CausalConfig, MaskedConfig
 from encoderkit.stages.export import TEXTS, compare, run
 from encoderkit.stages.finetune import load_pretrained
 from encoderkit.tasks.classify import Classify
@@ -34,6 +35,7 @@ from encoderkit.training.checkpoint import Description, State, save
 
 pytest.importorskip("transformers")
 
+Goal = ClassifyConfig | MaskedConfig | CausalConfig
 LABELS = ["negative", "positive", "很好"]
 SINGLE, PAIR = ClassifyConfig(text="a"), ClassifyConfig(text=["a", "b"], multiple=True)
 MASKED, NEXT, ORDER = MaskedConfig(), MaskedConfig(pairs="next"), MaskedConfig(pairs="order")
@@ -43,6 +45,7 @@ ENCODERS: dict[str, EncoderConfig] = {
     "albert": AlbertConfig(dim=32, layers=3, heads=2, max_length=64, embedding_dim=12, groups=2, group_blocks=2),
     "modernbert": ModernBertConfig(dim=32, layers=3, heads=2, hidden=48, max_length=64, window=8),
     "esmc": EsmcConfig(dim=32, layers=2, heads=2, hidden=48, max_length=64),
+    "gpt": GptConfig(dim=32, layers=2, heads=2, max_length=64),
     "lstm": LstmConfig(dim=8),
 }
 
@@ -51,15 +54,15 @@ def tokenizer_files(kind: TokenizerKind) -> dict[str, bytes]:
     return train(iter(TEXTS[1:] * 3), TokenizerConfig(kind=kind, vocab_size=400, min_frequency=1)).files
 
 
-def model_at(
-    run_dir: Path, encoder: EncoderConfig, goal: ClassifyConfig | MaskedConfig, tokenizer: dict[str, bytes], length: int
-) -> Path:
+def model_at(run_dir: Path, encoder: EncoderConfig, goal: Goal, tokenizer: dict[str, bytes], length: int) -> Path:
     """A model directory as training leaves it, with random weights."""
     size = len(json.loads(tokenizer["tokenizer.json"])["model"]["vocab"])
     vocabulary = Vocabulary(size, 0, 1, 2, 3, 4)
     torch.manual_seed(0)
     task = isinstance(goal, ClassifyConfig)
-    learner = Classify(goal, encoder, vocabulary, length, LABELS) if task else Masked(goal, encoder, vocabulary, length)
+    learner = (
+        Classify(goal, encoder, vocabulary, length, LABELS) if task else OBJECTIVES[type(goal)](goal, encoder, vocabulary, length)
+    )
     config = {
         "format": 1,
         "encoder": encoder.model_dump(mode="json"),
@@ -86,11 +89,11 @@ def model_at(
         ("modernbert", MASKED, "char"),
         ("esmc", PAIR, "wordpiece"),
         ("esmc", MASKED, "wordpiece"),
+        ("gpt", SINGLE.model_copy(update={"pooling": "last"}), "wordpiece"),
+        ("gpt", CausalConfig(), "bpe"),
     ],
 )
-def test_transformers_loads_it_with_equal_tokens_and_logits(
-    name: str, goal: ClassifyConfig | MaskedConfig, kind: TokenizerKind, tmp_path: Path
-) -> None:
+def test_transformers_loads_it_with_equal_tokens_and_logits(name: str, goal: Goal, kind: TokenizerKind, tmp_path: Path) -> None:
     model_at(tmp_path / "run", ENCODERS[name], goal, tokenizer_files(kind), length=48)
     task = isinstance(goal, ClassifyConfig)
     result = run(tmp_path / "run", ["hf"], tmp_path / "out")

@@ -14,6 +14,7 @@ from encoderkit.errors import DataError
 from encoderkit.interop.families import LAYOUTS, obstacle
 from encoderkit.interop.hf import export, from_hf, to_hf
 from encoderkit.interop.layout import Head, HeadKind, SpecialIds
+from encoderkit.learner import IGNORE, Vocabulary
 from encoderkit.models.build import build_classification_head, build_encoder, build_vocabulary_head
 from encoderkit.models.config import (
     AlbertConfig,
@@ -21,19 +22,22 @@ from encoderkit.models.config import (
     CnnConfig,
     EncoderConfig,
     EsmcConfig,
+    GptConfig,
     LstmConfig,
     ModernBertConfig,
     RobertaConfig,
 )
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import pool
+from encoderkit.objectives.causal import Causal
+from encoderkit.objectives.config import CausalConfig
 
 transformers = pytest.importorskip("transformers")
 
 VOCABULARY = 67
 IDS = SpecialIds(pad=0, cls=2, sep=3)
 LABELS = ("bad", "good", "很好")
-FAMILIES: dict[str, BertConfig | RobertaConfig | AlbertConfig | ModernBertConfig | EsmcConfig] = {
+FAMILIES: dict[str, BertConfig | RobertaConfig | AlbertConfig | ModernBertConfig | EsmcConfig | GptConfig] = {
     "bert": BertConfig(dim=20, layers=2, heads=4, hidden=33, max_length=40),
     "bert-other": BertConfig(
         dim=18, layers=3, heads=3, max_length=31, activation="relu_squared", bias=False, segments=0, position="sinusoidal"
@@ -54,8 +58,13 @@ FAMILIES: dict[str, BertConfig | RobertaConfig | AlbertConfig | ModernBertConfig
     ),
     "modernbert-global": ModernBertConfig(dim=12, layers=2, heads=2, hidden=20, window=None, norm_eps=1e-6),
     "esmc": EsmcConfig(dim=24, layers=3, heads=2, hidden=31, max_length=44),
+    "gpt": GptConfig(dim=24, layers=3, heads=3, hidden=31, max_length=40),
+    "gpt-other": GptConfig(dim=20, layers=2, heads=5, max_length=31, bias=False, activation="relu", norm_eps=1e-4),
+    "gpt-sinusoidal": GptConfig(dim=16, layers=1, heads=1, max_length=29, position="sinusoidal"),
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
+every_masked = pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("gpt")])
+every_gpt = pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith("gpt")])
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +82,7 @@ class Ours(nn.Module):
         self.kind = kind
         self.encoder: Any = build_encoder(config, VOCABULARY, IDS.pad)
         self.head: Any = nn.Identity()
-        if kind in ("masked", "pairs"):
+        if kind in ("masked", "pairs", "causal"):
             self.head = build_vocabulary_head(config, VOCABULARY)
         if kind == "pairs":
             self.pairs = nn.ModuleDict({"head": build_classification_head(config, 2, 0.0)})
@@ -85,7 +94,7 @@ class Ours(nn.Module):
 
     def forward(self, inputs: Inputs, pooling: Any = "cls") -> Tensor:
         hidden = self.encoder(inputs)
-        if self.kind in ("masked", "pairs"):
+        if self.kind in ("masked", "pairs", "causal"):
             return self.head(hidden.flatten(0, 1), self.encoder.tokens.weight).view(*hidden.shape[:2], -1)
         return self.head(pool(pooling, hidden, inputs.mask)) if self.kind == "classify" else hidden
 
@@ -98,6 +107,15 @@ def batch(segments: int) -> tuple[Inputs, dict[str, Tensor]]:
     types = ((torch.arange(29) >= 9) & mask).long() if segments > 1 else None
     theirs = {"input_ids": ids, "attention_mask": mask.long()}
     return Inputs.of(ids, mask, types), theirs if types is None else {**theirs, "token_type_ids": types}
+
+
+def left_padded() -> tuple[Inputs, dict[str, Tensor]]:
+    """The same batch with its padding on the left; transformers is told the positions, as its `generate` does."""
+    inputs, _ = batch(0)
+    turned = Inputs(*(torch.stack([row.roll(int((~real).sum())) for row, real in zip(part, inputs.mask, strict=True)])
+                      for part in (inputs.ids, inputs.documents, inputs.positions)))  # fmt: skip
+    arguments = {"input_ids": turned.ids, "attention_mask": turned.mask.long(), "position_ids": turned.positions}
+    return turned, arguments
 
 
 def write(folder: Path, config: EncoderConfig, head: Head, ours: Ours) -> str | None:
@@ -128,7 +146,7 @@ def test_hidden_states(name: str, tmp_path: Path) -> None:
     assert difference[inputs.mask].abs().max() < 1e-5
 
 
-@every_family
+@every_masked
 def test_masked_logits(name: str, tmp_path: Path) -> None:
     config = FAMILIES[name]
     ours = Ours(config, "masked")
@@ -138,11 +156,40 @@ def test_masked_logits(name: str, tmp_path: Path) -> None:
     assert difference[inputs.mask].abs().max() < 1e-5
 
 
+@every_gpt
+def test_causal_logits_and_loss_with_padding_on_either_side(name: str, tmp_path: Path) -> None:
+    config = FAMILIES[name]
+    ours = Ours(config, "causal")
+    auto_class = write(tmp_path, config, Head("causal"), ours)
+    assert auto_class == "AutoModelForCausalLM"
+    theirs = load(tmp_path, auto_class)
+    for inputs, arguments in (batch(0), left_padded()):
+        found = theirs(**arguments, labels=torch.where(inputs.mask & (inputs.positions > 0), inputs.ids, -100))
+        logits = ours(inputs)
+        assert (logits - found.logits)[inputs.mask].abs().max() < 1e-5
+        learner = Causal(CausalConfig(), config, Vocabulary(VOCABULARY, 0, 1, 2, 3, 4), 29)
+        learner.load_state_dict(ours.state_dict())
+        following = torch.where((inputs.documents[:, 1:] > 0) & (inputs.documents[:, :-1] > 0), inputs.ids[:, 1:], IGNORE)
+        targets = {"next": torch.nn.functional.pad(following, (0, 1), value=IGNORE)}
+        mean = learner.eval()(inputs, targets)["next"] / (targets["next"] != IGNORE).sum()
+        assert abs(mean - found.loss) < 1e-5
+
+
+@every_gpt
+def test_the_last_token_classifies_with_padding_on_either_side(name: str, tmp_path: Path) -> None:
+    config = FAMILIES[name]
+    ours = Ours(config, "classify")
+    theirs = load(tmp_path, write(tmp_path, config, Head("classify", LABELS, pooling="last"), ours))
+    for inputs, arguments in (batch(0), left_padded()):
+        assert (ours(inputs, "last") - theirs(**arguments).logits).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("several", [False, True])
 @every_family
 def test_classification_logits(name: str, several: bool, tmp_path: Path) -> None:
     config = FAMILIES[name]
     pooling = "mean" if several and isinstance(config, ModernBertConfig) else "cls"
+    pooling = "last" if isinstance(config, GptConfig) else pooling
     ours = Ours(config, "classify")
     theirs = load(tmp_path, write(tmp_path, config, Head("classify", LABELS, several, pooling, 0.1), ours))
     inputs, arguments = batch(config.segments)
@@ -198,6 +245,7 @@ def test_pretraining_logits_and_loss(name: str, tmp_path: Path) -> None:
 @every_family
 def test_from_hf_undoes_to_hf(name: str, kind: HeadKind) -> None:
     config = FAMILIES[name]
+    kind = "causal" if kind == "masked" and isinstance(config, GptConfig) else kind
     if kind not in LAYOUTS[type(config)].classes:
         return
     ours = Ours(config, kind).state_dict()
@@ -246,6 +294,9 @@ def test_from_hf_refuses_what_it_cannot_keep() -> None:
         (FAMILIES["modernbert"], Head("classify", LABELS, pooling="max"), "modernbert cannot have pooling: max"),
         (BertConfig(position="rotary", norm_order="pre"), Head("none"), "bert cannot have position: rotary, norm_order: pre"),
         (EsmcConfig(window=8, global_every=2), Head("none"), "esmc cannot have window: 8"),
+        (BertConfig(direction="left_to_right"), Head("none"), "bert cannot have direction: left_to_right"),
+        (FAMILIES["gpt"], Head("classify", LABELS, pooling="mean"), "gpt cannot have pooling: mean"),
+        (GptConfig(direction="both"), Head("masked"), "no gpt with a head of kind masked"),
     ],
 )
 def test_what_transformers_does_not_have_is_said_and_written_anyway(config: Any, head: Head, reason: str) -> None:

@@ -13,12 +13,14 @@ from encoderkit.models.config import (
     CnnConfig,
     EncoderConfig,
     EsmcConfig,
+    GptConfig,
     GruConfig,
     LstmConfig,
     ModernBertConfig,
     RnnConfig,
     RobertaConfig,
     longest,
+    reading,
 )
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import Pooling, pool
@@ -33,13 +35,18 @@ CONFIGS = {
     "esmc": EsmcConfig(dim=24, layers=2, heads=2, hidden=30),
     "sinusoidal": BertConfig(dim=24, layers=2, heads=2, position="sinusoidal", norm_order="pre", segments=0),
     "none": BertConfig(dim=24, layers=2, heads=2, position="none", bias=False, mlp="gated", activation="relu_squared"),
+    "gpt": GptConfig(dim=24, layers=2, heads=2),
+    "local-gpt": ModernBertConfig(dim=24, layers=3, heads=2, hidden=30, window=4, global_every=2, direction="left_to_right"),
     "rnn": RnnConfig(dim=10, layers=2),
     "lstm": LstmConfig(dim=10, layers=2, embedding_dim=7),
     "gru": GruConfig(dim=10, layers=2, directions=1),
+    "elmo": LstmConfig(dim=10, layers=3, embedding_dim=7, stacks="apart"),
+    "causal-dilated": CnnConfig(dim=12, layers=3, kernel=2, direction="left_to_right"),
+    "causal-gated": CnnConfig(dim=12, layers=2, style="gated", kernel=3, direction="left_to_right"),
     "dilated": CnnConfig(dim=12, layers=3, embedding_dim=9),
     "gated": CnnConfig(dim=12, layers=2, style="gated", kernel=5),
 }
-PACKING = ("bert", "roberta", "albert", "shared", "modernbert", "esmc", "sinusoidal", "none")
+PACKING = ("bert", "roberta", "albert", "shared", "modernbert", "esmc", "sinusoidal", "none", "gpt", "local-gpt")
 every_encoder = pytest.mark.parametrize("name", CONFIGS)
 
 
@@ -91,6 +98,24 @@ def test_the_content_of_padding_is_never_read(name: str) -> None:
     batch = rows(6, 2)
     noisy = batch._replace(ids=torch.where(batch.mask, batch.ids, 7))
     assert torch.equal(encoder(batch)[batch.mask], encoder(noisy)[batch.mask])
+
+
+@every_encoder
+def test_a_vector_has_seen_what_its_config_says(name: str) -> None:
+    """Changing one token changes nothing before it (both halves of the vectors apart: nothing after it), and what follows."""
+    encoder = encoder_of(name).eval()
+    batch, half = rows(9), encoder.dim // 2
+    changed = batch._replace(ids=batch.ids.index_fill(1, torch.tensor([4]), 3))
+    moved = (encoder(changed) != encoder(batch))[0]  # (T, D)
+    assert moved[4].any()
+    match reading(CONFIGS[name]):
+        case "left_to_right":
+            assert not moved[:4].any() and moved[5].any()
+        case "apart":
+            assert not moved[:4, :half].any() and moved[5:, :half].all()
+            assert not moved[5:, half:].any() and moved[:4, half:].all()
+        case "both":
+            assert moved[3].any() and moved[5].any()
 
 
 @pytest.mark.parametrize("name", PACKING)
@@ -165,6 +190,28 @@ def test_zero_output_starts_each_block_as_the_identity(name: str) -> None:
     assert all(not layer.attention.out.weight.any() and not layer.mlp.down.weight.any() for layer in encoder.layers)
 
 
+def test_gpt_starts_with_smaller_outputs() -> None:
+    """Radford et al. 2019, section 2.3: residual layers scaled by one over the square root of their number."""
+    layer = build_encoder(GptConfig(dim=64, layers=8, heads=2), 100, 0).layers[3]
+    for part, std in ((layer.attention.out, 0.005), (layer.mlp.down, 0.005), (layer.attention.qkv, 0.02), (layer.mlp.up, 0.02)):
+        assert part.weight.std().item() == pytest.approx(std, rel=0.1)
+
+
+def test_two_stacks_apart_are_two_recurrent_networks() -> None:
+    """Against torch's own LSTM of several layers, one over the text and one over the text reversed."""
+    encoder = build_encoder(LstmConfig(dim=12, layers=3, embedding_dim=5, stacks="apart"), VOCABULARY, 0).eval()
+    batch = rows(7)
+    embedded, halves = encoder.tokens(batch.ids), []
+    for name, x in (("forwards", embedded), ("backwards", embedded.flip(1))):
+        lstm = nn.LSTM(5, 6, num_layers=3, batch_first=True)
+        for i, layer in enumerate(encoder.layers):
+            for part, value in getattr(layer, name).state_dict().items():
+                getattr(lstm, part.replace("_l0", f"_l{i}")).data.copy_(value)
+        out, _ = lstm(x)
+        halves.append(out if name == "forwards" else out.flip(1))
+    torch.testing.assert_close(encoder(batch), torch.cat(halves, -1))
+
+
 def test_fresh_weights() -> None:
     encoder = build_encoder(BertConfig(dim=64, layers=1, heads=2), 1000, 0)
     assert not encoder.tokens.weight[0].any() and not encoder.layers[0].attention.qkv.bias.any()
@@ -173,7 +220,7 @@ def test_fresh_weights() -> None:
     torch.testing.assert_close(lstm.bias_ih_l0[4:8] + lstm.bias_hh_l0[4:8], torch.ones(4))
 
 
-@pytest.mark.parametrize("name", ["bert", "shared", "modernbert", "esmc", "dilated"])
+@pytest.mark.parametrize("name", ["bert", "shared", "modernbert", "esmc", "local-gpt", "dilated", "causal-dilated"])
 def test_traces_without_a_graph_break(name: str) -> None:
     encoder = encoder_of(name).eval()
     traced = torch.compile(encoder, fullgraph=True, backend="eager")

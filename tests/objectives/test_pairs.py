@@ -23,7 +23,7 @@ from encoderkit.training.evaluate import evaluate
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
 from tests.data.test_store_blocks import make_store
-from tests.training.runs import KINDS, TRANSFORMERS, VOCABULARY, encoder, plan
+from tests.training.runs import BOTH_WAYS, KINDS, TRANSFORMERS, VOCABULARY, encoder, plan
 
 LENGTH = 24
 relations = pytest.mark.parametrize("relation", ["next", "order"])
@@ -31,8 +31,8 @@ relations = pytest.mark.parametrize("relation", ["next", "order"])
 
 def learner(kind: str, relation: Relation) -> Masked:
     torch.manual_seed(1)
-    segments = {"segments": 2} if kind in TRANSFORMERS else {}
-    return Masked(MaskedConfig(pairs=relation), encoder(kind, **segments), VOCABULARY, LENGTH)
+    more = BOTH_WAYS.get(kind, {}) | ({"segments": 2} if kind in TRANSFORMERS else {})
+    return Masked(MaskedConfig(pairs=relation), encoder(kind, **more), VOCABULARY, LENGTH)
 
 
 def source(folder: Path, packed: bool) -> PairRows:
@@ -158,6 +158,9 @@ def test_an_encoder_without_segments_is_refused(kind: str) -> None:
     with pytest.raises(UsageError, match=r"(?s)pairs: next .* model\.segments: 2, or take bert or albert"):
         validate(PretrainRecipe, recipe, "recipe")
     validate(PretrainRecipe, recipe | {"model": {"kind": kind, "segments": 2}}, "recipe")
+    with pytest.raises(UsageError, match="sees no other from left to right"):
+        model = {"kind": kind, "segments": 2, "direction": "left_to_right"}
+        validate(PretrainRecipe, recipe | {"model": model}, "recipe")
     with pytest.raises(UsageError, match="metric here is loss or accuracy or next_loss or next_accuracy"):
         metric = {"updates": 1, "metric": "order_accuracy"}
         validate(PretrainRecipe, recipe | {"model": {"kind": "bert"}, "training": metric}, "recipe")

@@ -16,7 +16,8 @@ from encoderkit.data.blocks import Row
 from encoderkit.errors import Interrupted
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import EncoderConfig
-from encoderkit.objectives.config import MaskedConfig
+from encoderkit.objectives.causal import Causal
+from encoderkit.objectives.config import CausalConfig, MaskedConfig
 from encoderkit.objectives.masked import Masked
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages.finetune import finetune
@@ -27,8 +28,17 @@ from encoderkit.tasks.texts import Tokens
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.loop import Plan
 
-KINDS = ("bert", "roberta", "albert", "modernbert", "esmc", "rnn", "lstm", "gru", "cnn")
-TRANSFORMERS = KINDS[:5]
+KINDS = ("bert", "roberta", "albert", "modernbert", "esmc", "gpt", "rnn", "lstm", "gru", "cnn")
+TRANSFORMERS = KINDS[:6]
+LEFT_TO_RIGHT: list[tuple[str, dict[str, Any]]] = [
+    *((kind, {"direction": "left_to_right"}) for kind in (*TRANSFORMERS, "cnn")),
+    *((kind, {"directions": 1}) for kind in ("rnn", "lstm", "gru")),
+]
+"""What reads in one direction."""
+BOTH_WAYS: dict[str, dict[str, Any]] = {"gpt": {"direction": "both"}}
+"""How those that do not read both ways by themselves are made to."""
+APART: list[tuple[str, dict[str, Any]]] = [(kind, {"stacks": "apart"}) for kind in ("rnn", "lstm", "gru")]
+"""What reads in two that do not meet."""
 VOCABULARY = Vocabulary(40, 0, 1, 2, 3, 4)
 LENGTH = 16
 
@@ -43,6 +53,12 @@ def masked(kind: str, **more: Any) -> Masked:
     """A masked learner with fresh weights, the same each time."""
     torch.manual_seed(1)
     return Masked(MaskedConfig(), encoder(kind, **more), VOCABULARY, LENGTH)
+
+
+def causal(kind: str, length: int = LENGTH, **more: Any) -> Causal:
+    """A causal learner with fresh weights, the same each time."""
+    torch.manual_seed(1)
+    return Causal(CausalConfig(), encoder(kind, **more), VOCABULARY, length)
 
 
 def classify(kind: str, labels: int = 2, dropout: float = 0.0, **settings: Any) -> Classify:

@@ -1,0 +1,149 @@
+"""`encoderkit generate`: texts continued token by token, by a model that guesses the next one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from encoderkit.console import progress, warn
+from encoderkit.data.order import rng
+from encoderkit.data.unlabelled import open_texts
+from encoderkit.errors import DataError, UsageError, shown
+from encoderkit.inference import Engine, Precision, open_model, start
+from encoderkit.models.config import longest
+from encoderkit.objectives.causal import Causal
+
+
+class Sampling(NamedTuple):
+    """How a token is chosen from the scores of all."""
+
+    temperature: float = 1.0
+    """The scores are divided by it; 0: always the likeliest."""
+    top_k: int | None = None
+    """Only so many of the likeliest may be drawn (Fan et al. 2018, section 5.3)."""
+    top_p: float | None = None
+    """Only the likeliest that together have this probability may be drawn (Holtzman et al. 2020, section 3.1)."""
+
+    def check(self, count: int) -> None:
+        """Raise `UsageError` for what cannot be meant."""
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"should be more than 0 and at most 1, found {self.top_p:g}", where="--top-p")
+        if self.temperature == 0 and (count > 1 or self.top_k is not None or self.top_p is not None):
+            raise UsageError("always takes the likeliest token: -n, --top-k and --top-p change nothing", where="--temperature 0")
+
+    def choose(self, scores: np.ndarray, draws: Sequence[np.random.Generator]) -> np.ndarray:
+        """(n, V) scores and a generator for each row to (n,) tokens."""
+        if self.temperature == 0:
+            return scores.argmax(-1)
+        return np.array([self._draw(row.astype(np.float64), draw) for row, draw in zip(scores, draws, strict=True)])
+
+    def _draw(self, scores: np.ndarray, draw: np.random.Generator) -> int:
+        order = np.argsort(-scores, kind="stable")[: self.top_k]
+        weights = np.exp((scores[order] - scores[order[0]]) / self.temperature)
+        reached = np.cumsum(weights / weights.sum())
+        if self.top_p is not None:  # the first that reaches it is in
+            reached = reached[: int(np.searchsorted(reached, self.top_p)) + 1]
+        return int(order[min(int(np.searchsorted(reached, draw.random() * reached[-1], "right")), len(reached) - 1)])
+
+
+class Written(NamedTuple):
+    """A continuation."""
+
+    ids: list[int]
+    """Its tokens, without the end."""
+    ended: bool
+    """Whether the model ended the text, rather than reaching the limit."""
+
+
+def generate(
+    step: Path,
+    source: Path | None,
+    texts: Sequence[str],
+    count: int = 1,
+    most: int = 64,
+    sampling: Sampling | None = None,
+    seed: int = 17,
+    column: str = "text",
+    precision: Precision = "auto",
+) -> dict[str, Any]:
+    """Continue the rows of `source` (`-`: standard input), or `texts`, `count` times each; the JSON of the command.
+
+    Draw j of text i depends on the seed, i and j alone. Raises `DataError` or `UsageError` for a text that is as long as the
+    model can read.
+    """
+    sampling = sampling or Sampling()
+    sampling.check(count)
+    engine = start(open_model(step), precision)
+    rows = [(place, row[0]) for place, row in open_texts(source, [column]).placed()] if source else [(None, t) for t in texts]
+    prompts = _prompts(engine, rows)
+    written = []
+    with progress("writing", len(rows) * count, "texts") as bar:
+        for number, prompt in enumerate(prompts):
+            draws = [rng(seed, number, i) for i in range(count)]
+            written.append(continued(engine, prompt, most, sampling, draws))
+            bar.advance(count)
+    if short := sum(not text.ended and len(text.ids) < most for group in written for text in group):
+        warn(f"{short:,} texts stop at the {engine.model.config['length']} tokens that the model was trained to read")
+    entries = [
+        {"prompt": text, "texts": [_entry(engine, prompt, one) for one in group]}
+        for (_, text), prompt, group in zip(rows, prompts, written, strict=True)
+    ]
+    about = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "max_tokens": most}
+    return {"model": str(step), "seed": seed, **about, "generated": entries}
+
+
+def _prompts(engine: Engine, rows: Sequence[tuple[str | None, str]]) -> list[np.ndarray]:
+    tokenizer, limit = engine.model.tokenizer, _limit(engine)
+    encoded = tokenizer.encode([text for _, text in rows])
+    prompts = []
+    for i, (place, text) in enumerate(rows):
+        prompts.append(
+            np.concatenate([[tokenizer.cls], encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]]]).astype(np.int64)
+        )
+        if limit is not None and len(prompts[-1]) >= limit:
+            message = f"has {len(prompts[-1])} tokens, and the model was trained to read {limit}: there is no room to continue it"
+            kind = DataError if place else UsageError
+            raise kind(message, where=place or shown(text, 40), fix="shorten it")
+    return prompts
+
+
+def _limit(engine: Engine) -> int | None:
+    """The longest text that the model was trained to read, if its positions end."""
+    bounded = longest(engine.model.learner.encoder_config) is not None
+    return engine.model.config["length"] if bounded else None
+
+
+def continued(
+    engine: Engine, prompt: np.ndarray, most: int, sampling: Sampling, draws: Sequence[np.random.Generator]
+) -> list[Written]:
+    """A continuation of (P,) tokens for each of `draws`; at most `most` tokens, and no more than the model can read."""
+    learner, vocabulary, limit = engine.model.learner, engine.model.learner.vocabulary, _limit(engine)
+    assert isinstance(learner, Causal)
+    most = most if limit is None else min(most, limit - len(prompt))
+    never = [vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.mask]
+    ids = torch.from_numpy(prompt).to(engine.device).expand(len(draws), -1)
+    state, chosen = None, np.zeros((len(draws), 0), np.int64)
+    with engine.arithmetic():
+        while chosen.shape[1] < most and not (chosen == vocabulary.sep).any(1).all():
+            scores, state = learner.read_on(ids, state)
+            scores[:, never] = -torch.inf
+            picked = sampling.choose(scores.cpu().numpy(), draws)
+            chosen = np.concatenate([chosen, picked[:, None]], axis=1)
+            ids = torch.from_numpy(picked[:, None]).to(engine.device)
+    found = []
+    for row in chosen:
+        ends = np.flatnonzero(row == vocabulary.sep)
+        found.append(Written(row[: ends[0]].tolist() if len(ends) else row.tolist(), len(ends) > 0))
+    return found
+
+
+def _entry(engine: Engine, prompt: np.ndarray, written: Written) -> dict[str, Any]:
+    text = engine.model.tokenizer.decode([*prompt[1:].tolist(), *written.ids])
+    return {"text": text, "tokens": len(written.ids), "ended": written.ended}
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The texts for a person, an empty line between them."""
+    return "\n\n".join(text["text"] for entry in result["generated"] for text in entry["texts"])

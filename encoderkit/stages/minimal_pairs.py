@@ -1,0 +1,156 @@
+"""Minimal pairs: whether a model finds the right sentence likelier than the wrong one (BLiMP, Warstadt et al. 2020; SLING).
+
+Models of next tokens say exactly how likely a sentence is. For masked ones it is the sum of the log-probabilities of its
+tokens, each hidden in turn (Salazar et al. 2020, "Masked Language Model Scoring", section 2.1), and with `within_word` the rest
+of its word behind it too, which would give a rare word away (Kauf and Ivanova 2023, "A Better Way to Do Masked Language
+Model Scoring"). Neither divides by the length, and neither counts [CLS] and [SEP].
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from encoderkit.console import progress, table, warn
+from encoderkit.data.blocks import Row
+from encoderkit.data.records import check_text, missing, read_records
+from encoderkit.data.streams import blocks, find_sources
+from encoderkit.errors import DataError, UsageError
+from encoderkit.inference import TOKENS, Engine
+from encoderkit.learner import Masking, Scorer
+from encoderkit.metrics import bootstrap_shares
+
+COLUMNS = {
+    "good": ("sentence_good", "good"),
+    "bad": ("sentence_bad", "bad"),
+    "paradigm": ("UID", "paradigm"),
+    "phenomenon": ("linguistics_term", "phenomenon"),
+}
+"""What the columns are called in BLiMP's own files, and elsewhere."""
+_WINDOW = 256  # pairs in memory at once, with all that is asked of each
+
+
+class Pair(NamedTuple):
+    """Two sentences that differ in what is right about one of them."""
+
+    good: str
+    bad: str
+    paradigm: str
+    """The name of the file, where it has no column for it."""
+    phenomenon: str | None
+
+
+def read_pairs(paths: Sequence[Path]) -> list[Pair]:
+    """The pairs of all files, and of all .jsonl files in folders; raises `DataError` for a row that is none."""
+    found = [file for path in paths for file in (sorted(path.glob("*.jsonl*")) if path.is_dir() else [path])]
+    if not found:
+        raise DataError("this folder holds no .jsonl file", where=paths[0])
+    pairs = [pair for path in found for pair in _pairs(path)]
+    if not pairs:
+        raise DataError("holds no pair", where=paths[0])
+    return pairs
+
+
+def _pairs(path: Path) -> Iterator[Pair]:
+    [source] = find_sources([path])
+    if source.format == "txt":
+        raise UsageError("a line of text holds no pair; .jsonl, .csv, .tsv and .parquet do", where=path)
+    names = [name for known in COLUMNS.values() for name in known]
+    for line, values in read_records(source, [], "auto", blocks(source), names):
+        place = f"{source.name}:{line}"
+        there = {role: next((name for name in known if name in values), None) for role, known in COLUMNS.items()}
+        texts = {role: values[name] for role, name in there.items() if name is not None}
+        for role in ("good", "bad"):
+            if role not in texts:
+                raise missing(COLUMNS[role][0], list(values), place)
+        for role, value in texts.items():
+            check_text(value, there[role] or role, place)
+        stem = path.name.split(".")[0]
+        yield Pair(texts["good"], texts["bad"], texts.get("paradigm", stem), texts.get("phenomenon"))
+
+
+def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> dict[str, Any]:
+    """The share of pairs whose good sentence is strictly likelier, in all and by paradigm and phenomenon, with intervals.
+
+    `macro_accuracy` is the mean over the paradigms, as BLiMP reports it. `masking`: see `learner.Scorer`.
+    """
+    learner = engine.model.learner
+    if not isinstance(learner, Scorer):
+        raise UsageError("this model gives sentences no likelihood; pretrained ones do", where=engine.model.path)
+    pairs = read_pairs(data)
+    rows, cut = _rows(engine, [text for pair in pairs for text in (pair.good, pair.bad)])
+    scores, most = [], engine.batch
+    with progress("scoring", len(pairs), "pairs") as bar, engine.arithmetic():
+        for start in range(0, len(rows), 2 * _WINDOW):
+            window = rows[start : start + 2 * _WINDOW]
+            tokens = TOKENS if most is None else most * max(len(row.ids) for row in window)
+            scores.append(learner.log_likelihoods(window, masking, tokens))
+            bar.advance(len(window) // 2)
+    likely = np.concatenate(scores).reshape(-1, 2)
+    same = np.array([np.array_equal(good.ids, bad.ids) for good, bad in zip(rows[::2], rows[1::2], strict=True)])
+    if cut:
+        warn(f"{cut:,} sentences are longer than the {engine.model.config['length']} tokens that the model reads and were cut")
+    if same.any():
+        warn(f"{same.sum():,} pairs are the same tokens, so that no model could tell them apart; they count as wrong")
+    special = sum(int(row.special.sum()) for row in rows)
+    size, unknown = (
+        sum(len(row.ids) for row in rows) - special,
+        sum(int((row.ids == learner.vocabulary.unk).sum()) for row in rows),
+    )
+    return {
+        "rows": len(pairs),
+        "masking": masking or "token" if learner.maskings else None,
+        **_figures(pairs, likely[:, 0] > likely[:, 1]),
+        "ties": int((likely[:, 0] == likely[:, 1]).sum()),
+        "same_tokens": int(same.sum()),
+        "truncated": {"rows": cut, "length": engine.model.config["length"]},
+        "unknown": {"tokens": unknown, "share": unknown / max(size, 1)},
+    }
+
+
+def _rows(engine: Engine, texts: Sequence[str]) -> tuple[list[Row], int]:
+    """Each text between [CLS] and [SEP], and how many were cut."""
+    tokenizer, room = engine.model.tokenizer, engine.model.config["length"] - 2
+    encoded, rows, cut = tokenizer.encode(texts), [], 0
+    for first, end in zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True):
+        cut += end - first > room
+        own = slice(first, min(end, first + room))
+        ids = np.array([tokenizer.cls, *encoded.ids[own].tolist(), tokenizer.sep])
+        special = np.zeros(len(ids), bool)
+        special[[0, -1]] = True
+        starts = np.array([False, *encoded.starts[own].tolist(), False])
+        rows.append(Row(ids, np.ones(len(ids), np.int64), np.arange(len(ids)), starts, special))
+    return rows, int(cut)
+
+
+def _figures(pairs: Sequence[Pair], right: np.ndarray) -> dict[str, Any]:
+    found: dict[str, Any] = {"metrics": {"accuracy": float(right.mean())}, "intervals": {}}
+    for name, groups in (("paradigms", [pair.paradigm for pair in pairs]), ("phenomena", [pair.phenomenon for pair in pairs])):
+        kinds = sorted({group for group in groups if group is not None})
+        masks = {kind: np.array([group == kind for group in groups]) for kind in kinds}
+        shares = bootstrap_shares(np.array([[right[mask].sum(), mask.sum()] for mask in masks.values()]).reshape(-1, 2))
+        found[name] = {
+            kind: {"pairs": int(mask.sum()), "accuracy": float(right[mask].mean()), "interval": interval}
+            for (kind, mask), interval in zip(masks.items(), shares.each, strict=True)
+        }
+        if name == "paradigms":
+            found["metrics"]["macro_accuracy"] = float(np.mean([entry["accuracy"] for entry in found[name].values()]))
+            found["intervals"] = {"accuracy": shares.all, "macro_accuracy": shares.mean}
+    return found
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A table for each kind of group."""
+    parts = [[["", "accuracy", "95 % interval"]]]
+    for name, value in result["metrics"].items():
+        low, high = result["intervals"][name]
+        parts[0].append([name, f"{value:.4f}", f"{low:.4f} - {high:.4f}"])
+    for name in ("phenomena", "paradigms"):
+        rows = [[name, "accuracy", "95 % interval", "pairs"]]
+        for kind, entry in result[name].items():
+            low, high = entry["interval"]
+            rows.append([kind, f"{entry['accuracy']:.4f}", f"{low:.4f} - {high:.4f}", f"{entry['pairs']:,}"])
+        parts.extend([rows] if len(rows) > 1 else [])
+    head = f"{result['rows']:,} pairs, {result['unknown']['share']:.2%} of the tokens unknown"
+    return "\n\n".join([head, *map(table, parts)])

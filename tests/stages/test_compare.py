@@ -1,0 +1,134 @@
+"""Several runs: seeds, folds, recipes beside one another, and whether a difference is more than chance."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from encoderkit.config import dump
+from encoderkit.data.labelled import read_rows
+from encoderkit.errors import UsageError
+from encoderkit.metrics import paired_differences
+from encoderkit.preflight import find_step
+from encoderkit.recipe import FinetuneRecipe
+from encoderkit.stages.compare import compare, describe
+from encoderkit.stages.evaluate import evaluate
+from encoderkit.stages.finetune import finetune, prepare
+from encoderkit.stages.repeats import mean_interval, variants
+from tests.training.runs import finetuning, pretraining
+
+
+def accuracy(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    return {"accuracy": float((gold == predicted).mean())}
+
+
+def test_paired_differences_are_those_of_the_normal_approximation() -> None:
+    rng = np.random.default_rng(5)
+    gold = rng.integers(0, 2, 600)
+    first = np.where(rng.random(600) < 0.85, gold, 1 - gold)
+    second = np.where(rng.random(600) < 0.78, gold, 1 - gold)
+    found = paired_differences(accuracy, gold, first, second)["accuracy"]
+    gains = (first == gold).astype(float) - (second == gold)
+    assert found.value == pytest.approx(gains.mean())
+    error = gains.std(ddof=1) / np.sqrt(len(gains))
+    assert (found.low, found.high) == pytest.approx((gains.mean() - 1.96 * error, gains.mean() + 1.96 * error), abs=0.15 * error)
+    z = abs(gains.mean()) / error
+    assert found.p == pytest.approx(2 * stats.norm.sf(z), abs=0.02)
+    assert paired_differences(accuracy, gold, first, first)["accuracy"] == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_whole_groups_are_drawn() -> None:
+    gold = np.zeros(200, int)
+    first = np.repeat(np.arange(10) < 7, 20).astype(int)  # ten groups of twenty rows that are alike
+    alone = paired_differences(accuracy, gold, 1 - first, first)["accuracy"]
+    grouped = paired_differences(accuracy, gold, 1 - first, first, groups=np.repeat(np.arange(10), 20))["accuracy"]
+    assert grouped.high - grouped.low > 3 * (alone.high - alone.low)
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    values = [0.81, 0.84, 0.79, 0.83]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert mean_interval(values) == pytest.approx((np.mean(values), low, high))
+
+
+def test_seeds(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    recipe = finetuning(tokenizer_dir, labelled, seeds=[3, 4])
+    result = finetune(recipe, tmp_path / "out")
+    alone = finetune(finetuning(tokenizer_dir, labelled, seed=4), tmp_path / "alone")
+    assert result["runs"]["seed-4"]["dev"] == alone["dev"]
+    both = [run["dev"]["accuracy"] for run in result["runs"].values()]
+    assert result["dev"]["accuracy"] == pytest.approx(np.mean(both))
+    assert result["intervals"]["dev"]["loss"][0] < result["dev"]["loss"] < result["intervals"]["dev"]["loss"][1]
+    best = max(result["runs"], key=lambda name: result["runs"][name]["dev"]["accuracy"])
+    assert find_step(tmp_path / "out").parent.name == best
+    again = finetune(recipe, tmp_path / "out", resume=True)
+    assert again["runs"] == result["runs"]
+    with pytest.raises(UsageError, match="seeds"):
+        finetune(finetuning(tokenizer_dir, labelled, seeds=[3, 5]), tmp_path / "out", resume=True)
+    with pytest.raises(UsageError):
+        finetune(recipe, tmp_path / "out")
+
+
+def test_each_row_is_in_one_fold(tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
+    recipe = finetuning(tokenizer_dir, labelled, folds=3, data={"train": str(labelled["train"]), "length": 24})
+    rows = {row.number: json.dumps(row.values, sort_keys=True) for row in read_rows(str(labelled["train"]), ["text", "label"])}
+    held: list[str] = []
+    for own in variants(recipe).values():
+        material = prepare(own)
+        assert len(material.train) + len(material.dev or ()) == len(rows)
+        held += [str(own.fold)] * len(material.dev or ())
+    assert len(held) == len(rows)
+    assert set(held) == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"seeds": [1, 1]}, "twice"),
+        ({"fold": 2}, "fold 2"),
+        ({"folds": 3, "fold": 4}, "fold 4"),
+        ({"folds": 3}, "leave data.dev out"),
+    ],
+)
+def test_what_cannot_be_repeated(keys: dict[str, Any], message: str, tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match=message):
+        finetuning(tokenizer_dir, labelled, **keys)
+
+
+def test_recipes_are_compared_and_a_stopped_comparison_goes_on(
+    tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    paths = []
+    for name, layers in (("shallow", 1), ("deep", 3)):
+        recipe = pretraining(tokenizer_dir, store_dir)
+        model = recipe.model.model_copy(update={"layers": layers})
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(dump(recipe.model_copy(update={"model": model})), encoding="utf-8")
+    then = tmp_path / "finetune.yaml"
+    then.write_text(dump(finetuning(tokenizer_dir, labelled, checkpoint="elsewhere")), encoding="utf-8")
+    result = compare(paths, tmp_path / "out", ["training.updates=4"], then)
+    assert [entry["name"] for entry in result["recipes"]] == ["shallow", "deep"]
+    shallow, deep = result["recipes"]
+    assert shallow["parameters"] < deep["parameters"]
+    assert shallow["pretrain"]["updates"] == deep["pretrain"]["updates"] == 4
+    assert "difference" not in shallow
+    own = evaluate(find_step(deep["model"]), labelled["dev"], with_baselines=False, against=find_step(shallow["model"]))
+    assert own["metrics"]["accuracy"] == deep["metrics"]["accuracy"]
+    assert own["against"]["differences"] == deep["difference"]
+    assert compare(paths, tmp_path / "out", ["training.updates=4"], then) == result
+    table = describe(result).splitlines()
+    assert len(table) == 3 or "deep" in table[-1]
+    with pytest.raises(UsageError, match="another recipe"):
+        compare(paths, tmp_path / "out", ["training.updates=5"], then)
+    with pytest.raises(UsageError, match="only like"):
+        compare([paths[0], _finetuning(tokenizer_dir, labelled, tmp_path)], tmp_path / "mixed")
+
+
+def _finetuning(tokenizer: Path, labelled: dict[str, Path], folder: Path) -> Path:
+    path = folder / "scratch.yaml"
+    recipe: FinetuneRecipe = finetuning(tokenizer, labelled)
+    path.write_text(dump(recipe), encoding="utf-8")
+    return path
