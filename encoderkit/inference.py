@@ -12,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from encoderkit import files
+from encoderkit.data.blocks import Rows
+from encoderkit.data.pairs import ROWS
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.learner import Batch, Encoder, Export, Learner, Vocabulary
 from encoderkit.models.build import build_encoder
@@ -19,7 +21,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import Pooling, apart, pool
 from encoderkit.objectives.build import OBJECTIVES
-from encoderkit.objectives.config import ObjectiveBase, ObjectiveConfig
+from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.objectives.masked import Masked
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
@@ -78,7 +80,7 @@ class EncoderAlone(nn.Module):
 
     def __init__(self, encoder: EncoderConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.config, self.encoder_config, self.vocabulary = ObjectiveBase(), encoder, vocabulary
+        self.encoder_config, self.vocabulary = encoder, vocabulary
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
         self.head = nn.Identity()
         self.weights: dict[str, float] = {}
@@ -125,6 +127,13 @@ def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path)
         return OBJECTIVES[type(objective)](objective, encoder, vocabulary, config["length"])
     except (ValidationError, KeyError, TypeError) as error:
         raise DataError(f"cannot be understood: {str(error).splitlines()[0]}", where=where / "config.json") from None
+
+
+def rows_of(config: dict[str, Any]) -> type[Rows]:
+    """What the objective of a config.json reads of a token store."""
+    if "objective" not in config:
+        return Rows
+    return ROWS[TypeAdapter(ObjectiveConfig).validate_python(config["objective"]).rows]
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) -> None:

@@ -100,8 +100,6 @@ class Export(NamedTuple):
 class Learner(Protocol):
     """Every objective and every task; an nn.Module holding `.encoder` and `.head`, whose forward is the loss."""
 
-    config: Any
-    """Of the objective or the task."""
     encoder: Encoder
     vocabulary: Vocabulary
     encoder_config: EncoderConfig
