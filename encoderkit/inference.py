@@ -12,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from encoderkit import files
+from encoderkit.data.blocks import Rows
+from encoderkit.data.pairs import ROWS
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.learner import Batch, Encoder, Export, Learner, Vocabulary
 from encoderkit.models.build import build_encoder
@@ -125,6 +127,13 @@ def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path)
         return OBJECTIVES[type(objective)](objective, encoder, vocabulary, config["length"])
     except (ValidationError, KeyError, TypeError) as error:
         raise DataError(f"cannot be understood: {str(error).splitlines()[0]}", where=where / "config.json") from None
+
+
+def rows_of(config: dict[str, Any]) -> type[Rows]:
+    """What the objective of a config.json reads of a token store."""
+    if "objective" not in config:
+        return Rows
+    return ROWS[TypeAdapter(ObjectiveConfig).validate_python(config["objective"]).rows]
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) -> None:

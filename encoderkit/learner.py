@@ -76,8 +76,8 @@ class Vocabulary(NamedTuple):
     mask: int
 
 
-HeadKind = Literal["none", "masked", "causal", "classify", "seq2seq"]
-"""The heads that models of other libraries have."""
+HeadKind = Literal["none", "masked", "pairs", "causal", "classify", "seq2seq"]
+"""The heads that models of other libraries have; pairs: a masked one, and beside it what tells pairs of texts apart."""
 
 
 class Export(NamedTuple):
@@ -86,7 +86,7 @@ class Export(NamedTuple):
     head: HeadKind
     """The layout of the head in transformers; none: the encoder alone."""
     tensors: dict[str, Tensor]
-    """`encoder.*` and `head.*`."""
+    """`encoder.*` and `head.*`, and `pairs.*` where texts of a pair are told apart."""
     outputs: Callable[[Inputs], Tensor]
     """What it must give there: logits (N, L) or (B, T, V), or the vectors of the encoder (B, T, D)."""
     labels: tuple[str, ...] = ()
@@ -95,6 +95,8 @@ class Export(NamedTuple):
     dropout: float = 0.0
     decoder: DecoderConfig | None = None
     """Of the head seq2seq, whose `outputs` are the decoder's (B, T, V) where it reads what the encoder does."""
+    second: Callable[[Inputs], Tensor] | None = None
+    """What it must give there besides, (N, 2): whether the texts of a pair follow one another."""
 
 
 class Learner(Protocol):

@@ -103,8 +103,8 @@ class PretrainRecipe(Config):
             raise ValueError(reason)
         if self.training.freeze:
             raise ValueError("training.freeze is for finetune: here nothing is trained yet")
-        if self.training.metric not in (None, "loss", "accuracy"):
-            raise ValueError("training.metric here is loss or accuracy")
+        if self.training.metric not in (None, *self.objective.metrics):
+            raise ValueError(f"training.metric here is {' or '.join(self.objective.metrics)}")
         return self
 
 

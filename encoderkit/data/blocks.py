@@ -36,24 +36,28 @@ class Rows:
     every document is in exactly one row. Takes memory for the documents, not for the tokens.
     """
 
+    special = 2
+    """Special tokens that a piece has room for."""
+
     def __init__(
         self, store: TokenStore, length: int, cls: int, sep: int, documents: np.ndarray | None = None, packed: bool = True
     ) -> None:
-        if length < 3:
-            raise UsageError(f"a row of {length} has no room for a token between [CLS] and [SEP]", where="data.length")
-        self.store, self.length, self._cap, self._cls, self._sep = store, length, length - 2, cls, sep
+        if length < 2 * self.special - 1:
+            shape = "a token between [CLS] and [SEP]" if self.special == 2 else "a pair of texts, [CLS] A [SEP] B [SEP]"
+            raise UsageError(f"a row of {length} has no room for {shape}", where="data.length")
+        self.store, self.length, self._cap, self._cls, self._sep = store, length, length - self.special, cls, sep
         first, end = store.offsets[:-1], store.offsets[1:]
         if documents is not None:
             first, end = first[documents], end[documents]
         sizes = end - first
-        self._first = first
+        self._first, self._end = first, end
         self._full = np.concatenate([[0], np.cumsum(sizes // self._cap)])
         self.full_rows = int(self._full[-1])
         """Rows that hold one full piece; they come first."""
         tails = sizes % self._cap
         chosen = np.flatnonzero(tails)
         tails = tails[chosen]
-        rows = pack(tails + 2, length) if packed else np.arange(len(tails))
+        rows = pack(tails + self.special, length) if packed else np.arange(len(tails))
         order = np.argsort(rows, kind="stable")
         self._tail_size = tails[order]
         self._tail_first = (end[chosen] - tails)[order]
@@ -68,18 +72,26 @@ class Rows:
     @property
     def fill(self) -> float:
         """The share of the places in all rows that hold a token, special ones included."""
-        return (self.tokens + 2 * self.pieces) / max(len(self) * self.length, 1)
+        return (self.tokens + self.special * self.pieces) / max(len(self) * self.length, 1)
 
     def __getitem__(self, row: int) -> Row:
         if not 0 <= row < len(self):
             raise IndexError(row)
+        places = self.places(row)
         if row < self.full_rows:
-            document = int(np.searchsorted(self._full, row, "right")) - 1
-            return self._single(int(self._first[document]) + (row - int(self._full[document])) * self._cap, self._cap)
+            return self._single(int(places[0]), self._cap)
         low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
         if high - low == 1:
-            return self._single(int(self._tail_first[low]), int(self._tail_size[low]))
-        return self._several(self._tail_first[low:high], self._tail_size[low:high])
+            return self._single(int(places[0]), int(self._tail_size[low]))
+        return self._several(places, self._tail_size[low:high])
+
+    def places(self, row: int) -> np.ndarray:
+        """(pieces,) int64: where the pieces of a row begin in the store."""
+        if row < self.full_rows:
+            document = int(np.searchsorted(self._full, row, "right")) - 1
+            return self._first[document : document + 1] + (row - self._full[document]) * self._cap
+        low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
+        return self._tail_first[low:high]
 
     def _single(self, first: int, size: int) -> Row:
         ids = np.empty(size + 2, np.int64)

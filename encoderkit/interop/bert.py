@@ -17,6 +17,7 @@ from encoderkit.interop.layout import (
     linear,
     plain,
     sizes,
+    unshared,
 )
 from encoderkit.models.config import BertConfig, EsmcConfig, RobertaConfig
 
@@ -52,11 +53,14 @@ def _bert_encoder(config: BertConfig | RobertaConfig, head: HeadKind, pad: int) 
 def _bert_head(config: BertConfig | RobertaConfig, head: HeadKind) -> Iterator[Rule]:
     if isinstance(config, RobertaConfig):
         yield from roberta_head(config, head)
-    elif head == "masked":
+    elif head in ("masked", "pairs"):
         at = "cls.predictions"
         yield from linear("head.dense", f"{at}.transform.dense", width=config.dim, bias=config.bias)
         yield from linear("head.norm", f"{at}.transform.LayerNorm", width=config.dim, bias=config.bias)
         yield Rule("head.bias", (f"{at}.bias",))
+        if head == "pairs":
+            yield from plain("pairs.head.dense", "bert.pooler.dense", bias=True)
+            yield from plain("pairs.head.out", "cls.seq_relationship", bias=True)
     elif head == "classify":
         yield from plain("head.dense", "bert.pooler.dense", bias=True)
         yield from plain("head.out", "classifier", bias=True)
@@ -79,6 +83,7 @@ def _demands(config: BertConfig | RobertaConfig, head: Head) -> Iterator[Demand]
     yield Demand("mlp", config.mlp, ("plain",))
     yield Demand("embedding_norm", config.embedding_norm, (True,))
     yield Demand("query_key_norm", config.query_key_norm, (False,))
+    yield from unshared(config)
     if head.kind == "classify":
         yield Demand("pooling", head.pooling, ("cls",))
     if config.global_every > 1:
@@ -126,7 +131,12 @@ def _read_roberta(described: Mapping[str, Any]) -> RobertaConfig:
 
 BERT = Layout(
     "bert",
-    {"none": "BertModel", "masked": "BertForMaskedLM", "classify": "BertForSequenceClassification"},
+    {
+        "none": "BertModel",
+        "masked": "BertForMaskedLM",
+        "pairs": "BertForPreTraining",
+        "classify": "BertForSequenceClassification",
+    },
     _rules,
     _demands,
     _settings,

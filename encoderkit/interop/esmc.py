@@ -18,6 +18,7 @@ from encoderkit.interop.layout import (
     linear,
     plain,
     sizes,
+    unshared,
 )
 from encoderkit.models.config import EsmcConfig
 
@@ -61,6 +62,7 @@ def _demands(config: EsmcConfig, head: Head) -> Iterator[Demand]:
     yield Demand("segments", config.segments, (0,))
     yield Demand("bias", config.bias, (False,))
     yield Demand("norm_eps", config.norm_eps, (1e-5,))
+    yield from unshared(config)
     if head.kind == "classify":
         yield Demand("pooling", head.pooling, ("cls",))
     if config.global_every > 1:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from encoderkit.errors import DataError, shown
+from encoderkit.interop.albert import ALBERT
 from encoderkit.interop.bert import BERT, ROBERTA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.gpt import GPT
@@ -13,6 +14,7 @@ from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layo
 from encoderkit.interop.modernbert import MODERNBERT
 from encoderkit.interop.t5 import T5, T5_GENERATION, EncoderDecoderConfig
 from encoderkit.models.config import (
+    AlbertConfig,
     BertConfig,
     EncoderConfig,
     EsmcConfig,
@@ -26,6 +28,7 @@ from encoderkit.models.config import (
 LAYOUTS: dict[type[Any], Layout] = {
     BertConfig: BERT,
     RobertaConfig: ROBERTA,
+    AlbertConfig: ALBERT,
     ModernBertConfig: MODERNBERT,
     EsmcConfig: ESMC,
     GptConfig: GPT,

@@ -15,6 +15,7 @@ from encoderkit.interop.layout import (
     block,
     demand,
     linear,
+    unshared,
 )
 from encoderkit.models.config import GptConfig
 
@@ -46,6 +47,7 @@ def _demands(config: GptConfig, head: Head) -> Iterator[Demand]:
     yield Demand("embedding_norm", config.embedding_norm, (False,))
     yield Demand("query_key_norm", config.query_key_norm, (False,))
     yield Demand("segments", config.segments, (0,))
+    yield from unshared(config)
     if head.kind == "classify":
         yield Demand("pooling", head.pooling, ("last",))
     if config.global_every > 1:

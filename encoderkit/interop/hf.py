@@ -31,9 +31,11 @@ class Exported(NamedTuple):
 
 
 def to_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
-    """Our tensors (`encoder.*`, `head.*`) under transformers' names."""
+    """Our tensors (`encoder.*`, `head.*`, `pairs.*`) under transformers' names."""
     if isinstance(config, TransformerConfig) and config.position == "sinusoidal":
-        tensors = {**tensors, "encoder.positions.weight": SinusoidalPositions(config.max_length, config.dim).table}
+        # Computed here, a table like a learned one there.
+        table = SinusoidalPositions(config.max_length, config.embedding_dim or config.dim).table
+        tensors = {**tensors, "encoder.positions.weight": table}
     result = {}
     for rule in rules(config, head, pad):
         if not rule.present:
@@ -98,7 +100,7 @@ def export(
         tokenizer,
         length or longest(config.encoder if isinstance(config, EncoderDecoderConfig) else config),
         segments=isinstance(config, TransformerConfig) and config.segments > 1,
-        literal=head.kind not in ("masked", "seq2seq"),
+        literal=head.kind not in ("masked", "pairs", "seq2seq"),
     )
     files = {
         "config.json": _json(described),

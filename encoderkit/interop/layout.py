@@ -13,6 +13,7 @@ from encoderkit.models.config import Activation, Direction, TransformerConfig
 AUTO_CLASSES: dict[HeadKind, str] = {
     "none": "AutoModel",
     "masked": "AutoModelForMaskedLM",
+    "pairs": "AutoModelForPreTraining",
     "causal": "AutoModelForCausalLM",
     "classify": "AutoModelForSequenceClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
@@ -116,6 +117,13 @@ def block(config: TransformerConfig) -> Iterator[Demand]:
     yield Demand("head_dim", config.head_dim, (None, config.dim // config.heads))
     yield Demand("attention_scale", config.attention_scale, ("width",))
     yield Demand("norm", config.norm, ("layer",))
+
+
+def unshared(config: TransformerConfig) -> Iterator[Demand]:
+    """Of families whose layers each have weights of their own, and embeddings as wide as the layers."""
+    yield Demand("embedding_dim", config.embedding_dim, (None,))
+    yield Demand("groups", config.groups, (None, config.layers))
+    yield Demand("group_blocks", config.group_blocks, (1,))
 
 
 def sizes(config: TransformerConfig, head: Head) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from encoderkit.interop.layout import (
     demand,
     plain,
     sizes,
+    unshared,
 )
 from encoderkit.models.config import ModernBertConfig
 
@@ -61,6 +62,7 @@ def _demands(config: ModernBertConfig, head: Head) -> Iterator[Demand]:
     yield Demand("embedding_norm", config.embedding_norm, (True,))
     yield Demand("query_key_norm", config.query_key_norm, (False,))
     yield Demand("segments", config.segments, (0,))
+    yield from unshared(config)
     if head.kind == "classify":
         yield Demand("pooling", head.pooling, ("cls", "mean"))
 

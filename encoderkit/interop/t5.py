@@ -60,6 +60,7 @@ def _part(ours: str, layer: str, part: str, config: TransformerConfig) -> Iterat
 
 
 def _encoder_demands(config: T5Config, head: Head) -> Iterator[Demand]:
+    yield from unshared(config)
     yield Demand("position", config.position, ("t5_bias",))
     yield Demand("attention_scale", config.attention_scale, ("none",))
     yield Demand("norm", config.norm, ("rms",))

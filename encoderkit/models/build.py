@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from encoderkit.models.config import (
+    AlbertConfig,
     BertConfig,
     CnnConfig,
     EncoderConfig,
@@ -32,6 +33,7 @@ AnyEncoder = Transformer | Recurrent | Convolutional
 ENCODERS: dict[type[Any], type[Any]] = {
     BertConfig: Transformer,
     RobertaConfig: Transformer,
+    AlbertConfig: Transformer,
     ModernBertConfig: Transformer,
     EsmcConfig: Transformer,
     GptConfig: Transformer,
@@ -60,7 +62,8 @@ def build_vocabulary_head(config: EncoderConfig, vocab_size: int, dim: int | Non
         activation = "gelu" if fixed else config.activation
         # Embeddings from N(0, 1) would make the first logits large.
         scale = INIT_STD if config.init == "fan_in" else 1.0
-        return VocabularyHead(config.dim, config.dim, vocab_size, activation, config.bias, config.norm_eps, scale)
+        width = config.embedding_dim or config.dim
+        return VocabularyHead(config.dim, width, vocab_size, activation, config.bias, config.norm_eps, scale)
     width = config.embedding_dim or config.dim
     return VocabularyHead(dim or config.dim, width, vocab_size, "gelu", bias=True, eps=1e-5)
 

@@ -24,7 +24,7 @@ class TransformerConfig(Config):
     dim: PositiveInt = 256
     """Width of the residual stream."""
     layers: Layers = 4
-    """Number of blocks."""
+    """Number of layers: a block each, or `group_blocks` of them."""
     heads: PositiveInt = 4
     """Attention heads; must divide dim unless `head_dim` is given."""
     head_dim: PositiveInt | None = None
@@ -79,6 +79,18 @@ class TransformerConfig(Config):
     """Weights from N(0, 0.02); scaled_output: each block's last matrices divided by the square root of their number, so that
     the sum does not grow with depth (GPT-2); zero_output: they are zero, so that a deep stack starts as the identity;
     fan_in: T5's, variance 1 / inputs, embeddings from N(0, 1)."""
+    embedding_dim: PositiveInt | None = None
+    """Width of the embeddings, which one more matrix brings to dim (Lan et al. 2020, section 3.1); dim if not given."""
+    groups: PositiveInt | None = None
+    """Sets of weights that the layers share, neighbours the same one (1: all layers); each layer has its own if not given."""
+    group_blocks: PositiveInt = 1
+    """Blocks in a layer, each with weights of its own."""
+
+    @model_validator(mode="after")
+    def _groups_have_layers(self) -> "TransformerConfig":
+        if self.groups is not None and self.groups > self.layers:
+            raise ValueError(f"groups ({self.groups}) of layers need as many layers, found {self.layers}")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> "TransformerConfig":
@@ -100,6 +112,19 @@ class TransformerConfig(Config):
         """Inner width of the MLP."""
         return self.hidden or 4 * self.dim
 
+    @property
+    def blocks(self) -> list[tuple[int, ...]]:
+        """The blocks of each layer, by number; layers of a group have the same."""
+        groups, width = self.groups or self.layers, self.group_blocks
+        group = [int(i / (self.layers / groups)) for i in range(self.layers)]  # transformers' formula, rounding included
+        return [tuple(range(g * width, (g + 1) * width)) for g in group]
+
+    @property
+    def uses(self) -> list[tuple[int, int]]:
+        """For each block the first and the last layer that it is in, from 0."""
+        layers = [[i for i, blocks in enumerate(self.blocks) if block in blocks] for block in range(self.blocks[-1][-1] + 1)]
+        return [(found[0], found[-1]) for found in layers]
+
 
 class BertConfig(TransformerConfig):
     """BERT (Devlin et al. 2019): post-norm, learned positions, segments."""
@@ -115,6 +140,16 @@ class RobertaConfig(TransformerConfig):
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     segments: int = Field(default=1, ge=0)
     norm_eps: PositiveFloat = 1e-5
+
+
+class AlbertConfig(TransformerConfig):
+    """ALBERT (Lan et al. 2020): BERT with one block for all layers, narrow embeddings, and no dropout (as its version 2)."""
+
+    kind: Literal["albert"] = "albert"
+    activation: Activation = "gelu_tanh"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    embedding_dim: PositiveInt | None = 128
+    groups: PositiveInt | None = 1
 
 
 class ModernBertConfig(TransformerConfig):
@@ -164,6 +199,14 @@ class GptConfig(TransformerConfig):
     norm_eps: PositiveFloat = 1e-5
     embedding_norm: bool = False
     init: Literal["normal", "scaled_output", "zero_output", "fan_in"] = "scaled_output"
+
+    @model_validator(mode="after")
+    def _one_width(self) -> "GptConfig":
+        if self.embedding_dim is not None:
+            raise ValueError(
+                "gpt's vocabulary head is the word embeddings themselves, which must be dim wide: leave embedding_dim out"
+            )
+        return self
 
 
 class T5Config(TransformerConfig):
@@ -260,6 +303,7 @@ class CnnConfig(Config):
 EncoderConfig = Annotated[
     BertConfig
     | RobertaConfig
+    | AlbertConfig
     | ModernBertConfig
     | EsmcConfig
     | GptConfig

@@ -104,11 +104,11 @@ class GatedMlp(nn.Module):
         return self.down(self.activation(inner) * gate)
 
 
-def build_norm(config: TransformerConfig) -> nn.Module:
-    """The norm of a block: (..., D) -> (..., D)."""
+def build_norm(config: TransformerConfig, width: int | None = None) -> nn.Module:
+    """The norm of a block: (..., D) -> (..., D); of another `width` that of the embeddings."""
     if config.norm == "rms":
-        return nn.RMSNorm(config.dim, eps=config.norm_eps)
-    return nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
+        return nn.RMSNorm(width or config.dim, eps=config.norm_eps)
+    return nn.LayerNorm(width or config.dim, eps=config.norm_eps, bias=config.bias)
 
 
 MLPS = {"plain": PlainMlp, "gated": GatedMlp}

@@ -1,4 +1,4 @@
-"""The Transformer of which BERT, RoBERTa, ModernBERT and GPT-2 are defaults.
+"""The Transformer of which BERT, RoBERTa, ALBERT, ModernBERT and GPT-2 are defaults.
 
 Blocks are two small classes, because where the norm stands changes the forward pass; everything else is a number or a
 part chosen when the model is built.
@@ -46,12 +46,15 @@ class PostNormBlock(nn.Module):
 class PreNormBlock(nn.Module):
     """Norm before each part, so that the sum itself is never scaled: (B, T, D) -> (B, T, D). Xiong et al. 2020.
 
-    A first block that reads embeddings that are normed already has no norm before its attention, as in ModernBERT.
+    A first block that reads embeddings that are normed already, and nothing else, has no norm before its attention, as in
+    ModernBERT.
     """
 
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
-        self.attention_norm = nn.Identity() if index == 0 and config.embedding_norm else build_norm(config)
+        first = index == 0 and config.uses[0] == (0, 0)
+        normed = first and config.embedding_norm and config.embedding_dim is None
+        self.attention_norm = nn.Identity() if normed else build_norm(config)
         self.attention = Attention(config)
         self.mlp_norm = build_norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
@@ -81,12 +84,12 @@ class SinusoidalPositions(nn.Module):
         return self.table[positions]
 
 
-def _positions(config: TransformerConfig) -> nn.Module | None:
+def _positions(config: TransformerConfig, width: int) -> nn.Module | None:
     match config.position:
         case "learned":
-            return nn.Embedding(config.max_length, config.dim)
+            return nn.Embedding(config.max_length, width)
         case "sinusoidal":
-            return SinusoidalPositions(config.max_length, config.dim)
+            return SinusoidalPositions(config.max_length, width)
         case "rotary" | "t5_bias" | "alibi" | "none":
             return None
 
@@ -95,27 +98,29 @@ class Transformer(nn.Module):
     """An encoder that reads packed rows: each document sees itself alone. (B, T) -> (B, T, D).
 
     `max_length` bounds the positions; a longer document is an index error here, so callers check before they begin.
+    `layers` holds each block once; which of them a layer is, and whether it is local, is the list of `_steps`.
     """
 
     packs = True
 
     def __init__(self, config: TransformerConfig, vocab_size: int, pad_id: int) -> None:
         super().__init__()
-        self.dim, self.max_length = config.dim, config.max_length
-        self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=pad_id)
-        self.positions = _positions(config)
-        self.segments = nn.Embedding(config.segments, config.dim) if config.segments else None
-        self.embedding_norm = build_norm(config) if config.embedding_norm else nn.Identity()
+        self.dim, self.max_length, width = config.dim, config.max_length, config.embedding_dim or config.dim
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
+        self.positions = _positions(config, width)
+        self.segments = nn.Embedding(config.segments, width) if config.segments else None
+        self.embedding_norm = build_norm(config, width) if config.embedding_norm else nn.Identity()
         self.embedding_dropout = dropout(config.dropout)
-        self.layers = nn.ModuleList(BLOCKS[config.norm_order](config, i) for i in range(config.layers))
+        widens = config.embedding_dim is not None
+        self.projection = nn.Linear(width, config.dim, bias=config.bias) if widens else nn.Identity()
+        self.layers = nn.ModuleList(BLOCKS[config.norm_order](config, i) for i in range(len(config.uses)))
         self.final_norm = build_norm(config) if config.norm_order == "pre" else nn.Identity()
-        # Layer i reads contexts[kinds[i]]: 0 global, 1 local.
+        # Each step is a block and the context that it reads: 0 global, 1 local.
         local = [config.window is not None and i % config.global_every != 0 for i in range(config.layers)]
-        self._kinds = [int(is_local) for is_local in local]
+        self._steps = [(b, int(local[i])) for i, blocks in enumerate(config.blocks) for b in blocks]
         self._windows = [None, config.window] if any(local) else [None]
         bases = [config.rotary_base, config.rotary_base_local][: len(self._windows)]
-        width = config.head_width
-        self.rotary = nn.ModuleList(Rotary(width, config.max_length, b) for b in bases if config.position == "rotary")
+        self.rotary = nn.ModuleList(Rotary(config.head_width, config.max_length, b) for b in bases if config.position == "rotary")
         self._direction: Direction = config.direction
         causal = config.direction == "left_to_right"
         self.distance_bias = BIASES[config.position](config, causal) if config.position in BIASES else None
@@ -124,7 +129,7 @@ class Transformer(nn.Module):
         else:
             initialise(self)
         if config.init in ("scaled_output", "zero_output"):
-            self._scale_outputs(0.0 if config.init == "zero_output" else (2 * config.layers) ** -0.5)
+            self._scale_outputs(0.0 if config.init == "zero_output" else (2 * len(self._steps)) ** -0.5)
 
     @torch.no_grad()
     def _scale_outputs(self, factor: float) -> None:
@@ -137,10 +142,10 @@ class Transformer(nn.Module):
                 parameter.mul_(factor)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        x = self.embedding_dropout(self.embedding_norm(self._embed(inputs)))
+        x = self.projection(self.embedding_dropout(self.embedding_norm(self._embed(inputs))))
         contexts = self._contexts(inputs)
-        for layer, kind in zip(self.layers, self._kinds, strict=True):
-            x = layer(x, contexts[kind])
+        for block, kind in self._steps:
+            x = self.layers[block](x, contexts[kind])
         return self.final_norm(x)
 
     def read_on(self, ids: Tensor, state: list[Memory] | None) -> tuple[Tensor, list[Memory]]:
@@ -149,16 +154,16 @@ class Transformer(nn.Module):
         One text a row, from left to right, no padding; the first tokens have the state None.
         """
         assert self._direction == "left_to_right"
-        memories = state or [Memory() for _ in self.layers]
+        memories = state or [Memory() for _ in self._steps]
         held = memories[0].held
         before = 0 if held is None else held[0].shape[2]
         places = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
         whole = Inputs.of(ids.new_zeros(1, before + ids.shape[1]))
         biases = self._biases(whole.documents, ids.shape[1])
         inputs = Inputs(ids, torch.ones_like(ids), places)
-        x, contexts = self.embedding_norm(self._embed(inputs)), self._contexts(inputs)
-        for layer, kind, memory in zip(self.layers, self._kinds, memories, strict=True):
-            x = layer(x, contexts[kind]._replace(bias=biases[kind], memory=memory))
+        x, contexts = self.projection(self.embedding_norm(self._embed(inputs))), self._contexts(inputs)
+        for (block, kind), memory in zip(self._steps, memories, strict=True):
+            x = self.layers[block](x, contexts[kind]._replace(bias=biases[kind], memory=memory))
         return self.final_norm(x), memories
 
     def _embed(self, inputs: Inputs) -> Tensor:
@@ -169,7 +174,7 @@ class Transformer(nn.Module):
             # One row stands for every text (RoBERTa), so the second text of a pair has it too.
             one = inputs.segments is None or self.segments.num_embeddings == 1
             x = x + (self.segments.weight[0] if one else self.segments(inputs.segments))
-        return x  # (B, T, D)
+        return x  # (B, T, E): D wide where there is no projection
 
     def _biases(self, documents: Tensor, queries: int) -> list[Tensor]:
         """Of the last `queries` places of rows, to all of them: who sees whom, and how far they are where that is a bias."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from encoderkit.config import Config
-from encoderkit.models.config import DecoderConfig, EncoderConfig, reading
+from encoderkit.models.config import DecoderConfig, EncoderConfig, TransformerConfig, reading
 from encoderkit.units import Share
 
 
@@ -16,6 +16,16 @@ class ObjectiveBase(Config):
         """Why an encoder of this kind cannot be trained by this objective, and what fits; None if it can."""
         return None
 
+    @property
+    def rows(self) -> Literal["documents", "pairs"]:
+        """What its rows are, by the names of `data.pairs.ROWS`."""
+        return "documents"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured on held-out data, for `training.metric`."""
+        return ("loss", "accuracy")
+
 
 class MaskedConfig(ObjectiveBase):
     """Masked language modelling (Devlin et al. 2019): hide some tokens, predict them from the others."""
@@ -25,8 +35,9 @@ class MaskedConfig(ObjectiveBase):
     """The share of tokens to predict."""
     final_rate: Share | None = None
     """The rate at the end of the run, approached linearly (Ankner et al. 2024: 30 % falling to 15 %); rate if not given."""
-    unit: Literal["token", "word", "span"] = "token"
-    """Tokens one by one, whole words, or spans of words (SpanBERT, Joshi et al. 2020)."""
+    unit: Literal["token", "word", "span", "ngram"] = "token"
+    """Tokens one by one, whole words, spans of words (SpanBERT, Joshi et al. 2020), or one to three words, with chances of
+    1, 1/2 and 1/3 (ALBERT, Lan et al. 2020)."""
     span_mean: float = Field(default=3.0, ge=1)
     """Mean words in a span; lengths are geometric, at most 10."""
     mask: Share = 0.8
@@ -37,6 +48,9 @@ class MaskedConfig(ObjectiveBase):
     """The share left as it is."""
     evaluate_rate: Share = 0.15
     """The rate on held-out data, the same whatever the training rate, so that runs can be compared."""
+    pairs: Literal["none", "next", "order"] = "none"
+    """Rows of two stretches of a document, and one more head that tells whether the second follows the first: in one half of
+    them it is from another document (next: BERT), or stands before the first (order: ALBERT)."""
 
     @model_validator(mode="after")
     def _shares(self) -> "MaskedConfig":
@@ -45,6 +59,27 @@ class MaskedConfig(ObjectiveBase):
         if not (self.rate > 0 and self.evaluate_rate > 0):
             raise ValueError("rate must be more than 0, or there is nothing to learn")
         return self
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """Pairs are told apart by segments, at their [CLS], which must see them."""
+        if self.pairs == "none" or not isinstance(model, TransformerConfig):
+            return None
+        fits = "take bert or albert, a recurrent or a convolutional encoder, or pairs: none"
+        if reading(model) != "both":
+            return f"objective.pairs: {self.pairs} asks the first token, which sees no other from left to right; {fits}"
+        if model.segments < 2:
+            apart = f"objective.pairs: {self.pairs} tells two texts apart, and {model.kind} has no embedding for the second"
+            return f"{apart}; set model.segments: 2, or {fits}"
+        return None
+
+    @property
+    def rows(self) -> Literal["documents", "pairs"]:
+        return "documents" if self.pairs == "none" else "pairs"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        own = () if self.pairs == "none" else (f"{self.pairs}_loss", f"{self.pairs}_accuracy")
+        return (*super().metrics, *own)
 
 
 class CausalConfig(ObjectiveBase):

@@ -2,7 +2,8 @@
 
 Input: rows of packed documents with word-start marks, as `data.blocks` gives them. What is hidden is drawn afresh each
 time a row is seen (dynamic masking, Liu et al. 2019, section 4.1) from the row's own generator, so that it depends on
-the seed, the epoch and the row, and on nothing else. Only the hidden places go through the vocabulary head: at 4 x 256
+the seed, the epoch and the row, and on nothing else. With `pairs` the rows are pairs of texts, which are told apart by
+one more head (see `objectives.pairs`). Only the hidden places go through the vocabulary head: at 4 x 256
 and 16,384 pieces, the head over every place would be most of the arithmetic.
 """
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
+from encoderkit.data.pairs import PairRow
 from encoderkit.errors import DataError
 from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
@@ -23,8 +25,10 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
+from encoderkit.objectives.pairs import build_pairs
 
 LONGEST_SPAN = 10
+LONGEST_NGRAM = 3
 
 
 class Masked(nn.Module):
@@ -43,8 +47,9 @@ class Masked(nn.Module):
         self.encoder_config = encoder
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
         self.head = build_vocabulary_head(encoder, vocabulary.size)
-        self.weights = {"masked": 1.0}
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+        self.pairs = build_pairs(config.pairs, encoder, self.encoder)
+        self.weights = dict.fromkeys(("masked", *self.pairs.terms), 1.0)
+        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max", **self.pairs.directions}
         self.monitor = "loss"
         special = {vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.sep, vocabulary.mask}
         self._ordinary = np.setdiff1d(np.arange(vocabulary.size), list(special))
@@ -56,27 +61,31 @@ class Masked(nn.Module):
         final = self.config.rate if self.config.final_rate is None else self.config.final_rate
         return self.config.rate + (final - self.config.rate) * progress
 
-    def collate(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
+    def collate(self, examples: Sequence[Row | PairRow], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
         """Rows to a batch of fixed width, with the places to predict as flat indices into (B * T)."""
-        rate = self.rate(progress)
+        rate, laid = self.rate(progress), self.pairs.lay(examples, rngs)
+        rows = laid.rows
         # Encoders that take one document a row get no more columns than they need; packed rows are full anyway.
-        width = self.length if self.encoder.packs else max(len(row.ids) for row in examples)
+        width = self.length if self.encoder.packs else max(len(row.ids) for row in rows)
         slots = max(1, round(rate * width))
-        where = np.zeros((len(examples), slots), dtype=np.int64)
-        labels = np.full((len(examples), slots), IGNORE, dtype=np.int64)
+        where = np.zeros((len(rows), slots), dtype=np.int64)
+        labels = np.full((len(rows), slots), IGNORE, dtype=np.int64)
         corrupted = []
-        for i, (row, rng) in enumerate(zip(examples, rngs, strict=True)):
+        for i, (row, rng) in enumerate(zip(rows, rngs, strict=True)):
             places = self.places(row, rate, rng)[:slots]
             where[i, : len(places)] = i * width + places
             labels[i, : len(places)] = row.ids[places]
             corrupted.append(self.corrupt(row.ids, places, rng))
         inputs = Inputs(
             pad(corrupted, width, self.vocabulary.pad),
-            pad([row.documents for row in examples], width, 0),
-            pad([row.positions for row in examples], width, 0),
+            pad([row.documents for row in rows], width, 0),
+            pad([row.positions for row in rows], width, 0),
+            None if laid.segments is None else pad(laid.segments, width, 0),
         )
-        targets = {"where": torch.from_numpy(where.reshape(-1)), "labels": torch.from_numpy(labels.reshape(-1))}
-        return Batch(inputs, targets, {"masked": int((labels != IGNORE).sum())}, sum(len(row.ids) for row in examples))
+        told = self.pairs.targets(laid, width)
+        targets = {"where": torch.from_numpy(where.reshape(-1)), "labels": torch.from_numpy(labels.reshape(-1)), **told}
+        counts = {"masked": int((labels != IGNORE).sum()), **self.pairs.counts(told)}
+        return Batch(inputs, targets, counts, sum(len(row.ids) for row in rows))
 
     def places(self, row: Row, rate: float, rng: np.random.Generator) -> np.ndarray:
         """The places of a row to predict, in order: `rate` of its ordinary tokens, at least one."""
@@ -88,20 +97,19 @@ class Masked(nn.Module):
         begins = row.starts[ordinary] | (row.positions[ordinary] <= 1)
         begins[:1] = True
         words = np.split(ordinary, np.flatnonzero(begins)[1:])
+        order = rng.permutation(len(words))
         if self.config.unit == "word":
-            return _whole(words, rng.permutation(len(words)), wanted)
-        return self._spans(words, row.documents, wanted, rng)
+            return _whole(words, order, wanted)
+        # Special tokens stand between texts, so the number of those before a word says which text it is in.
+        text = np.cumsum(row.special)[ordinary[begins]]
+        return _whole(words, _runs(order, self._sizes(len(words), rng), text), wanted)
 
-    def _spans(self, words: list[np.ndarray], documents: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-        """Words in runs of geometric length, within one document, until `wanted` tokens are chosen."""
-        order: list[int] = []
-        for first in rng.permutation(len(words)):
-            size = min(int(rng.geometric(1 / self.config.span_mean)), LONGEST_SPAN)
-            document = documents[words[first][0]]
-            for i in range(first, min(first + size, len(words))):
-                if documents[words[i][0]] == document:
-                    order.append(i)
-        return _whole(words, dict.fromkeys(order), wanted)
+    def _sizes(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """How many words each of `count` spans or n-grams has."""
+        if self.config.unit == "span":
+            return np.minimum(rng.geometric(1 / self.config.span_mean, count), LONGEST_SPAN)
+        shares = 1 / np.arange(1, LONGEST_NGRAM + 1)  # Lan et al. 2020, section 4.1
+        return rng.choice(LONGEST_NGRAM, count, p=shares / shares.sum()) + 1
 
     def corrupt(self, ids: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`ids` with [MASK], a random token or the token itself at each of `places`, in the shares of the recipe."""
@@ -112,20 +120,23 @@ class Masked(nn.Module):
         out[random] = rng.choice(self._ordinary, len(random))
         return out
 
-    def _logits(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
-        hidden = self.encoder(inputs).flatten(0, 1)[targets["where"]]  # (N, D)
-        return self.head(hidden, self.encoder.tokens.weight).float()  # (N, V)
+    def _logits(self, hidden: Tensor, where: Tensor) -> Tensor:
+        return self.head(hidden.flatten(0, 1)[where], self.encoder.tokens.weight).float()  # (N, V)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed cross-entropy of the hidden tokens."""
-        logits = self._logits(inputs, targets)
-        return {"masked": cross_entropy(logits, targets["labels"], ignore_index=IGNORE, reduction="sum")}
+        """The summed cross-entropy of the hidden tokens, and that of the pairs where there are some."""
+        hidden = self.encoder(inputs)  # (B, T, D)
+        logits = self._logits(hidden, targets["where"])
+        nats = cross_entropy(logits, targets["labels"], ignore_index=IGNORE, reduction="sum")
+        return {"masked": nats, **self.pairs(hidden, inputs, targets)}
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of each hidden token, and whether the likeliest token is the right one."""
-        real = targets["labels"] != IGNORE
-        logits, labels = self._logits(inputs, targets)[real], targets["labels"][real]
-        return {"nats": cross_entropy(logits, labels, reduction="none"), "right": (logits.argmax(-1) == labels).float()}
+        """The loss of each hidden token, and whether the likeliest token is the right one; likewise of the pairs."""
+        hidden, real = self.encoder(inputs), targets["labels"] != IGNORE
+        logits, labels = self._logits(hidden, targets["where"])[real], targets["labels"][real]
+        nats = cross_entropy(logits, labels, reduction="none")
+        right = (logits.argmax(-1) == labels).float()
+        return {"nats": nats, "right": right, **self.pairs.observe(hidden, inputs, targets)}
 
     def log_likelihoods(self, texts: Sequence[Row], masking: Masking | None, tokens: int) -> np.ndarray:
         """(N,) pseudo-log-likelihoods: the sum over the tokens of a text, each hidden in turn (Salazar et al. 2020)."""
@@ -147,18 +158,28 @@ class Masked(nn.Module):
             yield Probe(text, shown, np.array([place]), row.ids[[place]])
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
-        """Mean loss in nats and accuracy over the hidden tokens."""
+        """Mean loss in nats and accuracy over the hidden tokens, and those of the pairs under names of their own."""
         return {
             "loss": float(observed["nats"].mean(dtype=np.float64)),
             "accuracy": float(observed["right"].mean(dtype=np.float64)),
+            **self.pairs.metrics(observed),
         }
 
     def exported(self) -> Export | str:
-        """A masked language model: logits over the vocabulary at every place."""
-        return Export("masked", self.state_dict(), self._everywhere)
+        """A masked language model: logits over the vocabulary at every place, and those of the pairs."""
+        return self.pairs.exported(self.encoder, Export("masked", self.state_dict(), self._everywhere))
 
     def _everywhere(self, inputs: Inputs) -> Tensor:
         return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)
+
+
+def _runs(order: np.ndarray, sizes: np.ndarray, text: np.ndarray) -> dict[int, None]:
+    """Words in runs of `sizes`, each from the word in `order` on and within one text; the numbers of the words, each once."""
+    taken: dict[int, None] = {}
+    texts = text.tolist()
+    for first, size in zip(order.tolist(), sizes.tolist(), strict=True):
+        taken.update(dict.fromkeys(i for i in range(first, min(first + size, len(texts))) if texts[i] == texts[first]))
+    return taken
 
 
 def _whole(words: list[np.ndarray], order: Sequence[int] | np.ndarray | dict[int, None], wanted: int) -> np.ndarray:

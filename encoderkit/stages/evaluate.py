@@ -8,11 +8,10 @@ import numpy as np
 
 from encoderkit import files
 from encoderkit.console import number, say, table, warn
-from encoderkit.data.blocks import Rows
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
-from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, start
+from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, rows_of, start
 from encoderkit.metrics import paired_differences
 from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
@@ -90,7 +89,8 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
             where=data,
             fix=f"encoderkit tokenize --tokenizer {engine.model.path / 'tokenizer'} --data FILE --out DIR",
         )
-    rows = Rows(store, length, tokenizer.cls, tokenizer.sep, packed=learner.encoder.packs)
+    kind = rows_of(engine.model.config)
+    rows = kind(store, length, tokenizer.cls, tokenizer.sep, packed=learner.encoder.packs)
     measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
     metrics["perplexity"] = float(np.exp(metrics["loss"]))

@@ -17,7 +17,7 @@ from encoderkit.data.labelled import Row, read_rows
 from encoderkit.errors import DataError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, vocabulary_of
 from encoderkit.learner import Vocabulary
-from encoderkit.models.config import DecoderConfig, EncoderConfig, ModernBertConfig
+from encoderkit.models.config import AlbertConfig, BertConfig, DecoderConfig, EncoderConfig, ModernBertConfig
 from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.preflight import find_step
@@ -156,9 +156,9 @@ def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
 
 
 def load_pretrained(learner: Task, step: Path) -> None:
-    """The pretrained weights of the encoder; ModernBERT's classification head begins with those of the head's transform.
+    """The pretrained weights of the encoder, and those of the classification head that transformers' class begins with too.
 
-    So it is in transformers' class. BERT's pooler is another layer than the transform of its vocabulary head.
+    These are ModernBERT's transform in its vocabulary head, and BERT's and ALBERT's pooler, if pairs of texts trained one.
     """
     files.verify(step)
     path = step / "model.safetensors"
@@ -168,11 +168,14 @@ def load_pretrained(learner: Task, step: Path) -> None:
     # A checkpoint may have rows after the tokenizer's own: the sentinels of the objective `spans`, which no text holds.
     own["tokens.weight"] = own["tokens.weight"][: learner.vocabulary.size]
     load_weights(learner.encoder, own, path)
-    if isinstance(learner.encoder_config, ModernBertConfig) and isinstance(learner.head, DenseClassificationHead):
-        transform = {name: t for name, t in _below("head.", tensors).items() if name.startswith(("dense.", "norm."))}
-        load_weights(learner.head, learner.head.state_dict() | transform, path)
     if isinstance(learner.head, Decoder):
         _load_decoder(learner, learner.head, _below("head.", tensors), path)
+    if not isinstance(learner.head, DenseClassificationHead):
+        return
+    if isinstance(learner.encoder_config, ModernBertConfig):
+        _start(learner.head, _below("head.", tensors), path)
+    elif isinstance(learner.encoder_config, BertConfig | AlbertConfig):
+        _start(learner.head, _below("pairs.head.", tensors), path)
 
 
 def _load_decoder(learner: Task, decoder: Decoder, tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -184,6 +187,11 @@ def _load_decoder(learner: Task, decoder: Decoder, tensors: dict[str, torch.Tens
         load_weights(decoder, tensors, path)
     else:
         say("the decoder begins with random weights: the checkpoint has none like it")
+
+
+def _start(head: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """All of a classifier but its last layer, from the layers of another head."""
+    load_weights(head, head.state_dict() | {n: t for n, t in tensors.items() if n.startswith(("dense.", "norm."))}, path)
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

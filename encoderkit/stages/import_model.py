@@ -22,7 +22,8 @@ from encoderkit.interop.hf import from_hf
 from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.weights import checkpoint_tensors
-from encoderkit.models.config import longest
+from encoderkit.learner import HeadKind
+from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, SpansConfig
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
@@ -174,15 +175,21 @@ def _taken(
             tensors = {name: tensor for name, tensor in tensors.items() if name != again}
         elif again in tensors:
             tensors = {first: tensors[again], **{name: tensor for name, tensor in tensors.items() if name != again}}
+    if head.kind == "masked" and "pairs" in layout.classes and _names(found, "pairs", tokenizer.pad) <= tensors.keys():
+        found = found._replace(head=Head("pairs"))  # as BERT was published: what is called a masked model has its pooler too
     try:
-        ours = from_hf(found.config, head.kind, tensors, tokenizer.pad)
+        ours = from_hf(found.config, found.head.kind, tensors, tokenizer.pad)
     except DataError as error:
         raise DataError(error.message, where=where) from None
     rows, pieces = len(ours["encoder.tokens.weight"]), tokenizer.vocab_size
     if rows < pieces:
         raise DataError(f"the tokenizer has {pieces} pieces, the model rows for {rows}; they do not belong together", where=where)
-    used = {name for rule in layout.rules(found.config, head.kind, tokenizer.pad) for name in rule.theirs}
-    return found, ours, sorted(tensors.keys() - used)
+    return found, ours, sorted(tensors.keys() - _names(found, found.head.kind, tokenizer.pad))
+
+
+def _names(found: Recognised, head: HeadKind, pad: int) -> set[str]:
+    """The tensors of transformers that a model with such a head is made of."""
+    return {name for rule in found.layout.rules(found.config, head, pad) for name in rule.theirs}
 
 
 def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -192,9 +199,11 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
     part: dict[str, Any] = {}
     if isinstance(found.config, EncoderDecoderConfig):
         encoder, part = found.config.encoder, {"objective": _spans(found.config, tokenizer).model_dump(mode="json")}
-    elif head.kind in ("masked", "causal"):
-        objective = MaskedConfig() if head.kind == "masked" else CausalConfig()
-        part = {"objective": objective.model_dump(mode="json")}
+    elif head.kind == "causal":
+        part = {"objective": CausalConfig().model_dump(mode="json")}
+    elif head.kind in ("masked", "pairs"):
+        relation = "none" if head.kind == "masked" else "order" if isinstance(found.config, AlbertConfig) else "next"
+        part = {"objective": MaskedConfig(pairs=relation).model_dump(mode="json")}
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}

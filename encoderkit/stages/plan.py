@@ -151,6 +151,8 @@ def _resized(recipe: PretrainRecipe, layers: int, dim: int) -> Any:
     values |= {"layers": layers, "dim": dim}
     if "heads" in values:
         values["heads"] = dim // 64
+    if values.get("groups"):
+        values["groups"] = min(values["groups"], layers)
     if values.get("hidden"):
         values["hidden"] = round(values["hidden"] * dim / recipe.model.dim / 64) * 64
     return type(recipe.model).model_validate(values)

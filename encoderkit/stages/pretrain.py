@@ -9,6 +9,7 @@ from torch import nn
 
 from encoderkit.console import say
 from encoderkit.data.blocks import Rows
+from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError
 from encoderkit.inference import vocabulary_of
@@ -83,7 +84,7 @@ def _data(
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": store.meta.fingerprint}
 
     def rows(of: TokenStore, documents: np.ndarray | None = None) -> Rows:
-        return Rows(of, recipe.data.length, tokenizer.cls, tokenizer.sep, documents, packed)
+        return ROWS[recipe.objective.rows](of, recipe.data.length, tokenizer.cls, tokenizer.sep, documents, packed)
 
     if not recipe.data.dev:
         return rows(store), None, inputs

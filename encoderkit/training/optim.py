@@ -5,35 +5,66 @@ Every trained parameter is in exactly one group; a test and an assertion hold th
 
 import re
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from encoderkit.errors import UsageError
 from encoderkit.models.attention import Attention
+from encoderkit.models.config import TransformerConfig
 from encoderkit.models.decoder import CausalAttention, CrossAttention
 from encoderkit.models.layers import GatedMlp
 from encoderkit.training.config import MuonConfig, OptimizerConfig
 
 
 def depth(name: str, layers: int) -> int:
-    """How deep a parameter lies: 0 for embeddings, i + 1 for layer i, layers + 1 for all above."""
+    """How deep a parameter lies: 0 for embeddings, i + 1 for block i, layers + 1 for all above."""
     if match := re.match(r"encoder\.layers\.(\d+)\.", name):
         return int(match[1]) + 1
-    return 0 if re.match(r"encoder\.(tokens|positions|segments|distance_bias|embedding_norm)\b", name) else layers + 1
+    return 0 if re.match(r"encoder\.(tokens|positions|segments|distance_bias|embedding_norm|projection)\b", name) else layers + 1
+
+
+class Depths(NamedTuple):
+    """How deep each parameter of a learner lies, and how many layers its encoder has."""
+
+    of: dict[str, int]
+    """0 for embeddings, i + 1 for layer i, layers + 1 for all above; weights that layers share belong to the last of them."""
+    layers: int
+    shared: dict[int, int]
+    """The first layer of weights that layers share -> the last one, counted from 1."""
+
+
+def depths(learner: nn.Module) -> Depths:
+    """The depths of all parameters, trained or not."""
+    names = [name for name, _ in learner.named_parameters()]
+    config = learner.encoder_config
+    if not isinstance(config, TransformerConfig):
+        layers = max((depth(name, -1) for name in names), default=0)
+        return Depths({name: depth(name, layers) for name in names}, layers, {})
+    uses = config.uses
+    level = [0, *(last + 1 for _, last in uses), config.layers + 1]  # of each block, of which there may be fewer than layers
+    shared = {first + 1: last + 1 for first, last in uses if first < last}
+    return Depths({name: level[depth(name, len(uses))] for name in names}, config.layers, shared)
 
 
 def freeze(learner: nn.Module, what: str | int | None) -> None:
-    """Keep the embeddings (and the first n layers) as they are; raises `UsageError` where there are not as many."""
+    """Keep the embeddings (and the first n layers) as they are; raises `UsageError` where there are not as many.
+
+    Nor can the first n be kept where one of them shares its weights with a layer above.
+    """
     if what is None:
         return
-    limit = 0 if what == "embeddings" else int(what)
-    layers = max(depth(name, -1) for name, _ in learner.named_parameters())
-    if limit > layers:
-        message = f"training.freeze is {limit}, but the encoder has {layers} layers"
-        raise UsageError(message, fix=f"--set training.freeze={layers}")
+    limit, found = 0 if what == "embeddings" else int(what), depths(learner)
+    if limit > found.layers:
+        message = f"training.freeze is {limit}, but the encoder has {found.layers} layers"
+        raise UsageError(message, fix=f"--set training.freeze={found.layers}")
+    for first, last in found.shared.items():
+        if first <= limit < last:
+            message = f"training.freeze is {limit}, but layers {first} to {last} share their weights"
+            raise UsageError(message, fix=f"--set training.freeze={last}, or {first - 1 or 'embeddings'}")
     for name, parameter in learner.named_parameters():
-        if depth(name, layers=1 << 30) <= limit:
+        if found.of[name] <= limit:
             parameter.requires_grad_(False)
 
 
@@ -43,11 +74,11 @@ def build_optimizers(learner: nn.Module, config: OptimizerConfig, dtype: torch.d
     `dtype` is that of the run's products; weights and averages are float32 in any case.
     """
     named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
-    layers = max((depth(name, -1) for name, _ in named), default=0)
+    levels, layers, _ = depths(learner)
     hidden = {name for name, p in named if isinstance(config, MuonConfig) and ".layers." in name and p.ndim == 2}
     groups: dict[tuple[bool, bool, int], list[tuple[str, nn.Parameter]]] = {}
     for name, p in named:
-        groups.setdefault((name in hidden, p.ndim >= 2, depth(name, layers)), []).append((name, p))
+        groups.setdefault((name in hidden, p.ndim >= 2, levels[name]), []).append((name, p))
     adamw_lr = config.adamw_lr if isinstance(config, MuonConfig) else config.lr
 
     def settings(muon: bool) -> list[dict]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from encoderkit import files
 from encoderkit.data.blocks import Rows, pack
+from encoderkit.data.pairs import PairRows, Relation, paired
 from encoderkit.data.store import StoreMeta, StoreWriter, TokenStore, open_store, text_hash, write_meta
 from encoderkit.errors import DataError, UsageError
 
@@ -68,6 +69,90 @@ def test_every_token_is_in_exactly_one_row(
             found += tokens.tolist()
     assert sorted(found) == sorted(int(i) for d in documents for i in store[d])
     assert len(rows) == 0 or rows.fill == pytest.approx(sum(len(rows[i].ids) for i in range(len(rows))) / (len(rows) * length))
+
+
+@settings(max_examples=60)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=30).filter(lambda sizes: max(sizes) > 1),
+    length=st.integers(5, 16),
+    packed=st.booleans(),
+    relation=st.sampled_from(["next", "order"]),
+    seed=st.integers(0, 3),
+)
+def test_pairs_hold_every_token_once_but_for_what_is_from_elsewhere(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], length: int, packed: bool, relation: Relation, seed: int
+) -> None:
+    store = make_store(tmp_path_factory.getbasetemp() / "pairs", sizes, vocab_size=5000)
+    rows = PairRows(store, length, CLS, SEP, packed=packed)
+    document = np.repeat(np.arange(len(store)), np.diff(store.offsets))  # of the token with id 5 + i
+    own: list[int] = []
+    for i in range(len(rows)):
+        made = paired(rows[i], relation, np.random.default_rng((seed, i)))
+        again = paired(rows[i], relation, np.random.default_rng((seed, i)))
+        assert all(np.array_equal(a, b) for a, b in zip([*made.row, *made[1:]], [*again.row, *again[1:]], strict=True))
+        row, labels = made.row, dict(zip(made.firsts.tolist(), made.labels.tolist(), strict=True))
+        assert len(row.ids) <= length and {len(part) for part in (*row, made.segments)} == {len(row.ids)}
+        pieces = np.split(np.arange(len(row.ids)), np.flatnonzero(np.diff(row.documents)) + 1)
+        assert packed or len(pieces) == 1
+        for number, (piece, place) in enumerate(zip(pieces, rows.places(i), strict=True), 1):
+            assert row.ids[piece[0]] == CLS and row.ids[piece[-1]] == SEP and set(row.documents[piece]) == {number}
+            assert row.positions[piece].tolist() == list(range(len(piece)))
+            ends = np.flatnonzero(row.special[piece])[1:]
+            assert (row.ids[piece[ends]] == SEP).all() and row.special[piece].sum() == 1 + len(ends)
+            parts = [row.ids[piece[a + 1 : b]].tolist() for a, b in zip([0, *ends], ends, strict=False)]
+            assert made.segments[piece].tolist() == [0] * (len(parts[0]) + 2) + [1] * (len(piece) - len(parts[0]) - 2)
+            assert row.starts[piece[[1, *(ends[:-1] + 1)]]].all()
+            for part in parts:
+                assert len(part) and part == list(range(part[0], part[0] + len(part)))
+            if len(parts) == 1:
+                assert len(parts[0]) == 1 and int(piece[0]) not in labels
+                own += parts[0]
+                continue
+            first, second = parts
+            mine = document[place]
+            assert {int(d) for d in document[np.array(first) - 5]} == {mine}
+            if labels[int(piece[0])] == 0:
+                assert first[-1] + 1 == second[0]
+            elif relation == "order":
+                assert second[-1] + 1 == first[0]
+            else:
+                other = {int(d) for d in document[np.array(second) - 5]}
+                assert len(other) == 1 and other != {mine}
+                own += first
+                continue
+            own += first + second
+    missing = sorted(set(range(5, 5 + sum(sizes))) - set(own))
+    assert len(own) == len(set(own)) and (relation == "next" or not missing)
+
+
+def test_pairs_are_cut_where_words_begin_and_half_of_them_are_changed(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", [40] * 60, vocab_size=5000)
+    rows = PairRows(store, 43, CLS, SEP)
+    assert len(rows) == 60 and rows.fill == 1 and rows.tokens == 2400
+    for relation in ("next", "order"):
+        made = [paired(rows[i], relation, np.random.default_rng((epoch, i))) for epoch in range(20) for i in range(60)]
+        labels = np.concatenate([one.labels for one in made])
+        assert labels.mean() == pytest.approx(0.5, abs=0.05)
+        sizes = []
+        for one in made:
+            tokens = [one.row.ids[(one.segments == side) & ~one.row.special] for side in (0, 1)]
+            sizes.append(len(tokens[0]))
+            later = tokens[int(relation == "next" or one.labels[0] == 0)]
+            begin = int(later[0]) - 5  # in the store, where a word begins at every third token, and with each document
+            assert begin % 3 == 0 or begin % 40 == 0
+            assert len(tokens[0]) + len(tokens[1]) == 40
+        assert len(set(sizes)) > 10  # the cut is another one each time
+    elsewhere = {int(rows.elsewhere(80, 10, np.random.default_rng(i)).ids[0] - 5) // 40 for i in range(500)}
+    assert elsewhere == set(range(60)) - {2}
+
+
+def test_pairs_need_two_documents_and_two_tokens(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least two documents"):
+        PairRows(make_store(tmp_path / "a", [30]), 16, CLS, SEP)
+    with pytest.raises(DataError, match="no document has two tokens"):
+        PairRows(make_store(tmp_path / "b", [1, 1]), 16, CLS, SEP)
+    with pytest.raises(UsageError, match="no room for a pair"):
+        PairRows(make_store(tmp_path / "c", [9, 9]), 4, CLS, SEP)
 
 
 def test_packing_wastes_next_to_nothing_in_no_time() -> None:

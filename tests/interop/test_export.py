@@ -14,6 +14,7 @@ from encoderkit.inference import open_model
 from encoderkit.interop.hf import to_hf
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import (
+    AlbertConfig,
     BertConfig,
     EncoderConfig,
     EsmcConfig,
@@ -21,7 +22,6 @@ from encoderkit.models.config import (
     LstmConfig,
     ModernBertConfig,
     RobertaConfig,
-    reading,
 )
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import CausalConfig, MaskedConfig
@@ -35,11 +35,14 @@ from encoderkit.training.checkpoint import Description, State, save
 
 pytest.importorskip("transformers")
 
+Goal = ClassifyConfig | MaskedConfig | CausalConfig
 LABELS = ["negative", "positive", "很好"]
 SINGLE, PAIR = ClassifyConfig(text="a"), ClassifyConfig(text=["a", "b"], multiple=True)
+MASKED, NEXT, ORDER = MaskedConfig(), MaskedConfig(pairs="next"), MaskedConfig(pairs="order")
 ENCODERS: dict[str, EncoderConfig] = {
     "bert": BertConfig(dim=32, layers=2, heads=2, max_length=64),
     "roberta": RobertaConfig(dim=32, layers=2, heads=2, max_length=64),
+    "albert": AlbertConfig(dim=32, layers=3, heads=2, max_length=64, embedding_dim=12, groups=2, group_blocks=2),
     "modernbert": ModernBertConfig(dim=32, layers=3, heads=2, hidden=48, max_length=64, window=8),
     "esmc": EsmcConfig(dim=32, layers=2, heads=2, hidden=48, max_length=64),
     "gpt": GptConfig(dim=32, layers=2, heads=2, max_length=64),
@@ -51,24 +54,19 @@ def tokenizer_files(kind: TokenizerKind) -> dict[str, bytes]:
     return train(iter(TEXTS[1:] * 3), TokenizerConfig(kind=kind, vocab_size=400, min_frequency=1)).files
 
 
-def model_at(
-    run_dir: Path, encoder: EncoderConfig, task: ClassifyConfig | None, tokenizer: dict[str, bytes], length: int
-) -> Path:
+def model_at(run_dir: Path, encoder: EncoderConfig, goal: Goal, tokenizer: dict[str, bytes], length: int) -> Path:
     """A model directory as training leaves it, with random weights."""
     size = len(json.loads(tokenizer["tokenizer.json"])["model"]["vocab"])
     vocabulary = Vocabulary(size, 0, 1, 2, 3, 4)
     torch.manual_seed(0)
-    objective = CausalConfig() if reading(encoder) == "left_to_right" else MaskedConfig()
-    goal = {"task": task} if task else {"objective": objective}
+    task = isinstance(goal, ClassifyConfig)
     learner = (
-        Classify(task, encoder, vocabulary, length, LABELS)
-        if task
-        else OBJECTIVES[type(objective)](objective, encoder, vocabulary, length)
+        Classify(goal, encoder, vocabulary, length, LABELS) if task else OBJECTIVES[type(goal)](goal, encoder, vocabulary, length)
     )
     config = {
         "format": 1,
         "encoder": encoder.model_dump(mode="json"),
-        **{name: value.model_dump(mode="json") for name, value in goal.items()},
+        "task" if task else "objective": goal.model_dump(mode="json"),
         "vocabulary": vocabulary._asdict(),
         "length": length,
     }
@@ -76,27 +74,30 @@ def model_at(
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "kind"),
+    ("name", "goal", "kind"),
     [
         ("bert", SINGLE, "wordpiece"),
         ("bert", PAIR, "bpe"),
-        ("bert", None, "char"),
+        ("bert", MASKED, "char"),
+        ("bert", NEXT, "wordpiece"),
         ("roberta", PAIR, "unigram"),
-        ("roberta", None, "bpe"),
+        ("roberta", MASKED, "bpe"),
+        ("albert", PAIR, "wordpiece"),
+        ("albert", MASKED, "bpe"),
+        ("albert", ORDER, "unigram"),
         ("modernbert", SINGLE.model_copy(update={"pooling": "mean"}), "word"),
-        ("modernbert", None, "char"),
+        ("modernbert", MASKED, "char"),
         ("esmc", PAIR, "wordpiece"),
-        ("esmc", None, "wordpiece"),
+        ("esmc", MASKED, "wordpiece"),
         ("gpt", SINGLE.model_copy(update={"pooling": "last"}), "wordpiece"),
-        ("gpt", None, "bpe"),
+        ("gpt", CausalConfig(), "bpe"),
     ],
 )
-def test_transformers_loads_it_with_equal_tokens_and_logits(
-    name: str, task: ClassifyConfig | None, kind: TokenizerKind, tmp_path: Path
-) -> None:
-    model_at(tmp_path / "run", ENCODERS[name], task, tokenizer_files(kind), length=48)
+def test_transformers_loads_it_with_equal_tokens_and_logits(name: str, goal: Goal, kind: TokenizerKind, tmp_path: Path) -> None:
+    model_at(tmp_path / "run", ENCODERS[name], goal, tokenizer_files(kind), length=48)
+    task = isinstance(goal, ClassifyConfig)
     result = run(tmp_path / "run", ["hf"], tmp_path / "out")
-    assert result["parity"]["rows"] == len(TEXTS) + (task is not None) and result["parity"]["max_abs_diff"] < 1e-5
+    assert result["parity"]["rows"] == len(TEXTS) + task and result["parity"]["max_abs_diff"] < 1e-5
     assert set(files.verify(tmp_path / "out")["files"]) == set(result["files"]) >= {"config.json", "tokenizer.json"}
     described = json.loads((tmp_path / "out" / "tokenizer_config.json").read_bytes())
     assert described["model_max_length"] == (48 if task else 64)
@@ -124,7 +125,7 @@ def test_without_transformers_it_is_written_and_the_extra_is_named(
 
 
 def test_nothing_is_overwritten_unasked_and_targets_are_checked_first(tmp_path: Path) -> None:
-    model_at(tmp_path / "run", ENCODERS["lstm"], None, tokenizer_files("word"), 20)
+    model_at(tmp_path / "run", ENCODERS["lstm"], MASKED, tokenizer_files("word"), 20)
     with pytest.raises(UsageError, match="unknown target"):
         run(tmp_path / "run", ["hf", "tflite"], tmp_path / "out")
     run(tmp_path / "run", ["hf"], tmp_path / "out")
@@ -155,11 +156,14 @@ def test_a_weight_that_differs_is_found(tmp_path: Path) -> None:
         compare(open_model(step), "AutoModelForSequenceClassification", tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
-def test_fine_tuning_begins_with_what_transformers_begins_with(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "goal"),
+    [("bert", MASKED), ("roberta", MASKED), ("albert", MASKED), ("modernbert", MASKED), ("bert", NEXT), ("albert", ORDER)],
+)
+def test_fine_tuning_begins_with_what_transformers_begins_with(name: str, goal: MaskedConfig, tmp_path: Path) -> None:
     import transformers
 
-    step = model_at(tmp_path / "run", ENCODERS[name], None, tokenizer_files("wordpiece"), 32)
+    step = model_at(tmp_path / "run", ENCODERS[name], goal, tokenizer_files("wordpiece"), 32)
     run(step, ["hf"], tmp_path / "dist")
     theirs, info = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "dist", num_labels=3, output_loading_info=True
@@ -169,7 +173,7 @@ def test_fine_tuning_begins_with_what_transformers_begins_with(name: str, tmp_pa
     named = to_hf(ENCODERS[name], "classify", ours.state_dict(), 0)
     for key, value in theirs.state_dict().items():
         if key in info["missing_keys"]:  # made anew there; ours is new too, and not equal by chance
-            assert "classifier" in key or "pooler" in key
+            assert "classifier" in key or ("pooler" in key and goal.pairs == "none")  # pairs have trained the pooler
         elif key in named:
             assert torch.equal(named[key], value), key
     assert len(named.keys() - info["missing_keys"]) > 10

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from encoderkit.errors import DataError
-from encoderkit.interop.families import obstacle
+from encoderkit.interop.families import LAYOUTS, obstacle
 from encoderkit.interop.hf import export, from_hf, to_hf
 from encoderkit.interop.layout import Head, HeadKind, SpecialIds
 from encoderkit.learner import IGNORE, Vocabulary
 from encoderkit.models.build import build_classification_head, build_encoder, build_vocabulary_head
 from encoderkit.models.config import (
+    AlbertConfig,
     BertConfig,
     CnnConfig,
     EncoderConfig,
@@ -35,13 +37,21 @@ transformers = pytest.importorskip("transformers")
 VOCABULARY = 67
 IDS = SpecialIds(pad=0, cls=2, sep=3)
 LABELS = ("bad", "good", "很好")
-FAMILIES: dict[str, BertConfig | RobertaConfig | ModernBertConfig | EsmcConfig | GptConfig] = {
+FAMILIES: dict[str, BertConfig | RobertaConfig | AlbertConfig | ModernBertConfig | EsmcConfig | GptConfig] = {
     "bert": BertConfig(dim=20, layers=2, heads=4, hidden=33, max_length=40),
     "bert-other": BertConfig(
         dim=18, layers=3, heads=3, max_length=31, activation="relu_squared", bias=False, segments=0, position="sinusoidal"
     ),
     "bert-no-positions": BertConfig(dim=16, layers=1, heads=1, position="none", segments=3, activation="silu"),
+    "roberta-no-bias": RobertaConfig(dim=21, layers=2, heads=7, bias=False, max_length=40),
     "roberta": RobertaConfig(dim=20, layers=2, heads=2, hidden=50, max_length=33, activation="gelu_tanh"),
+    "albert": AlbertConfig(dim=24, layers=3, heads=3, hidden=33, max_length=40, embedding_dim=10),
+    "albert-groups": AlbertConfig(
+        dim=20, layers=7, heads=4, max_length=31, embedding_dim=7, groups=3, group_blocks=2, segments=3
+    ),
+    "albert-other": AlbertConfig(
+        dim=15, layers=3, heads=5, embedding_dim=15, groups=3, bias=False, segments=0, position="sinusoidal", activation="relu"
+    ),
     "modernbert": ModernBertConfig(dim=24, layers=5, heads=3, hidden=31, window=6, max_length=50),
     "modernbert-other": ModernBertConfig(
         dim=12, layers=3, heads=1, hidden=20, window=5, global_every=2, bias=True, activation="relu_squared", rotary_base=50.0
@@ -72,9 +82,11 @@ class Ours(nn.Module):
         self.kind = kind
         self.encoder: Any = build_encoder(config, VOCABULARY, IDS.pad)
         self.head: Any = nn.Identity()
-        if kind in ("masked", "causal"):
+        if kind in ("masked", "pairs", "causal"):
             self.head = build_vocabulary_head(config, VOCABULARY)
-        elif kind == "classify":
+        if kind == "pairs":
+            self.pairs = nn.ModuleDict({"head": build_classification_head(config, 2, 0.0)})
+        if kind == "classify":
             self.head = build_classification_head(config, len(LABELS), 0.1)
         for parameter in self.parameters():  # as unlike fresh weights as can be: no zeros, no ones
             nn.init.normal_(parameter, std=0.25)
@@ -82,7 +94,7 @@ class Ours(nn.Module):
 
     def forward(self, inputs: Inputs, pooling: Any = "cls") -> Tensor:
         hidden = self.encoder(inputs)
-        if self.kind in ("masked", "causal"):
+        if self.kind in ("masked", "pairs", "causal"):
             return self.head(hidden.flatten(0, 1), self.encoder.tokens.weight).view(*hidden.shape[:2], -1)
         return self.head(pool(pooling, hidden, inputs.mask)) if self.kind == "classify" else hidden
 
@@ -127,7 +139,7 @@ def test_hidden_states(name: str, tmp_path: Path) -> None:
     config = FAMILIES[name]
     ours = Ours(config, "none")
     auto_class = write(tmp_path, config, Head("none"), ours)
-    pooler = {"add_pooling_layer": False} if isinstance(config, BertConfig | RobertaConfig) else {}
+    pooler = {"add_pooling_layer": False} if isinstance(config, BertConfig | RobertaConfig | AlbertConfig) else {}
     theirs = load(tmp_path, auto_class, **pooler)
     inputs, arguments = batch(config.segments)
     difference = ours(inputs) - theirs(**arguments).last_hidden_state
@@ -187,11 +199,55 @@ def test_classification_logits(name: str, several: bool, tmp_path: Path) -> None
     assert theirs.config.problem_type == ("multi" if several else "single") + "_label_classification"
 
 
-@pytest.mark.parametrize("kind", ["none", "masked", "classify"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith(("bert", "roberta", "albert"))])
+def test_hidden_states_and_the_masked_loss_of_the_longest_input_padded_on_either_side(
+    name: str, side: str, tmp_path: Path
+) -> None:
+    """On the left, transformers' BERT counts positions from the first place, RoBERTa from the first token."""
+    config = FAMILIES[name]
+    ours = Ours(config, "masked")
+    theirs = load(tmp_path, write(tmp_path, config, Head("masked"), ours))
+    width = min(config.max_length, 120)
+    mask = torch.arange(width) < torch.tensor([width, 1, width // 2, width - 3])[:, None]
+    mask = mask.flip(1) if side == "left" else mask
+    ids = torch.randint(5, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(3)) * mask
+    types = (torch.arange(width) % max(1, config.segments)).expand_as(ids) * mask
+    from_first = (mask.cumsum(1) - 1).clamp(min=0) if config.kind == "roberta" else torch.arange(width).expand_as(ids)
+    inputs = Inputs(ids, mask.long(), from_first, types)
+    labels = torch.where(mask & (ids % 4 == 0), ids, -100)
+    found = theirs(
+        input_ids=ids, attention_mask=mask.long(), token_type_ids=types, labels=labels, output_hidden_states=True
+    )  # fmt: skip
+    assert (ours.encoder(inputs) - found.hidden_states[-1])[mask].abs().max() < 1e-5
+    logits = ours(inputs)
+    assert (logits - found.logits)[mask].abs().max() < 1e-5
+    assert float(cross_entropy(logits.flatten(0, 1), labels.flatten())) == pytest.approx(float(found.loss), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith(("bert", "albert"))])
+def test_pretraining_logits_and_loss(name: str, tmp_path: Path) -> None:
+    config = FAMILIES[name]
+    ours = Ours(config, "pairs")
+    theirs = load(tmp_path, write(tmp_path, config, Head("pairs"), ours))
+    inputs, arguments = batch(config.segments)
+    labels, follows = torch.where(inputs.mask & (inputs.ids % 3 == 0), inputs.ids, -100), torch.tensor([0, 1, 1])
+    named = "next_sentence_label" if isinstance(config, BertConfig) else "sentence_order_label"
+    found = theirs(**arguments, labels=labels, **{named: follows})
+    words, told = ours(inputs), ours.pairs["head"](ours.encoder(inputs)[:, 0])
+    assert (words - found.prediction_logits)[inputs.mask].abs().max() < 1e-5
+    assert (told - (found.seq_relationship_logits if config.kind == "bert" else found.sop_logits)).abs().max() < 1e-5
+    loss = cross_entropy(words.flatten(0, 1), labels.flatten()) + cross_entropy(told, follows)
+    assert float(loss) == pytest.approx(float(found.loss), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "masked", "pairs", "classify"])
 @every_family
 def test_from_hf_undoes_to_hf(name: str, kind: HeadKind) -> None:
     config = FAMILIES[name]
     kind = "causal" if kind == "masked" and isinstance(config, GptConfig) else kind
+    if kind not in LAYOUTS[type(config)].classes:
+        return
     ours = Ours(config, kind).state_dict()
     back = from_hf(config, kind, to_hf(config, kind, ours, IDS.pad), IDS.pad)
     if config.position == "sinusoidal":

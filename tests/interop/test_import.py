@@ -63,6 +63,7 @@ def batch() -> tuple[Inputs, dict[str, torch.Tensor]]:
 MODELS = {
     "Bert": {"type_vocab_size": 3, "hidden_act": "gelu_new"},
     "Roberta": {"type_vocab_size": 1},
+    "Albert": {"embedding_size": 10, "num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2},
     "ModernBert": {"local_attention": 8, "num_hidden_layers": 5},
 }
 
@@ -98,6 +99,30 @@ def test_a_classifier_comes_in_and_goes_out_again(family: str, tmp_path: Path) -
         assert name == again
         unused = 1 if name == "roberta.embeddings.position_embeddings.weight" else 0  # positions start after padding's id
         assert torch.equal(ours[unused:], other[unused:]), name
+
+
+@pytest.mark.parametrize("named", ["ForPreTraining", "ForMaskedLM"])
+@pytest.mark.parametrize(("family", "relation"), [("Bert", "next"), ("Albert", "order")])
+@torch.no_grad()
+def test_pretraining_models_agree_whatever_they_are_called(family: str, relation: str, named: str, tmp_path: Path) -> None:
+    """Google's BERT calls itself a masked model, and holds the pooler and the head of the pairs all the same."""
+    theirs = published(tmp_path / "hf", family, "ForPreTraining", **MODELS[family])
+    described = json.loads((tmp_path / "hf" / "config.json").read_bytes())
+    described["architectures"] = [family + named]
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    result = import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    assert (result["family"], result["head"], result["unused"]) == (family.lower(), "pairs", [])
+    learner = open_model(tmp_path / "ours").learner
+    assert isinstance(learner, Masked) and learner.config.pairs == relation
+    found = learner.exported()
+    assert not isinstance(found, str) and found.second is not None
+    inputs, arguments = batch()
+    words, told = theirs(**arguments)[:2]
+    assert (found.outputs(inputs) - words)[inputs.mask].abs().max() < 1e-5
+    assert (found.second(inputs) - told).abs().max() < 1e-5
+    if family == "Bert":
+        parity = export.run(tmp_path / "ours", ["hf"], tmp_path / "back")
+        assert parity["loads_with"] == "AutoModelForPreTraining" and parity["parity"]["max_abs_diff"] < 1e-5
 
 
 @torch.no_grad()

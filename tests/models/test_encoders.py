@@ -8,6 +8,7 @@ from torch import nn
 
 from encoderkit.models.build import ENCODERS, build_classification_head, build_encoder, build_vocabulary_head
 from encoderkit.models.config import (
+    AlbertConfig,
     BertConfig,
     CnnConfig,
     EncoderConfig,
@@ -29,6 +30,8 @@ VOCABULARY = 50
 CONFIGS = {
     "bert": BertConfig(dim=24, layers=3, heads=3, hidden=40),
     "roberta": RobertaConfig(dim=24, layers=2, heads=2, activation="gelu_tanh"),
+    "albert": AlbertConfig(dim=24, layers=3, heads=3, hidden=40, embedding_dim=10),
+    "shared": ModernBertConfig(dim=24, layers=4, heads=2, hidden=30, window=4, groups=2, group_blocks=2, embedding_dim=16),
     "modernbert": ModernBertConfig(dim=24, layers=4, heads=2, hidden=30, window=4, dropout=0.1),
     "esmc": EsmcConfig(dim=24, layers=2, heads=2, hidden=30),
     "t5": T5Config(dim=24, layers=2, heads=3, head_dim=5, buckets=8, bucket_distance=12),
@@ -47,7 +50,21 @@ CONFIGS = {
     "dilated": CnnConfig(dim=12, layers=3, embedding_dim=9),
     "gated": CnnConfig(dim=12, layers=2, style="gated", kernel=5),
 }
-PACKING = ("bert", "roberta", "modernbert", "esmc", "t5", "alibi", "sinusoidal", "none", "gpt", "t5-gpt", "local-gpt")
+PACKING = (
+    "bert",
+    "roberta",
+    "albert",
+    "shared",
+    "modernbert",
+    "esmc",
+    "t5",
+    "alibi",
+    "sinusoidal",
+    "none",
+    "gpt",
+    "t5-gpt",
+    "local-gpt",
+)
 every_encoder = pytest.mark.parametrize("name", CONFIGS)
 
 
@@ -143,7 +160,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     head = build_classification_head(CONFIGS[name], 3, dropout=0.1)
     words = build_vocabulary_head(CONFIGS[name], VOCABULARY)
     batch = rows(12, 8)
-    if name == "bert":
+    if name in ("bert", "albert"):
         batch = batch._replace(segments=(batch.positions > 4).long())
     hidden = encoder(batch)
     loss = words(hidden[batch.mask], encoder.tokens.weight).logsumexp(-1).sum()
@@ -151,6 +168,34 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     for part in (encoder, head, words):
         for label, parameter in part.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, label
+
+
+@pytest.mark.parametrize(("layers", "groups", "blocks"), [(4, 1, 1), (5, 2, 1), (3, 3, 1), (4, 2, 3), (2, None, 2)])
+def test_layers_that_share_are_layers_that_are_equal(layers: int, groups: int | None, blocks: int) -> None:
+    """The same as a deep encoder without sharing whose layers hold copies, gradients included; parameters counted once."""
+    shape = {"dim": 16, "heads": 2, "embedding_dim": 6, "norm_order": "pre", "window": 4, "global_every": 2, "dropout": 0.0}
+    config = AlbertConfig(layers=layers, groups=groups, group_blocks=blocks, **shape)
+    order = [b for layer in config.blocks for b in layer]
+    shared = build_encoder(config, VOCABULARY, 0).eval()
+    assert len(order) == layers * blocks and len(shared.layers) == (groups or layers) * blocks == len(set(order))
+    copied = build_encoder(AlbertConfig(layers=layers, groups=None, group_blocks=blocks, **shape), VOCABULARY, 0).eval()
+    state = {name: t for name, t in shared.state_dict().items() if not name.startswith("layers.")}
+    for place, block in enumerate(order):
+        state |= {f"layers.{place}.{name}": t for name, t in shared.layers[block].state_dict().items()}
+    copied.load_state_dict(state)
+    batch = rows(9, 5)
+    torch.testing.assert_close(shared(batch), copied(batch))
+    for encoder in (shared, copied):
+        encoder(batch)[batch.mask].square().sum().backward()
+    for block in set(order):
+        found = shared.layers[block].mlp.up.weight.grad
+        parts = [copied.layers[place].mlp.up.weight.grad for place, b in enumerate(order) if b == block]
+        torch.testing.assert_close(found, torch.stack(parts).sum(0), atol=1e-4, rtol=1e-4)
+
+
+def test_more_groups_than_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="groups"):
+        AlbertConfig(layers=2, groups=3)
 
 
 @pytest.mark.parametrize("name", ["bert", "modernbert", "esmc"])
@@ -200,7 +245,7 @@ def test_fresh_weights() -> None:
     torch.testing.assert_close(lstm.bias_ih_l0[4:8] + lstm.bias_hh_l0[4:8], torch.ones(4))
 
 
-@pytest.mark.parametrize("name", ["bert", "modernbert", "esmc", "t5", "alibi", "local-gpt", "dilated", "causal-dilated"])
+@pytest.mark.parametrize("name", ["bert", "shared", "modernbert", "t5", "alibi", "local-gpt", "dilated", "causal-dilated"])
 def test_traces_without_a_graph_break(name: str) -> None:
     encoder = encoder_of(name).eval()
     traced = torch.compile(encoder, fullgraph=True, backend="eager")

@@ -53,7 +53,7 @@ def words_of(row: Row) -> list[set[int]]:
     return words
 
 
-@pytest.mark.parametrize("unit", ["token", "word", "span"])
+@pytest.mark.parametrize("unit", ["token", "word", "span", "ngram"])
 def test_rate_and_shares(unit: str) -> None:
     rows = [make_row(np.random.default_rng(i), [40, 30, 50]) for i in range(300)]
     made = learner(rate=0.2, unit=unit)
@@ -102,6 +102,21 @@ def _token_runs(seed: int) -> list[np.ndarray]:
     row = make_row(np.random.default_rng(seed), [60, 60], word=1.0)
     hidden = learner(rate=0.3).places(row, 0.3, np.random.default_rng(seed))
     return np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
+
+
+def test_ngrams_have_one_to_three_words_with_chances_of_one_half_and_a_third() -> None:
+    """Lan et al. 2020, section 4.1: 6, 3 and 2 of 11. At a low rate n-grams hardly meet; the words here have two tokens."""
+    made, counts = learner(rate=0.005, unit="ngram"), np.zeros(4)
+    for i in range(100):
+        row = make_row(np.random.default_rng(i), [12000, 8000], word=0)
+        row.starts[1::2] = ~row.special[1::2]
+        hidden = made.places(row, 0.005, np.random.default_rng(i))
+        groups = np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
+        sizes = np.array([len(group) for group in groups])
+        assert (sizes % 2 == 0).all() and row.starts[[group[0] for group in groups]].all()
+        counts += np.bincount(np.minimum(sizes // 2, 4), minlength=5)[1:]  # more than three: two that meet
+    assert counts[3] < 0.03 * counts.sum()
+    assert (counts[:3] / counts[:3].sum()).tolist() == pytest.approx([6 / 11, 3 / 11, 2 / 11], abs=0.02)
 
 
 def test_the_rate_follows_its_schedule_and_held_out_data_do_not() -> None:

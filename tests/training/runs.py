@@ -28,8 +28,8 @@ from encoderkit.tasks.texts import Tokens
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.loop import Plan
 
-KINDS = ("bert", "roberta", "modernbert", "esmc", "gpt", "t5", "rnn", "lstm", "gru", "cnn")
-TRANSFORMERS = KINDS[:6]
+KINDS = ("bert", "roberta", "albert", "modernbert", "esmc", "gpt", "t5", "rnn", "lstm", "gru", "cnn")
+TRANSFORMERS = KINDS[:7]
 LEFT_TO_RIGHT: list[tuple[str, dict[str, Any]]] = [
     *((kind, {"direction": "left_to_right"}) for kind in (*TRANSFORMERS, "cnn")),
     *((kind, {"directions": 1}) for kind in ("rnn", "lstm", "gru")),

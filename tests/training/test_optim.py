@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from encoderkit.errors import UsageError
 from encoderkit.inference import open_model
+from encoderkit.objectives.config import MaskedConfig
+from encoderkit.objectives.masked import Masked
 from encoderkit.training.config import AdamWConfig, MuonConfig, ScheduleConfig
 from encoderkit.training.loop import updates
 from encoderkit.training.machine import DTYPES
-from encoderkit.training.optim import Muon, build_optimizers, orthogonal
+from encoderkit.training.optim import Muon, build_optimizers, depths, freeze, orthogonal
 from encoderkit.training.schedule import factor
-from tests.training.runs import KINDS, classify, examples, finetuning, go, masked, plan, rows
+from tests.training.runs import KINDS, LENGTH, VOCABULARY, classify, encoder, examples, finetuning, go, masked, plan, rows
 
 HALF = math.sqrt(0.5) / 2
 SCHEDULES = {
@@ -136,14 +139,43 @@ def test_fused_matrices_are_orthogonal_each_on_its_own() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_have_decaying_rates(kind: str) -> None:
-    """1 above the layers, 0.5 for the upper of two, 0.25 for the lower, 0.125 for the embeddings."""
+    """1 above the layers, 0.5 for the upper of two, 0.25 for the lower, 0.125 for the embeddings (and what widens them)."""
     groups = build_optimizers(classify(kind), AdamWConfig(lr=1.0, layer_decay=0.5), DTYPES["fp32"])[0].param_groups
     for name, rate in ((name, group["lr_peak"]) for group in groups for name in group["names"]):
         if ".layers." in name:
-            assert rate == 0.5 if ".layers.1." in name else rate == 0.25, name
+            assert rate == (0.5 if ".layers.1." in name or kind == "albert" else 0.25), name  # albert has one block for both
         else:
             above = name.startswith(("head.", "encoder.final_norm."))
             assert rate == (1.0 if above else 0.125), name
+
+
+def test_shared_weights_are_as_deep_as_the_last_layer_that_has_them() -> None:
+    """Five layers in two groups of two blocks: layers 1 to 3 share blocks 0 and 1, layers 4 and 5 blocks 2 and 3."""
+
+    def fresh() -> Masked:
+        return Masked(MaskedConfig(), encoder("albert", layers=5, groups=2, group_blocks=2), VOCABULARY, LENGTH)
+
+    found = depths(fresh())
+    assert found.layers == 5 and found.shared == {1: 3, 4: 5}
+    expected = {"encoder.projection": 0, "encoder.tokens": 0, "head.dense": 6}
+    expected |= {f"encoder.layers.{block}.mlp.up": depth for block, depth in enumerate((3, 3, 5, 5))}
+    assert {name: found.of[f"{name}.weight"] for name in expected} == expected
+    for limit, fix in ((2, "freeze=3, or embeddings"), (4, "freeze=5, or 3")):
+        with pytest.raises(UsageError, match=f"(?s)share their weights.*{fix}"):
+            freeze(fresh(), limit)
+    for limit, blocks in (("embeddings", 0), (3, 2), (5, 4)):
+        freeze(learner := fresh(), limit)
+        still = {name for name, p in learner.named_parameters() if not p.requires_grad}
+        assert {name for name in still if ".layers." in name} == {
+            name for name, _ in learner.named_parameters() if any(name.startswith(f"encoder.layers.{b}.") for b in range(blocks))
+        }
+        assert "encoder.projection.weight" in still and not any(name.startswith("head.") for name in still)
+        assert {
+            name
+            for o in build_optimizers(learner, MuonConfig(lr=0.02, adamw_lr=1e-3), torch.float32)
+            for g in o.param_groups
+            for name in g["names"]
+        } == {name for name, _ in learner.named_parameters()} - still
 
 
 @pytest.mark.parametrize("frozen", ["embeddings", 1])
