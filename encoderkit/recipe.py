@@ -12,7 +12,7 @@ from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, TransformerConfig
 from encoderkit.objectives.config import MaskedConfig, ObjectiveConfig
 from encoderkit.tasks.config import TaskConfig
-from encoderkit.text.config import TokenizerConfig
+from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.training.config import AdamWConfig, EveryConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.units import Every, Share, interval
 
@@ -25,6 +25,13 @@ class TokenizerRecipe(TokenizerConfig):
 
     corpus: CorpusConfig = CorpusConfig()
     """How the files are read."""
+
+
+class CorpusRecipe(CorpusConfig):
+    """Turn raw text into tokens."""
+
+    segment: SegmentConfig | None = None
+    """What tells where words begin in text without spaces, for masking whole words; the ids are the same without it."""
 
 
 class PretrainData(Config):
