@@ -22,8 +22,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
-
-LONGEST_SPAN = 10
+from encoderkit.objectives.masking import Masking
 
 
 class Masked(nn.Module):
@@ -41,8 +40,7 @@ class Masked(nn.Module):
         self.weights = {"masked": 1.0}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
         self.monitor = "loss"
-        special = {vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.sep, vocabulary.mask}
-        self._ordinary = np.setdiff1d(np.arange(vocabulary.size), list(special))
+        self.masking = Masking(config, vocabulary)
 
     def rate(self, progress: float | None) -> float:
         """The share of tokens to predict when `progress` of the run is done; None: in evaluation."""
@@ -61,10 +59,10 @@ class Masked(nn.Module):
         labels = np.full((len(examples), slots), IGNORE, dtype=np.int64)
         corrupted = []
         for i, (row, rng) in enumerate(zip(examples, rngs, strict=True)):
-            places = self.places(row, rate, rng)[:slots]
+            places = self.masking.places(row, rate, rng)[:slots]
             where[i, : len(places)] = i * width + places
             labels[i, : len(places)] = row.ids[places]
-            corrupted.append(self.corrupt(row.ids, places, rng))
+            corrupted.append(self.masking.corrupt(row.ids, places, rng))
         inputs = Inputs(
             pad(corrupted, width, self.vocabulary.pad),
             pad([row.documents for row in examples], width, 0),
@@ -72,40 +70,6 @@ class Masked(nn.Module):
         )
         targets = {"where": torch.from_numpy(where.reshape(-1)), "labels": torch.from_numpy(labels.reshape(-1))}
         return Batch(inputs, targets, {"masked": int((labels != IGNORE).sum())}, sum(len(row.ids) for row in examples))
-
-    def places(self, row: Row, rate: float, rng: np.random.Generator) -> np.ndarray:
-        """The places of a row to predict, in order: `rate` of its ordinary tokens, at least one."""
-        ordinary = np.flatnonzero(~row.special)
-        wanted = max(1, round(rate * len(ordinary)))
-        if self.config.unit == "token":
-            return np.sort(rng.choice(ordinary, min(wanted, len(ordinary)), replace=False))
-        # A word runs from its mark to the next; a document piece begins a word even in the middle of one.
-        begins = row.starts[ordinary] | (row.positions[ordinary] <= 1)
-        begins[:1] = True
-        words = np.split(ordinary, np.flatnonzero(begins)[1:])
-        if self.config.unit == "word":
-            return _whole(words, rng.permutation(len(words)), wanted)
-        return self._spans(words, row.documents, wanted, rng)
-
-    def _spans(self, words: list[np.ndarray], documents: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-        """Words in runs of geometric length, within one document, until `wanted` tokens are chosen."""
-        order: list[int] = []
-        for first in rng.permutation(len(words)):
-            size = min(int(rng.geometric(1 / self.config.span_mean)), LONGEST_SPAN)
-            document = documents[words[first][0]]
-            for i in range(first, min(first + size, len(words))):
-                if documents[words[i][0]] == document:
-                    order.append(i)
-        return _whole(words, dict.fromkeys(order), wanted)
-
-    def corrupt(self, ids: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`ids` with [MASK], a random token or the token itself at each of `places`, in the shares of the recipe."""
-        out = np.array(ids, dtype=np.int64)
-        draw = rng.random(len(places))
-        out[places[draw < self.config.mask]] = self.vocabulary.mask
-        random = places[(draw >= self.config.mask) & (draw < self.config.mask + self.config.random)]
-        out[random] = rng.choice(self._ordinary, len(random))
-        return out
 
     def _logits(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         hidden = self.encoder(inputs).flatten(0, 1)[targets["where"]]  # (N, D)
@@ -154,16 +118,3 @@ class Masked(nn.Module):
 
     def _everywhere(self, inputs: Inputs) -> Tensor:
         return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)
-
-
-def _whole(words: list[np.ndarray], order: Sequence[int] | np.ndarray | dict[int, None], wanted: int) -> np.ndarray:
-    """The tokens of words taken in `order`, skipping those that would exceed `wanted`; at least one word."""
-    taken: list[np.ndarray] = []
-    left = wanted
-    for i in order:
-        if len(words[i]) <= left or not taken:
-            taken.append(words[i])
-            left -= len(words[i])
-        if left <= 0:
-            break
-    return np.sort(np.concatenate(taken))

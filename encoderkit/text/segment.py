@@ -122,7 +122,7 @@ class Segmenter:
 
 def _set_right(starts: np.ndarray, first: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """(C,) word starts of a segmenter, where texts begin, and the characters, to the word starts that are used."""
-    classes, places = word_classes()[codes], np.arange(len(codes))
+    classes, places = word_classes(codes), np.arange(len(codes))
     starts = starts & (classes != NEVER)
     # The character before each one, marks passed over.
     base = np.maximum.accumulate(np.where(classes != NEVER, places, 0))

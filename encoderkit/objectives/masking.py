@@ -1,0 +1,70 @@
+"""Which tokens are hidden, and behind what (Devlin et al. 2019, section 3.1): numpy alone, for every objective that hides.
+
+Words are those that the store marks: what the writing shows, or what a segmenter found.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from encoderkit.data.blocks import Row
+from encoderkit.learner import Vocabulary
+from encoderkit.objectives.config import MaskedConfig
+
+LONGEST_SPAN = 10
+
+
+class Masking:
+    """Hides tokens as the recipe says."""
+
+    def __init__(self, config: MaskedConfig, vocabulary: Vocabulary) -> None:
+        self.config, self.vocabulary = config, vocabulary
+        special = {vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.sep, vocabulary.mask}
+        self._ordinary = np.setdiff1d(np.arange(vocabulary.size), list(special))
+
+    def places(self, row: Row, rate: float, rng: np.random.Generator) -> np.ndarray:
+        """The places of a row to predict, in order: `rate` of its ordinary tokens, at least one."""
+        ordinary = np.flatnonzero(~row.special)
+        wanted = max(1, round(rate * len(ordinary)))
+        if self.config.unit == "token":
+            return np.sort(rng.choice(ordinary, min(wanted, len(ordinary)), replace=False))
+        # A word runs from its mark to the next; a document piece begins a word even in the middle of one.
+        begins = row.starts[ordinary] | (row.positions[ordinary] <= 1)
+        begins[:1] = True
+        words = np.split(ordinary, np.flatnonzero(begins)[1:])
+        if self.config.unit == "word":
+            return _whole(words, rng.permutation(len(words)), wanted)
+        return self._spans(words, row.documents, wanted, rng)
+
+    def _spans(self, words: list[np.ndarray], documents: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+        """Words in runs of geometric length, within one document, until `wanted` tokens are chosen."""
+        order: list[int] = []
+        for first in rng.permutation(len(words)):
+            size = min(int(rng.geometric(1 / self.config.span_mean)), LONGEST_SPAN)
+            document = documents[words[first][0]]
+            for i in range(first, min(first + size, len(words))):
+                if documents[words[i][0]] == document:
+                    order.append(i)
+        return _whole(words, dict.fromkeys(order), wanted)
+
+    def corrupt(self, ids: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`ids` with [MASK], a random token or the token itself at each of `places`, in the shares of the recipe."""
+        out = np.array(ids, dtype=np.int64)
+        draw = rng.random(len(places))
+        out[places[draw < self.config.mask]] = self.vocabulary.mask
+        random = places[(draw >= self.config.mask) & (draw < self.config.mask + self.config.random)]
+        out[random] = rng.choice(self._ordinary, len(random))
+        return out
+
+
+def _whole(words: list[np.ndarray], order: Sequence[int] | np.ndarray | dict[int, None], wanted: int) -> np.ndarray:
+    """The tokens of words taken in `order`, skipping those that would exceed `wanted`; at least one word."""
+    taken: list[np.ndarray] = []
+    left = wanted
+    for i in order:
+        if len(words[i]) <= left or not taken:
+            taken.append(words[i])
+            left -= len(words[i])
+        if left <= 0:
+            break
+    return np.sort(np.concatenate(taken))
