@@ -179,3 +179,9 @@ def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return torch.from_numpy(out)
+
+
+def group_of(learner: Learner) -> int:
+    """How many examples that follow one another in the order of an epoch are computed together: 1 but for learners that
+    compare examples with one another and say so by an attribute `group`."""
+    return getattr(learner, "group", 1)

@@ -22,7 +22,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
-from encoderkit.objectives.masking import Masking
+from encoderkit.objectives.masking import Masker
 
 
 class Masked(nn.Module):
@@ -40,7 +40,7 @@ class Masked(nn.Module):
         self.weights = {"masked": 1.0}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
         self.monitor = "loss"
-        self.masking = Masking(config, vocabulary)
+        self.masking = Masker(config, vocabulary)
 
     def rate(self, progress: float | None) -> float:
         """The share of tokens to predict when `progress` of the run is done; None: in evaluation."""

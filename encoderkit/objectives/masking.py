@@ -14,7 +14,7 @@ from encoderkit.objectives.config import MaskedConfig
 LONGEST_SPAN = 10
 
 
-class Masking:
+class Masker:
     """Hides tokens as the recipe says."""
 
     def __init__(self, config: MaskedConfig, vocabulary: Vocabulary) -> None:
