@@ -22,6 +22,15 @@ OptionalRecipe = Annotated[
     Path | None, typer.Argument(metavar="[RECIPE]", help="A YAML file with all other keys.", show_default=False)
 ]
 
+Segment = Annotated[
+    str | None,
+    typer.Option("--segment", metavar="KIND", help="Word starts by a segmenter: zh (extra zh), jieba.", show_default=False),
+]
+Dictionary = Annotated[
+    Path | None,
+    typer.Option("--dictionary", metavar="FILE", help="Words the segmenter keeps whole, one a line.", show_default=False),
+]
+
 
 @app.command(rich_help_panel=MAKE)
 def train_tokenizer(
@@ -61,14 +70,8 @@ def tokenize(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.", show_default=False)
     ] = None,
-    segment: Annotated[
-        str | None,
-        typer.Option("--segment", metavar="KIND", help="Word starts by a segmenter: zh (extra zh), jieba.", show_default=False),
-    ] = None,
-    dictionary: Annotated[
-        Path | None,
-        typer.Option("--dictionary", metavar="FILE", help="Words the segmenter keeps whole, one a line.", show_default=False),
-    ] = None,
+    segment: Segment = None,
+    dictionary: Dictionary = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
     json: Json = False,

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from encoderkit.data.blocks import Row
-from encoderkit.learner import IGNORE, Batch, Encoder, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Picture, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.heads import Projection
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.objectives.config import ContrastiveConfig
-from encoderkit.objectives.masking import Masker
+from encoderkit.objectives.masking import Masker, pictures
 
 MOST = 16_384
 """Held-out texts that are compared with one another at most, evenly spaced: time grows with their square."""
@@ -77,6 +77,10 @@ class Contrastive(nn.Module):
             counts["masked"] = int((targets["labels"] != IGNORE).sum())
         targets["groups"] = torch.tensor(groups)
         return Batch(inputs, targets, counts, sum(len(row.ids) for row in examples))
+
+    def picture(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], batch: Batch) -> list[Picture]:
+        """The copy of the rows in which tokens are hidden, if there is one; the two that are compared are whole."""
+        return pictures(examples, batch, self.vocabulary.mask, 2 * len(examples) if self.config.masked else 0)
 
     def _hide(
         self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], first: int, width: int
@@ -138,6 +142,11 @@ class Contrastive(nn.Module):
             loss += float(cross_entropy(scores, goal, reduction="sum"))
             right += int((scores.argmax(-1) == goal).sum())
         return {"loss": loss / len(chosen), "accuracy": right / len(chosen)}
+
+    def exported(self) -> Export | str:
+        """The encoder alone: its vectors, pooled, are what was trained."""
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("encoder.")}
+        return Export("none", tensors, self.encoder)
 
 
 def _pieces(row: Row) -> Iterator[np.ndarray]:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Picture, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
-from encoderkit.objectives.masking import Masker
+from encoderkit.objectives.masking import Masker, pictures
 
 
 class Masked(nn.Module):
@@ -70,6 +70,10 @@ class Masked(nn.Module):
         )
         targets = {"where": torch.from_numpy(where.reshape(-1)), "labels": torch.from_numpy(labels.reshape(-1))}
         return Batch(inputs, targets, {"masked": int((labels != IGNORE).sum())}, sum(len(row.ids) for row in examples))
+
+    def picture(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], batch: Batch) -> list[Picture]:
+        """The rows, with what is hidden in them."""
+        return pictures(examples, batch, self.vocabulary.mask)
 
     def _logits(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         hidden = self.encoder(inputs).flatten(0, 1)[targets["where"]]  # (N, D)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from encoderkit.data.blocks import Row
-from encoderkit.learner import Vocabulary
+from encoderkit.learner import IGNORE, Batch, Mark, Picture, Vocabulary
 from encoderkit.objectives.config import MaskedConfig
 
 LONGEST_SPAN = 10
@@ -55,6 +55,24 @@ class Masker:
         random = places[(draw >= self.config.mask) & (draw < self.config.mask + self.config.random)]
         out[random] = rng.choice(self._ordinary, len(random))
         return out
+
+
+def pictures(examples: Sequence[Row], batch: Batch, mask: int, first: int = 0) -> list[Picture]:
+    """Rows of a batch whose targets are `where` and `labels`; `first`: the row of the batch that the first example is."""
+    ids, width = batch.inputs.ids.numpy(), batch.inputs.ids.shape[1]
+    wanted: dict[int, int] = {}
+    if "labels" in batch.targets:
+        where, labels = batch.targets["where"].tolist(), batch.targets["labels"].tolist()
+        wanted = {place: label for place, label in zip(where, labels, strict=True) if label != IGNORE}
+    found = []
+    for i, row in enumerate(examples, first):
+        marks = []
+        for j, (special, start) in enumerate(zip(row.special.tolist(), row.starts.tolist(), strict=True)):
+            id, target = int(ids[i, j]), wanted.get(i * width + j)
+            role = "mask" if id == mask else "keep" if id == target else "random"
+            marks.append(Mark(id, "special" if special else "" if target is None else role, target, start))
+        found.append(Picture(marks, {}))
+    return found
 
 
 def _whole(words: list[np.ndarray], order: Sequence[int] | np.ndarray | dict[int, None], wanted: int) -> np.ndarray:

@@ -55,7 +55,7 @@ class TokenizerConfig(Config):
 class SegmentConfig(Config):
     """What cuts text without spaces into words."""
 
-    kind: SegmenterKind
+    kind: SegmenterKind = "zh"
     """zh: rjieba (the extra `zh`). jieba: the original in Python, for comparisons; slow, and not maintained."""
     dictionary: str | None = None
     """A file of words that are to stay whole, one a line, with frequency and tag if you like: `word 100 n`."""
