@@ -44,7 +44,7 @@ class Contrastive(nn.Module):
         self.head: nn.Module = build_vocabulary_head(encoder, vocabulary.size) if config.masked else nn.Identity()
         self.weights = {"contrastive": 1.0, **({"masked": config.masked} if config.masked else {})}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
-        self.monitor = "loss"
+        self.monitor = "accuracy"  # the loss is that of the temperature too, which makes vectors sure of themselves
         self.group = config.group
         self.masking = Masker(config.hiding, vocabulary)
 
