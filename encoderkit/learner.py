@@ -180,7 +180,7 @@ class Mark(NamedTuple):
     """What the encoder reads."""
     role: str
     """Why: "special", "" for what only gives a hint, "mask", "random" and "keep" for tokens to predict that are hidden,
-    exchanged or left; an objective may have others."""
+    exchanged or left, "next" where the next one is to be guessed; an objective may have others."""
     target: int | None
     """What is to be predicted here, if anything is."""
     start: bool

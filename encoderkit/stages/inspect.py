@@ -100,7 +100,7 @@ def statistics(pictures: Sequence[Picture], unk: int) -> dict[str, Any]:
     runs: Counter[int] = Counter()
     tokens = targets = words = touched = broken = without = unknown = 0
     for picture in pictures:
-        wanted = [mark.target is not None for mark in picture.tokens]
+        wanted = [mark.target is not None and mark.role != "special" for mark in picture.tokens]
         without += not any(wanted)
         for word in _words(picture.tokens):
             hits = sum(mark.target is not None for mark in word)
@@ -108,7 +108,7 @@ def statistics(pictures: Sequence[Picture], unk: int) -> dict[str, Any]:
         ordinary = [mark for mark in picture.tokens if mark.role != "special"]
         tokens, targets = tokens + len(ordinary), targets + sum(wanted)
         unknown += sum((mark.id if mark.target is None else mark.target) == unk for mark in ordinary)
-        roles.update(mark.role for mark in picture.tokens if mark.target is not None)
+        roles.update(mark.role for mark, asked in zip(picture.tokens, wanted, strict=True) if asked)
         runs.update(_runs(wanted))
     return {
         "rows": len(pictures),

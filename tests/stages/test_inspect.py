@@ -1,6 +1,7 @@
 """What `inspect` shows is what training reads."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def test_the_command(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> No
     other = encoderkit("inspect", "masking", path, "--set", "seed=18", "--json")
     assert json.loads(other.stdout)["rows"] != value["rows"]
     fails(2, "there is nothing here", "inspect", "masking", path, "--set", "data.train=nothing")
+
+
+def test_a_causal_model_is_asked_for_every_next_token(tokenizer_dir: Path, store_dir: Path) -> None:
+    model = {"kind": "gpt", "dim": 32, "layers": 1, "heads": 2, "max_length": 64}
+    value = masking(pretraining(tokenizer_dir, store_dir, objective={"kind": "causal"}, model=model), 4, 50)
+    for row in value["rows"]:
+        tokens = row["tokens"]
+        asked = [(now["target"], after["piece"]) for now, after in pairwise(tokens) if now["target"] is not None]
+        assert len(asked) >= len(tokens) - 4 and all(target == piece for target, piece in asked)
+    assert value["statistics"]["shares"] == {"next": 1.0} and value["statistics"]["rate"] > 0.9
 
 
 def test_tokens_of_a_text(tokenizer_dir: Path) -> None:
