@@ -199,9 +199,46 @@ class Measured(Protocol):
     """Of the text that the held-out data were made from, as it was read; set by the stages, which know it."""
 
 
+class Mark(NamedTuple):
+    """A token of a row as the learner meets it."""
+
+    id: int
+    """What the encoder reads."""
+    role: str
+    """Why: "special", "" for what only gives a hint, "mask", "random" and "keep" for tokens to predict that are hidden,
+    exchanged or left, "next" where the next one is to be guessed; an objective may have others."""
+    target: int | None
+    """What is to be predicted here, if anything is."""
+    start: bool
+    """A word begins here."""
+
+
+class Picture(NamedTuple):
+    """A row as the learner meets it."""
+
+    tokens: list[Mark]
+    others: dict[str, list[int]]
+    """What else is read or written, as ids: such as what a decoder is to write; {} if nothing is."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A learner that can show what it makes of its examples."""
+
+    def picture(self, examples: Sequence[Any], rngs: Sequence[np.random.Generator], batch: Batch) -> list[Picture]:
+        """The rows of `batch`, which `collate` made of `examples`; `rngs` are as they were when it was called."""
+        ...
+
+
 def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:
     """Rows of different lengths as one (B, width) int64 tensor, filled up with `value`."""
     out = np.full((len(rows), width), value, dtype=np.int64)
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return torch.from_numpy(out)
+
+
+def group_of(learner: Learner) -> int:
+    """How many examples that follow one another in the order of an epoch are computed together: 1 but for learners that
+    compare examples with one another and say so by an attribute `group`."""
+    return getattr(learner, "group", 1)

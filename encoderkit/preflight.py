@@ -88,15 +88,22 @@ def pretrain(recipe: PretrainRecipe, out: Path, resume: bool, overwrite: bool) -
     output(out, resume, overwrite)
     stores = pretrain_inputs(recipe)
     if overwrite:
-        apart(out, recipe.tokenizer, *stores)
+        apart(out, recipe.checkpoint, recipe.tokenizer, *stores)
 
 
 def pretrain_inputs(recipe: PretrainRecipe) -> list[str]:
     """All that a pretraining recipe names is there, and is of the kind it should be; its token stores."""
-    directory(recipe.tokenizer, "a tokenizer directory", "train-tokenizer")
+    tokenizer = recipe.tokenizer
+    if recipe.checkpoint is not None:
+        step = find_step(recipe.checkpoint)
+        check_length(step, recipe.data.length)
+        if reason := recipe.objective.obstacle(encoder_of(step, recipe.dropout)):
+            raise UsageError(reason, where=recipe.checkpoint)
+        tokenizer = str(step / "tokenizer")
+    directory(tokenizer or "", "a tokenizer directory", "train-tokenizer")
     stores = [recipe.data.train] + ([recipe.data.dev] if isinstance(recipe.data.dev, str) else [])
     for store in stores:
-        folder = directory(store, "a token store", f"tokenize --tokenizer {recipe.tokenizer} --data FILE")
+        folder = directory(store, "a token store", f"tokenize --tokenizer {tokenizer} --data FILE")
         if not (folder / "meta.json").is_file():
             raise UsageError("this is not a token store", where=folder, fix=f"encoderkit tokenize --data FILE --out {folder}")
     return stores
@@ -138,6 +145,16 @@ def check_length(step: Path, length: int) -> None:
             f"data.length is {length}, but the checkpoint {shown(str(step))} has {limit} positions",
             fix=f"--set data.length={limit}",
         )
+
+
+def encoder_of(step: Path, dropout: float | None) -> EncoderConfig:
+    """What kind of encoder a model directory holds, with `dropout` instead of its own if that is given."""
+    try:
+        config = TypeAdapter(EncoderConfig).validate_python(_config(step)["encoder"])
+    except ValidationError as error:
+        message = f"cannot be understood: {str(error).splitlines()[0]}"
+        raise DataError(message, where=step / "config.json") from None
+    return config if dropout is None else config.model_copy(update={"dropout": dropout})
 
 
 def text_file(path: Path) -> None:

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, TransformerConfig, reading
-from encoderkit.objectives.config import MaskedConfig, ObjectiveConfig
+from encoderkit.objectives.config import ContrastiveConfig, MaskedConfig, ObjectiveConfig
 from encoderkit.tasks.config import ClassifyConfig, TaskConfig
-from encoderkit.text.config import TokenizerConfig
+from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.training.config import AdamWConfig, EveryConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.units import Every, Share, interval
 
@@ -25,6 +25,13 @@ class TokenizerRecipe(TokenizerConfig):
 
     corpus: CorpusConfig = CorpusConfig()
     """How the files are read."""
+
+
+class CorpusRecipe(CorpusConfig):
+    """Turn raw text into tokens."""
+
+    segment: SegmentConfig | None = None
+    """What tells where words begin in text without spaces, for masking whole words; the ids are the same without it."""
 
 
 class PretrainData(Config):
@@ -73,6 +80,13 @@ def blind(model: EncoderConfig, task: TaskConfig) -> str | None:
     return None
 
 
+def _check_start(checkpoint: str | None, model: EncoderConfig | None, tokenizer: str | None) -> None:
+    if (checkpoint is None) == (model is None):
+        raise ValueError("give either checkpoint (pretrained weights) or model and tokenizer (random weights)")
+    if (model is None) != (tokenizer is None):
+        raise ValueError("model and tokenizer go together; a checkpoint brings its own tokenizer")
+
+
 def _check_patience(training: TrainingConfig, every: EveryConfig, dev: float | str | None) -> None:
     if training.patience and not dev:
         raise ValueError("training.patience counts evaluations, and without data.dev there are none")
@@ -85,10 +99,16 @@ class PretrainRecipe(Config):
 
     seed: int = Field(default=17, ge=0, lt=2**63)
     """Everything random follows from it."""
-    tokenizer: str
-    """A directory written by `train-tokenizer`."""
+    checkpoint: str | None = None
+    """A run or model directory to go on from (a run: its best step), with its tokenizer: the encoder's weights, and those
+    of the head where it is the same; or else `model` and `tokenizer`."""
+    tokenizer: str | None = None
+    """A directory written by `train-tokenizer`, for `model`."""
     data: PretrainData
-    model: EncoderConfig
+    model: EncoderConfig | None = None
+    """From random weights."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """The encoder's dropout, with `checkpoint`; its own if not given."""
     objective: ObjectiveConfig = MaskedConfig()
     optimizer: OptimizerConfig = AdamWConfig(lr=1e-3)
     schedule: ScheduleConfig = ScheduleConfig()
@@ -97,12 +117,21 @@ class PretrainRecipe(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "PretrainRecipe":
-        _check_length(self.model, self.data.length)
+        _check_start(self.checkpoint, self.model, self.tokenizer)
+        if self.model is not None:
+            _check_length(self.model, self.data.length)
+            if reason := self.objective.obstacle(self.model):
+                raise ValueError(reason)
+            if self.training.freeze:
+                raise ValueError("training.freeze needs a checkpoint: without one nothing is trained yet")
+            if self.dropout is not None:
+                raise ValueError("dropout is for a checkpoint; here set model.dropout")
         _check_patience(self.training, self.every, self.data.dev)
-        if reason := self.objective.obstacle(self.model):
-            raise ValueError(reason)
-        if self.training.freeze:
-            raise ValueError("training.freeze is for finetune: here nothing is trained yet")
+        if isinstance(self.objective, ContrastiveConfig) and self.training.batch % self.objective.group:
+            raise ValueError(
+                f"training.batch ({self.training.batch}) must be a multiple of objective.group ({self.objective.group}): "
+                "the rows of a group are compared with one another"
+            )
         if self.training.metric not in (None, *self.objective.metrics):
             raise ValueError(f"training.metric here is {' or '.join(self.objective.metrics)}")
         return self
@@ -136,10 +165,7 @@ class FinetuneRecipe(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "FinetuneRecipe":
-        if (self.checkpoint is None) == (self.model is None):
-            raise ValueError("give either checkpoint (pretrained weights) or model and tokenizer (random weights)")
-        if (self.model is None) != (self.tokenizer is None):
-            raise ValueError("model and tokenizer go together; a checkpoint brings its own tokenizer")
+        _check_start(self.checkpoint, self.model, self.tokenizer)
         if self.model is not None:
             _check_length(self.model, self.data.length)
             if reason := blind(self.model, self.task):

@@ -35,7 +35,7 @@ class TestRecipe:
     def test_builds(self, path: Path) -> None:
         recipe = complete(path, [])[1]
         with torch.device("meta"):
-            if isinstance(recipe, PretrainRecipe):
+            if isinstance(recipe, PretrainRecipe) and recipe.model is not None:
                 learner = OBJECTIVES[type(recipe.objective)](recipe.objective, recipe.model, VOCABULARY, recipe.data.length)
                 assert learner.encoder.dim == recipe.model.dim
             elif isinstance(recipe, FinetuneRecipe) and recipe.model is not None:

@@ -22,6 +22,15 @@ OptionalRecipe = Annotated[
     Path | None, typer.Argument(metavar="[RECIPE]", help="A YAML file with all other keys.", show_default=False)
 ]
 
+Segment = Annotated[
+    str | None,
+    typer.Option("--segment", metavar="KIND", help="Word starts by a segmenter: zh (extra zh), jieba.", show_default=False),
+]
+Dictionary = Annotated[
+    Path | None,
+    typer.Option("--dictionary", metavar="FILE", help="Words the segmenter keeps whole, one a line.", show_default=False),
+]
+
 
 @app.command(rich_help_panel=MAKE)
 def train_tokenizer(
@@ -61,22 +70,28 @@ def tokenize(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.", show_default=False)
     ] = None,
+    segment: Segment = None,
+    dictionary: Dictionary = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Turn raw text into a token store."""
+    from json import dumps
+
     from encoderkit import preflight
     from encoderkit.config import load
-    from encoderkit.data.config import CorpusConfig
+    from encoderkit.recipe import CorpusRecipe
 
-    loaded = load(CorpusConfig, recipe, settings)
+    chosen = {"segment.kind": segment, "segment.dictionary": None if dictionary is None else str(dictionary)}
+    flags = [f"{key}={dumps(value)}" for key, value in chosen.items() if value is not None]
+    loaded = load(CorpusRecipe, recipe, [*(settings or []), *flags])
     preflight.directory(tokenizer, "a tokenizer directory", "train-tokenizer")
     preflight.corpus(data, out, overwrite=True)  # a store that is there may be the one wanted: the stage looks
     preflight.apart(out, tokenizer)
     from encoderkit.stages import tokenize_corpus as stage
 
-    print_result(stage.run(data, tokenizer, loaded, out, workers, overwrite), json)
+    print_result(stage.run(data, tokenizer, loaded, out, workers, overwrite, loaded.segment), json)
 
 
 @app.command(rich_help_panel=MAKE)

@@ -53,6 +53,8 @@ class StoreMeta(NamedTuple):
     """kind, fingerprint and the ids of the special tokens."""
     options: dict[str, Any]
     sources: list[SourceFile]
+    straddling: int = 0
+    """Tokens that hold characters of several words of the segmenter."""
 
 
 def fingerprint(sources: list[SourceFile], tokenizer: str, options: Mapping[str, Any]) -> str:
@@ -244,7 +246,7 @@ def read_meta(folder: Path) -> StoreMeta:
         message = f"is a token store of format {version}; this version of encoderkit reads format {FORMAT}"
         raise DataError(message, where=folder, fix="run encoderkit tokenize again")
     try:
-        meta = StoreMeta(**{name: value[name] for name in StoreMeta._fields})
+        meta = StoreMeta(**{name: value[name] for name in StoreMeta._fields if name in value})
         return meta._replace(sources=[SourceFile(**source) for source in value["sources"]])
     except (KeyError, TypeError) as error:
         raise DataError(f"is not the meta.json of a token store: {error}", where=folder / _META) from None

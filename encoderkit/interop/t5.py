@@ -6,7 +6,19 @@ from typing import Any, Literal
 
 from encoderkit.config import Config
 from encoderkit.errors import DataError, shown
-from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, activation, demand, plain
+from encoderkit.interop.layout import (
+    ACTIVATIONS,
+    Demand,
+    Head,
+    HeadKind,
+    Layout,
+    Rule,
+    SpecialIds,
+    activation,
+    demand,
+    plain,
+    unshared,
+)
 from encoderkit.models.config import DecoderConfig, EncoderConfig, T5Config, TransformerConfig
 
 

@@ -79,3 +79,15 @@ class DenseClassificationHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         return self.out(self.dropout(self.norm(self.activation(self.dense(pooled)))))
+
+
+class Projection(nn.Module):
+    """A dense layer with tanh between vectors and a contrastive loss, in training alone: (N, D) -> (N, D). Gao et al. 2021."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        initialise(self)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return torch.tanh(self.dense(pooled))

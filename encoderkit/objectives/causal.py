@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Export, Masking, Reader, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Export, Mark, Masking, Picture, Reader, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig, reading
@@ -64,6 +64,18 @@ class Causal(nn.Module):
             targets[term] = pad([self.neighbours(row, step) for row in examples], width, IGNORE)
         counts = {term: float((labels != IGNORE).sum()) for term, labels in targets.items()}
         return Batch(inputs, targets, counts, sum(len(row.ids) for row in examples))
+
+    def picture(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], batch: Batch) -> list[Picture]:
+        """The rows as they are, each token with the one that is to be guessed from it."""
+        found = []
+        for row, targets in zip(examples, batch.targets["next"].tolist(), strict=True):
+            parts = zip(row.ids.tolist(), row.special.tolist(), row.starts.tolist(), targets, strict=False)
+            marks = [
+                Mark(id, "special" if special else "" if goal == IGNORE else "next", None if goal == IGNORE else goal, start)
+                for id, special, start, goal in parts
+            ]
+            found.append(Picture(marks, {}))
+        return found
 
     def neighbours(self, row: Row, step: int) -> np.ndarray:
         """(n,) the token after each one (1), or before it (-1), within its document; IGNORE where there is none to guess."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from encoderkit.config import Config
 from encoderkit.models.config import DecoderConfig, EncoderConfig, TransformerConfig, reading
@@ -138,4 +138,49 @@ class SpansConfig(ObjectiveBase):
         return None
 
 
-ObjectiveConfig = Annotated[MaskedConfig | CausalConfig | SpansConfig, Field(discriminator="kind")]
+class ContrastiveConfig(ObjectiveBase):
+    """SimCSE (Gao et al. 2021): a text must find itself again, under another dropout, among the others of its group."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    pooling: Literal["cls", "mean"] = "cls"
+    """The vector of a text: that of its first token, or the mean over all its tokens."""
+    temperature: PositiveFloat = 0.05
+    """What the cosines are divided by."""
+    group: int = Field(default=64, ge=2)
+    """Rows whose texts are one another's negatives; training.batch is a multiple of it. They are computed together,
+    whatever micro_batch is, so that the negatives do not depend on it."""
+    projection: Literal["dense", "none"] = "dense"
+    """A dense layer with tanh before the cosines, in training alone; or the vectors themselves."""
+    masked: float = Field(default=0.0, ge=0)
+    """The weight of masked language modelling beside it, on another copy of the rows (0.1 in the paper); 0: none."""
+    rate: Share = 0.15
+    """The share of tokens that it hides."""
+    unit: Literal["token", "word"] = "token"
+    """Tokens one by one, or whole words."""
+
+    @model_validator(mode="after")
+    def _hides(self) -> "ContrastiveConfig":
+        if not self.rate > 0:
+            raise ValueError("rate must be more than 0; masked: 0 is to hide nothing")
+        if not self.masked and (self.rate, self.unit) != (0.15, "token"):
+            raise ValueError("rate and unit say how tokens are hidden, and with masked: 0 none are; set masked to 0.1 or so")
+        return self
+
+    @property
+    def hiding(self) -> MaskedConfig:
+        """How tokens are hidden."""
+        return MaskedConfig(rate=self.rate, unit=self.unit)
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """An encoder without dropout; or one whose first token knows nothing of the others, if that is to be the vector."""
+        if not model.dropout and not getattr(model, "attention_dropout", 0):
+            return (
+                "contrastive compares two passes of a text that differ by dropout, and this encoder has none, so they would be "
+                "equal; set the encoder's dropout to 0.1 or so"
+            )
+        if self.pooling == "cls" and reading(model) == "left_to_right":
+            return "objective.pooling cls takes the vector of the first token, which has read nothing yet here; set it to mean"
+        return None
+
+
+ObjectiveConfig = Annotated[MaskedConfig | CausalConfig | SpansConfig | ContrastiveConfig, Field(discriminator="kind")]

@@ -18,17 +18,15 @@ from torch.nn.functional import cross_entropy
 from encoderkit.data.blocks import Row
 from encoderkit.data.pairs import PairRow
 from encoderkit.errors import DataError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Picture, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
+from encoderkit.objectives.masking import Masker, pictures
 from encoderkit.objectives.pairs import build_pairs
-
-LONGEST_SPAN = 10
-LONGEST_NGRAM = 3
 
 
 class Masked(nn.Module):
@@ -51,8 +49,7 @@ class Masked(nn.Module):
         self.weights = dict.fromkeys(("masked", *self.pairs.terms), 1.0)
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max", **self.pairs.directions}
         self.monitor = "loss"
-        special = {vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.sep, vocabulary.mask}
-        self._ordinary = np.setdiff1d(np.arange(vocabulary.size), list(special))
+        self.masking = Masker(config, vocabulary)
 
     def rate(self, progress: float | None) -> float:
         """The share of tokens to predict when `progress` of the run is done; None: in evaluation."""
@@ -72,10 +69,10 @@ class Masked(nn.Module):
         labels = np.full((len(rows), slots), IGNORE, dtype=np.int64)
         corrupted = []
         for i, (row, rng) in enumerate(zip(rows, rngs, strict=True)):
-            places = self.places(row, rate, rng)[:slots]
+            places = self.masking.places(row, rate, rng)[:slots]
             where[i, : len(places)] = i * width + places
             labels[i, : len(places)] = row.ids[places]
-            corrupted.append(self.corrupt(row.ids, places, rng))
+            corrupted.append(self.masking.corrupt(row.ids, places, rng))
         inputs = Inputs(
             pad(corrupted, width, self.vocabulary.pad),
             pad([row.documents for row in rows], width, 0),
@@ -87,38 +84,9 @@ class Masked(nn.Module):
         counts = {"masked": int((labels != IGNORE).sum()), **self.pairs.counts(told)}
         return Batch(inputs, targets, counts, sum(len(row.ids) for row in rows))
 
-    def places(self, row: Row, rate: float, rng: np.random.Generator) -> np.ndarray:
-        """The places of a row to predict, in order: `rate` of its ordinary tokens, at least one."""
-        ordinary = np.flatnonzero(~row.special)
-        wanted = max(1, round(rate * len(ordinary)))
-        if self.config.unit == "token":
-            return np.sort(rng.choice(ordinary, min(wanted, len(ordinary)), replace=False))
-        # A word runs from its mark to the next; a document piece begins a word even in the middle of one.
-        begins = row.starts[ordinary] | (row.positions[ordinary] <= 1)
-        begins[:1] = True
-        words = np.split(ordinary, np.flatnonzero(begins)[1:])
-        order = rng.permutation(len(words))
-        if self.config.unit == "word":
-            return _whole(words, order, wanted)
-        # Special tokens stand between texts, so the number of those before a word says which text it is in.
-        text = np.cumsum(row.special)[ordinary[begins]]
-        return _whole(words, _runs(order, self._sizes(len(words), rng), text), wanted)
-
-    def _sizes(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """How many words each of `count` spans or n-grams has."""
-        if self.config.unit == "span":
-            return np.minimum(rng.geometric(1 / self.config.span_mean, count), LONGEST_SPAN)
-        shares = 1 / np.arange(1, LONGEST_NGRAM + 1)  # Lan et al. 2020, section 4.1
-        return rng.choice(LONGEST_NGRAM, count, p=shares / shares.sum()) + 1
-
-    def corrupt(self, ids: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`ids` with [MASK], a random token or the token itself at each of `places`, in the shares of the recipe."""
-        out = np.array(ids, dtype=np.int64)
-        draw = rng.random(len(places))
-        out[places[draw < self.config.mask]] = self.vocabulary.mask
-        random = places[(draw >= self.config.mask) & (draw < self.config.mask + self.config.random)]
-        out[random] = rng.choice(self._ordinary, len(random))
-        return out
+    def picture(self, examples: Sequence[Row | PairRow], rngs: Sequence[np.random.Generator], batch: Batch) -> list[Picture]:
+        """The rows, with what is hidden in them."""
+        return pictures(self.pairs.lay(examples, rngs).rows, batch, self.vocabulary.mask)
 
     def _logits(self, hidden: Tensor, where: Tensor) -> Tensor:
         return self.head(hidden.flatten(0, 1)[where], self.encoder.tokens.weight).float()  # (N, V)

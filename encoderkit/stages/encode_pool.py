@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from encoderkit.data.streams import cut
 from encoderkit.errors import ResourceError
+from encoderkit.text.segment import Segmentation, Segmenter
 from encoderkit.text.tokenizers import Encoded, Tokenizer, open_tokenizer
 
 _UNIT = 32 * 1024
@@ -31,6 +32,7 @@ _COMPARED = 8
 T = TypeVar("T")
 
 _tokenizer: Tokenizer | None = None  # of a worker process, set once when it starts
+_segmenter: Segmenter | None = None  # likewise
 
 
 class Disagreement(Exception):
@@ -38,27 +40,33 @@ class Disagreement(Exception):
 
 
 def encode_all(
-    jobs: Iterable[tuple[list[str], T]], tokenizer: Tokenizer, path: Path, workers: int, size: int | None
+    jobs: Iterable[tuple[list[str], T]],
+    tokenizer: Tokenizer,
+    path: Path,
+    workers: int,
+    size: int | None,
+    segmenter: Segmenter | None = None,
 ) -> Iterator[tuple[T, Encoded]]:
     """The texts of each job encoded, in the order of the jobs, by at most `workers` processes.
 
-    `path` is where the processes find the tokenizer, `size` about the bytes of the input if that is known. A job has the
-    same result whoever does it. Raises what a worker raised, or `ResourceError` if one was killed. A tokenizer that was
-    quickened needs no processes; it is compared with the slow one all along, and `Disagreement` raised where they differ.
+    `path` is where the processes find the tokenizer, `size` about the bytes of the input if that is known; `segmenter`
+    says where words begin. A job has the same result whoever does it. Raises what a worker raised, or `ResourceError` if
+    one was killed. A tokenizer that was quickened needs no processes; it is compared with the slow one all along, and
+    `Disagreement` raised where they differ.
     """
     if tokenizer.quick:
         for number, (texts, extra) in enumerate(jobs):
             if number % _COMPARED == 0 and not tokenizer.agrees(units(texts[0])[:1]):
                 raise Disagreement
-            yield extra, encode(tokenizer, texts)
+            yield extra, encode(tokenizer, texts, segmenter)
         return
     if size is not None:
         workers = min(workers, -(-size // _WORTH))
     if workers <= 1:
-        yield from ((extra, encode(tokenizer, texts)) for texts, extra in jobs)
+        yield from ((extra, encode(tokenizer, texts, segmenter)) for texts, extra in jobs)
         return
     context = multiprocessing.get_context("spawn")  # threads of a library do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, _start, (path,))
+    pool = ProcessPoolExecutor(workers, context, _start, (path, segmenter and segmenter.given))
     under_way: deque[tuple[T, Future[Encoded]]] = deque()
     try:
         for texts, extra in jobs:
@@ -82,10 +90,10 @@ def units(text: str) -> list[str]:
     return [unit for unit, _ in cut(text, _UNIT)] if len(text) > _UNIT else [text]
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> Encoded:
+def encode(tokenizer: Tokenizer, texts: list[str], segmenter: Segmenter | None = None) -> Encoded:
     """`texts` encoded, long ones in units whose ends depend on the text alone."""
     groups = [units(text) for text in texts]
-    encoded = tokenizer.encode(list(chain.from_iterable(groups)))
+    encoded = tokenizer.encode(list(chain.from_iterable(groups)), segmenter)
     ends = [0, *accumulate(len(group) for group in groups)]
     return encoded._replace(offsets=encoded.offsets[ends])
 
@@ -107,16 +115,17 @@ def _apart() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(path: Path) -> None:
+def _start(path: Path, segmentation: Segmentation | None) -> None:
     """Make this process a worker: one thread, deaf to Ctrl-C, gone when its parent is gone."""
-    global _tokenizer
+    global _tokenizer, _segmenter
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
     _tokenizer = open_tokenizer(path)
+    _segmenter = None if segmentation is None else Segmenter(segmentation)
 
 
 def _encode(texts: list[str]) -> Encoded:
     assert _tokenizer is not None
-    return encode(_tokenizer, texts)
+    return encode(_tokenizer, texts, _segmenter)

@@ -12,6 +12,7 @@ from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, rows_of, start
+from encoderkit.learner import group_of
 from encoderkit.metrics import paired_differences
 from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
@@ -93,7 +94,8 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
     rows = kind(store, length, tokenizer.cls, tokenizer.sep, packed=learner.encoder.packs)
     measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
-    metrics["perplexity"] = float(np.exp(metrics["loss"]))
+    if group_of(learner) == 1:  # otherwise the loss is of telling texts apart, and no token's
+        metrics["perplexity"] = float(np.exp(metrics["loss"]))
     unknown = {"tokens": store.meta.unknown, "share": store.meta.unknown / max(store.meta.tokens, 1)}
     return {"rows": len(rows), "tokens": rows.tokens, "metrics": metrics, "unknown": unknown}
 

@@ -71,7 +71,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
         "memory_bytes": peak_memory(plan.device),
         "disk_bytes": KEPT * _bytes(recipe, learner),
     }
-    if budget is not None and isinstance(recipe, PretrainRecipe):
+    if budget is not None and isinstance(recipe, PretrainRecipe) and recipe.model is not None:
         value["sizes"] = _compare(recipe, material, plan, budget)
     return value
 
@@ -112,6 +112,7 @@ def _bytes(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> int:
 
 def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: float) -> list[dict[str, Any]]:
     """How far each size would come within the budget, from the smallest to the first that sees too little text."""
+    assert recipe.model is not None
     found: list[dict[str, Any]] = []
     length = [f"training.budget={budget:g}s", *(f"training.{key}=null" for key in _LENGTHS)]
     own = (recipe.model.layers, recipe.model.dim)
@@ -147,6 +148,7 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
 
 def _resized(recipe: PretrainRecipe, layers: int, dim: int) -> Any:
     """The model of the recipe in another size: heads of 64, and the MLP in the same proportion to the width."""
+    assert recipe.model is not None
     values = recipe.model.model_dump()
     values |= {"layers": layers, "dim": dim}
     if "heads" in values:

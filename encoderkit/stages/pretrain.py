@@ -7,17 +7,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from encoderkit import files
 from encoderkit.console import say
 from encoderkit.data.blocks import Rows
 from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError
-from encoderkit.inference import vocabulary_of
-from encoderkit.learner import Learner, Measured
+from encoderkit.inference import check_vocabulary, read_config, vocabulary_of
+from encoderkit.learner import Learner, Measured, group_of
 from encoderkit.objectives.build import OBJECTIVES
+from encoderkit.preflight import encoder_of, find_step
 from encoderkit.recipe import PretrainRecipe
 from encoderkit.stages.session import Material, outcome, run, session
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
+from encoderkit.training.checkpoint import load_weights, read_tensors
 
 DEV_ROWS = 2048
 """Held-out rows that are evaluated at most, evenly spaced: enough for three digits of the loss."""
@@ -44,20 +47,46 @@ def pretrain(recipe: PretrainRecipe, out: Path, resume: bool = False, overwrite:
 
 
 def prepare(recipe: PretrainRecipe) -> Material:
-    """The learner with fresh weights, and its data."""
-    tokenizer = open_tokenizer(Path(recipe.tokenizer))
+    """The learner, with fresh or pretrained weights, and its data."""
+    step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
+    tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
+    if step is not None:
+        check_vocabulary(tokenizer, read_config(step), step)
     store = _open(recipe.data.train, tokenizer)
     torch.manual_seed(recipe.seed)
-    learner: Learner = OBJECTIVES[type(recipe.objective)](
-        recipe.objective, recipe.model, vocabulary_of(tokenizer), recipe.data.length
-    )
+    encoder = recipe.model if step is None else encoder_of(step, recipe.dropout)
+    learner: Learner = OBJECTIVES[type(recipe.objective)](recipe.objective, encoder, vocabulary_of(tokenizer), recipe.data.length)
     held = _open(recipe.data.dev, tokenizer) if isinstance(recipe.data.dev, str) else store
     measure(learner, held)
     train, dev, inputs = _data(recipe, store, held, tokenizer, learner.encoder.packs)
+    if step is not None:
+        inputs["checkpoint"] = files.sha256(step / "model.safetensors")
+        go_on_from(learner, step)
     say(f"{len(train):,} rows of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
+    one_shape = learner.encoder.packs and group_of(learner) == 1  # a group has as many texts as its rows happen to hold
+    parts = Material(learner, train, dev, None, tokenizer, None, recipe.data.length, inputs, one_shape)
     assert isinstance(learner, nn.Module)
     say(f"{sum(p.numel() for p in learner.parameters()):,} parameters")
-    return Material(learner, train, dev, None, tokenizer, None, recipe.data.length, inputs, learner.encoder.packs)
+    return parts
+
+
+def go_on_from(learner: Learner, step: Path) -> None:
+    """The weights of a model directory: the encoder's, and those of each other part that is the same in both.
+
+    So masked language modelling goes on with its head, and a contrastive objective after it begins with a fresh projection.
+    """
+    files.verify(step)
+    assert isinstance(learner, nn.Module)
+    path, kept, fresh = step / "model.safetensors", [], []
+    tensors = read_tensors(path)
+    for name, part in learner.named_children():
+        own, given = part.state_dict(), {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
+        fits = {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in given.items()}
+        if fits or name == "encoder":  # of an encoder that does not fit, say why
+            load_weights(part, given, path)
+        if own:
+            (kept if fits else fresh).append(name)
+    say(f"from {step}: {' and '.join(kept)}" + (f"; with fresh weights: {' and '.join(fresh)}" if fresh else ""))
 
 
 def measure(learner: Learner, store: TokenStore) -> None:

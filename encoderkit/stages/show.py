@@ -8,16 +8,15 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic.fields import FieldInfo
 
 from encoderkit.config import Config, KeyPath, describe, override, read_yaml, validate
-from encoderkit.data.config import CorpusConfig
 from encoderkit.errors import UsageError, shown
-from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, TokenizerRecipe
+from encoderkit.recipe import CorpusRecipe, FinetuneRecipe, PretrainRecipe, TokenizerRecipe
 from encoderkit.units import Count, Every, Seconds, Share, Span
 
 RECIPES: dict[str, type[Config]] = {
     "pretrain": PretrainRecipe,
     "finetune": FinetuneRecipe,
     "tokenizer": TokenizerRecipe,
-    "corpus": CorpusConfig,
+    "corpus": CorpusRecipe,
 }
 """Every kind of recipe, by the command (or the thing made) that it is for."""
 

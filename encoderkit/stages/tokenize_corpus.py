@@ -19,6 +19,8 @@ from encoderkit.data.store import FORMAT, SourceFile, StoreMeta, StoreWriter, fi
 from encoderkit.data.streams import Source, find_sources
 from encoderkit.errors import DataError, UsageError
 from encoderkit.stages.encode_pool import Disagreement, encode_all, units
+from encoderkit.text.config import SegmentConfig
+from encoderkit.text.segment import Segmenter, read_segmentation
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 
 _JOB = 1024 * 1024
@@ -35,6 +37,13 @@ class _Given(NamedTuple):
     times: list[int]
     config: CorpusConfig
     tokenizer_path: Path
+    segmenter: Segmenter | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the reading and of the segmenter, as they enter the fingerprint."""
+        own = {name: getattr(self.config, name) for name in CorpusConfig.model_fields}
+        return own if self.segmenter is None else {**own, "segment": self.segmenter.facts}
 
 
 class _Ends(NamedTuple):
@@ -54,23 +63,28 @@ def run(
     out: Path,
     workers: int | None = None,
     overwrite: bool = False,
+    segment: SegmentConfig | None = None,
 ) -> dict[str, Any]:
     """Write a token store of `paths` to `out`, or use the one there if it is made of the same things.
 
+    `segment`: what tells where words begin; without it the writing itself does (spaces, punctuation).
     Raises `UsageError` if `out` holds anything else (unless `overwrite`), `DataError` for text that cannot be read.
     """
     started = time.monotonic()
     if workers is not None and workers < 1:
         raise UsageError(f"should be at least 1, found {workers}", where="--workers")
+    segmenter = None if segment is None else Segmenter(read_segmentation(segment))
     sources, tokenizer = find_sources(paths), open_tokenizer(tokenizer_path)
-    given = _Given(sources, [_hash(source) for source in sources], [_time(source) for source in sources], config, tokenizer_path)
+    hashes, times = [_hash(source) for source in sources], [_time(source) for source in sources]
+    given = _Given(sources, hashes, times, config, tokenizer_path, segmenter)
     piped = any(source.path is None for source in sources)
-    if not piped and (reused := _same(out, given.files, tokenizer, config.model_dump(), overwrite)):
+    if not piped and (reused := _same(out, given.files, tokenizer, given.options, overwrite)):
         say(f"{out}: made of the same text, tokenizer and options: used as it is (fingerprint {reused.fingerprint[:12]})")
         return _result(reused, out, time.monotonic() - started, reused=True)
     workers = workers or os.cpu_count() or 1
     try:
-        meta = _write(out, paths, given, tokenizer, workers, overwrite, quick=not piped)  # a pipe is read only once
+        quick = not piped and segmenter is None  # a pipe is read only once; a segmenter needs places, which it has not
+        meta = _write(out, paths, given, tokenizer, workers, overwrite, quick)
     except Disagreement:
         warn("the faster library gave other ids than tokenizers for a part of this text; beginning again without it")
         tokenizer.slow()
@@ -81,9 +95,17 @@ def run(
         f"{meta.documents:,} documents, {meta.tokens:,} tokens, {result['bytes_per_token']:.2f} bytes a token, "
         f"{result['unknown_rate']:.3%} unknown; dropped: {dropped}; {duration(result['seconds'])}"
     )
+    if segmenter is not None:
+        say(f"words by {' '.join(segmenter.facts[name] for name in ('library', 'version'))}; {_straddling(meta)}")
     if result["unknown_rate"] > _MUCH:
         warn(f"{result['unknown_rate']:.0%} of the tokens are unknown; was the tokenizer trained on text like this?")
     return result
+
+
+def _straddling(meta: StoreMeta) -> str:
+    if not meta.straddling:
+        return "no token straddles two of them"
+    return f"{meta.straddling:,} tokens ({meta.straddling / meta.tokens:.1%}) straddle several, which then count as one word"
 
 
 def _result(meta: StoreMeta, out: Path, seconds: float, reused: bool) -> dict[str, Any]:
@@ -92,6 +114,7 @@ def _result(meta: StoreMeta, out: Path, seconds: float, reused: bool) -> dict[st
         "tokens": meta.tokens,
         "dropped": meta.dropped,
         "unknown_rate": meta.unknown / max(meta.tokens, 1),
+        **({"straddling": meta.straddling} if "segment" in meta.options else {}),
         "bytes_per_token": meta.bytes / max(meta.tokens, 1),
         "fingerprint": meta.fingerprint,
         "seconds": round(seconds, 3),
@@ -130,7 +153,8 @@ def _same(
     if overwrite:
         return None
     content = [[(s.format, s.bytes, s.sha256) for s in group] for group in (meta.sources, sources)]
-    differs = [f"options ({name})" for name in options if meta.options.get(name) != options[name]]
+    names = [*options, *(name for name in meta.options if name not in options)]
+    differs = [f"options ({name})" for name in names if meta.options.get(name) != options.get(name)]
     differs += ["tokenizer"] if meta.tokenizer.get("fingerprint") != tokenizer.fingerprint else []
     differs += ["corpus"] if content[0] != content[1] else []
     message = f"holds a store made of something else; what differs: {', '.join(differs) or 'the format'}"
@@ -156,12 +180,13 @@ def _write(
 
 def _fill(folder: Path, jobs: Iterator[Job], account: Account, given: _Given, tokenizer: Tokenizer, workers: int) -> StoreMeta:
     """Write everything but `meta.json`, and what that has to say."""
-    unknown, without_tokens = 0, 0
+    unknown, straddling, without_tokens = 0, 0, 0
     with StoreWriter(folder, tokenizer.vocab_size) as writer, progress("tokenize", None, "documents") as bar:
-        for ends, encoded in encode_all(jobs, tokenizer, given.tokenizer_path, workers, _size(given)):
+        for ends, encoded in encode_all(jobs, tokenizer, given.tokenizer_path, workers, _size(given), given.segmenter):
             places = encoded.offsets[1:][ends.last]
             without_tokens += writer.write(encoded.ids, encoded.starts, places, ends.hashes)
             unknown += encoded.unknown
+            straddling += encoded.straddling
             bar.advance(len(places), f"{writer.tokens:,} tokens")
     if not writer.tokens:
         raise DataError("the tokenizer makes no token of this text", where=given.files[0].name)
@@ -172,7 +197,6 @@ def _fill(folder: Path, jobs: Iterator[Job], account: Account, given: _Given, to
     dropped = account.dropped + Counter(no_tokens=without_tokens)
     assert account.documents == writer.documents + dropped.total()
     sources = [f if f.sha256 else f._replace(bytes=account.bytes, sha256=account.stdin_sha256) for f in given.files]
-    options = given.config.model_dump()
     return StoreMeta(
         format=FORMAT,
         vocab_size=tokenizer.vocab_size,
@@ -182,10 +206,11 @@ def _fill(folder: Path, jobs: Iterator[Job], account: Account, given: _Given, to
         unknown=unknown,
         dropped=dict(sorted(dropped.items())),
         bytes=account.kept_bytes,
-        fingerprint=fingerprint(sources, tokenizer.fingerprint, options),
+        fingerprint=fingerprint(sources, tokenizer.fingerprint, given.options),
         tokenizer=_facts(tokenizer),
-        options=options,
+        options=given.options,
         sources=sources,
+        straddling=straddling,
     )
 
 

@@ -46,10 +46,18 @@ def word_class(character: str) -> int:
     return WORD if category[0] in "LN" else OWN
 
 
-@cache
-def word_classes() -> np.ndarray:
-    """`word_class` of every code point, uint8 (0x110000,)."""
-    return np.fromiter(map(word_class, map(chr, range(0x110000))), np.uint8, 0x110000)
+_UNSEEN = 255
+_CLASSES = np.full(0x110000, _UNSEEN, np.uint8)  # filled in as characters are met: all of them take two seconds
+
+
+def word_classes(codes: np.ndarray) -> np.ndarray:
+    """`word_class` of each code point, uint8 in the shape of `codes`."""
+    found = _CLASSES[codes]
+    if (found == _UNSEEN).any():
+        new = np.unique(codes[found == _UNSEEN])
+        _CLASSES[new] = [word_class(chr(code)) for code in new.tolist()]
+        found = _CLASSES[codes]
+    return found
 
 
 def count_characters(texts: Iterable[str]) -> dict[str, int]:

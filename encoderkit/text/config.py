@@ -8,6 +8,7 @@ from encoderkit.config import Config
 from encoderkit.units import Count
 
 TokenizerKind = Literal["wordpiece", "bpe", "unigram", "word", "char"]
+SegmenterKind = Literal["zh", "jieba"]
 
 
 class TokenizerConfig(Config):
@@ -49,3 +50,12 @@ class TokenizerConfig(Config):
         """`sample`, or what stands for it when it is not given."""
         light = self.kind == "char" or self.splits_chinese()
         return self.sample or (100_000_000 if light and self.kind != "unigram" else 20_000_000)
+
+
+class SegmentConfig(Config):
+    """What cuts text without spaces into words."""
+
+    kind: SegmenterKind = "zh"
+    """zh: rjieba (the extra `zh`). jieba: the original in Python, for comparisons; slow, and not maintained."""
+    dictionary: str | None = None
+    """A file of words that are to stay whole, one a line, with frequency and tag if you like: `word 100 n`."""

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -14,6 +15,7 @@ from encoderkit import files
 from encoderkit.errors import DataError
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.quick import Quick, quick_engine
+from encoderkit.text.segment import Segmenter, token_starts
 from encoderkit.text.special import SpecialIds
 from encoderkit.text.words import spelling, word_starts, word_tables
 
@@ -55,6 +57,19 @@ class Encoded(NamedTuple):
     """(n+1,) int64: text i is ids[offsets[i]:offsets[i+1]]."""
     unknown: int
     """How many of the ids are [UNK]."""
+    straddling: int = 0
+    """How many of them hold characters of several words of a segmenter."""
+
+
+class Spans(NamedTuple):
+    """Texts as ids, laid end to end, with their places in the text."""
+
+    ids: np.ndarray
+    """(N,)"""
+    offsets: np.ndarray
+    """(n+1,) int64: text i is ids[offsets[i]:offsets[i+1]]."""
+    characters: np.ndarray
+    """(N, 2) int64: the first character of each token in its text, as it was before normalising, and the one after its last."""
 
 
 @final
@@ -103,20 +118,34 @@ class Tokenizer:
             digest.update(f"{name} {len(data)}\n".encode() + data)
         return digest.hexdigest()
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode(self, texts: Sequence[str], segmenter: Segmenter | None = None) -> Encoded:
         """Texts to ids, no special tokens added; uses the library's threads.
 
-        Raises `DataError` for a text that the library refuses, such as one with half a surrogate pair.
+        Words begin where `segmenter` says, which has no part in the ids. Raises `DataError` for a text that the library
+        refuses, such as one with half a surrogate pair.
         """
-        with panics_explained("encoding text", self._where):
-            try:
-                ids, offsets = self._quick.encode(texts) if self._quick else self._laid(texts)
-            except (TypeError, UnicodeEncodeError):
-                self._explain(texts)
-                raise
+        if segmenter is not None:
+            spans = self.spans(texts)
+            starts, straddling = token_starts(segmenter.words(texts), spans.characters, spans.offsets)
+            return Encoded(spans.ids, starts, spans.offsets, int(np.count_nonzero(spans.ids == self.unk)), straddling)
+        with self._explained(texts):
+            ids, offsets = self._quick.encode(texts) if self._quick else self._laid(texts)
         ids = ids.astype(self.dtype, copy=False)
         starts = word_starts(ids, offsets, self._tables) if len(ids) else np.zeros(0, bool)
         return Encoded(ids, starts, offsets, int(np.count_nonzero(ids == self.unk)))
+
+    def spans(self, texts: Sequence[str]) -> Spans:
+        """Texts to the same ids, with the characters of each."""
+        with self._explained(texts):
+            encodings = self._engine.encode_batch(texts, add_special_tokens=False)
+            lists = [(encoding.ids, encoding.offsets) for encoding in encodings]
+        del encodings
+        if any(len(text) > LONG_TEXT for text in texts):
+            self._forget()
+        offsets = _ends([len(ids) for ids, _ in lists])
+        ids = np.fromiter(chain.from_iterable(ids for ids, _ in lists), self.dtype, offsets[-1])
+        pairs = chain.from_iterable(chain.from_iterable(spans for _, spans in lists))
+        return Spans(ids, offsets, np.fromiter(pairs, np.int64, 2 * offsets[-1]).reshape(-1, 2))
 
     def quicken(self, sample: Sequence[str], parallel: bool = True) -> str | None:
         """Encode with a much faster library from now on, if one is there that gives the same ids for `sample`; its name."""
@@ -152,8 +181,7 @@ class Tokenizer:
         del encodings
         if any(len(text) > LONG_TEXT for text in texts):
             self._forget()
-        offsets = np.zeros(len(lists) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=offsets[1:])
+        offsets = _ends([len(ids) for ids in lists])
         return np.fromiter(chain.from_iterable(lists), self.dtype, offsets[-1]), offsets
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -177,12 +205,27 @@ class Tokenizer:
         if clear is not None:
             clear()
 
+    @contextmanager
+    def _explained(self, texts: Sequence[str]) -> Iterator[None]:
+        """What the library raises in this block, in our words."""
+        with panics_explained("encoding text", self._where):
+            try:
+                yield
+            except (TypeError, UnicodeEncodeError):
+                self._explain(texts)
+                raise
+
     def _explain(self, texts: Sequence[str]) -> None:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise DataError(f"text {i} is {type(text).__name__}, not a text", where=self._where) from None
             if any("\ud800" <= c <= "\udfff" for c in text):
                 raise DataError(f"text {i} holds half a surrogate pair, which is no character", where=self._where) from None
+
+
+def _ends(sizes: Sequence[int]) -> np.ndarray:
+    """(n+1,) where each of n texts of `sizes` tokens begins and the last ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, np.int64))])
 
 
 def open_tokenizer(path: str | Path) -> Tokenizer:

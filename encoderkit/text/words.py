@@ -157,7 +157,7 @@ def _finish_characters(ids: np.ndarray, first: np.ndarray, last: np.ndarray, tab
             value, have = np.where(take, value << 8 | head, value), have + take
             ends = np.where(take, following, ends)
         reading &= (have < need) & tables.only_head[ids[following]]
-    classes = np.where(have == need, word_classes()[_code_points(value, need)], OWN).astype(np.uint8)
+    classes = np.where(have == need, word_classes(_code_points(value, need)), OWN).astype(np.uint8)
     last[at] = classes
     only = first[at] == PENDING
     first[at[only]] = classes[only]

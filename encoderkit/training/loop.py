@@ -6,7 +6,7 @@ resuming needs only n, and evaluating or logging between updates cannot change t
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.data.order import examples_of, rng
 from encoderkit.errors import DivergedError, out_of_memory
-from encoderkit.learner import Batch, Coupled, Learner
+from encoderkit.learner import Batch, Coupled, Learner, group_of
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.distributed import add_gradients, everyone, total
 from encoderkit.training.machine import DTYPES
@@ -75,16 +75,21 @@ class Source(Protocol):
 def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> Iterator[Batch]:
     """The batches of update 0, 1, ..., those of like length together; of several processes each has its share.
 
-    The shares are alike in lengths: one deals the examples, sorted, like cards.
+    The shares are alike in lengths: one deals the examples, sorted, like cards. Groups that belong together are dealt whole.
     """
     slots = examples_of(update, plan.batch, len(source), plan.seed, plan.examples)
     drawn = [(source[index], epoch, index) for epoch, index in slots]
-    drawn.sort(key=lambda item: size(item[0]))
-    drawn = drawn[world.rank() :: world.size()]
-    lengths = [size(example) for example, _, _ in drawn]
-    cuts = portions(lengths, plan.micro_batch, FIXED[plan.device], learner.encoder.packs)
-    for start, end in cuts:
-        part = drawn[start:end]
+    if (group := group_of(learner)) > 1:
+        dealt = [drawn[start : start + group] for start in range(0, len(drawn), group)][world.rank() :: world.size()]
+        each = max(1, plan.micro_batch // group)
+        parts = [list(chain.from_iterable(dealt[start : start + each])) for start in range(0, len(dealt), each)]
+    else:
+        drawn.sort(key=lambda item: size(item[0]))
+        drawn = drawn[world.rank() :: world.size()]
+        lengths = [size(example) for example, _, _ in drawn]
+        cuts = portions(lengths, plan.micro_batch, FIXED[plan.device], learner.encoder.packs)
+        parts = [drawn[start:end] for start, end in cuts]
+    for part in parts:
         rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
         yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates)
 
@@ -180,7 +185,7 @@ def _accumulate(
             for term in terms:
                 sums[term] += float(terms[term].detach())
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error) or plan.micro_batch == 1:
+        if not out_of_memory(error) or plan.micro_batch <= group_of(learner):
             raise
         learner.zero_grad(set_to_none=True)
         return None

@@ -79,7 +79,7 @@ def test_whole_words_are_hidden_whole() -> None:
     rows = [make_row(np.random.default_rng(i), [40, 20, 50], word=0.4) for i in range(50)]
     made = learner(rate=0.25, unit="word")
     for row, rng in zip(rows, rngs(50), strict=True):
-        hidden = set(made.places(row, 0.25, rng).tolist())
+        hidden = set(made.masking.places(row, 0.25, rng).tolist())
         for word in words_of(row):
             assert word <= hidden or not word & hidden
 
@@ -89,7 +89,7 @@ def test_spans_are_runs_within_a_document() -> None:
     runs = []
     for i in range(200):
         row = make_row(np.random.default_rng(i), [60, 60], word=1.0)
-        hidden = made.places(row, 0.3, np.random.default_rng(i))
+        hidden = made.masking.places(row, 0.3, np.random.default_rng(i))
         groups = np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
         runs += [len(group) for group in groups]
         for group in groups:
@@ -100,7 +100,7 @@ def test_spans_are_runs_within_a_document() -> None:
 
 def _token_runs(seed: int) -> list[np.ndarray]:
     row = make_row(np.random.default_rng(seed), [60, 60], word=1.0)
-    hidden = learner(rate=0.3).places(row, 0.3, np.random.default_rng(seed))
+    hidden = learner(rate=0.3).masking.places(row, 0.3, np.random.default_rng(seed))
     return np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
 
 
@@ -122,7 +122,7 @@ def test_ngrams_have_one_to_three_words_with_chances_of_one_half_and_a_third() -
 def test_the_rate_follows_its_schedule_and_held_out_data_do_not() -> None:
     made = learner(rate=0.3, final_rate=0.15)
     row = make_row(np.random.default_rng(0), [100])
-    counts = [len(made.places(row, made.rate(progress), np.random.default_rng(1))) for progress in (0.0, 0.5, 1.0, None)]
+    counts = [len(made.masking.places(row, made.rate(progress), np.random.default_rng(1))) for progress in (0.0, 0.5, 1.0, None)]
     assert counts == [30, 22, 15, 15]
 
 

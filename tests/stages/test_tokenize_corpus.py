@@ -20,7 +20,7 @@ from encoderkit.data.store import open_store, text_hash
 from encoderkit.errors import DataError, ResourceError, UsageError
 from encoderkit.stages import encode_pool, tokenize_corpus
 from encoderkit.stages.tokenize_corpus import run
-from encoderkit.text.config import TokenizerConfig
+from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.text.quick import Quick
 from encoderkit.text.tokenizers import open_tokenizer
 from encoderkit.text.training import train
@@ -243,3 +243,32 @@ def test_a_faster_library_that_errs_later_is_found_out(
     monkeypatch.setattr("encoderkit.text.tokenizers.quick_engine", lambda *_: None)
     run(data, wordpiece, CONFIG, tmp_path / "slow")
     assert content(tmp_path / "out") == content(tmp_path / "slow")
+
+
+def test_a_segmenter_changes_the_marks_alone(
+    tmp_path: Path, texts: list[str], wordpiece: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an id; the same with the faster library there or not and with any number of workers; told apart by fingerprint."""
+    pytest.importorskip("rjieba")
+    data, words = tmp_path / "zh.txt", tmp_path / "words.txt"
+    data.write_text("\n".join(["我们在中国 the quick fox 好人", *texts[:100]]), encoding="utf-8")
+    words.write_text("好人\n", encoding="utf-8")
+    zh, own = SegmentConfig(kind="zh"), SegmentConfig(kind="zh", dictionary=str(words))
+    plain = run([data], wordpiece, CONFIG, tmp_path / "plain")
+    one = run([data], wordpiece, CONFIG, tmp_path / "one", workers=1, segment=zh)
+    monkeypatch.setattr(encode_pool, "_WORTH", 1000)
+    monkeypatch.setattr(tokenize_corpus, "_JOB", 2000)
+    monkeypatch.setattr("encoderkit.text.tokenizers.quick_engine", lambda *_: None)
+    run([data], wordpiece, CONFIG, tmp_path / "two", workers=2, segment=zh)
+    other = run([data], wordpiece, CONFIG, tmp_path / "three", workers=2, segment=own)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    stores = [open_store(tmp_path / name) for name in ("plain", "one", "three")]
+    assert all(np.array_equal(store.ids, stores[0].ids) for store in stores)
+    assert (plain["unknown_rate"], plain["bytes_per_token"]) == (one["unknown_rate"], one["bytes_per_token"])
+    assert [store.starts(0, 5).tolist() for store in stores[:2]] == [[True] * 5, [True, False, True, True, False]]
+    assert len({plain["fingerprint"], one["fingerprint"], other["fingerprint"]}) == 3
+    assert "straddling" not in plain and one["straddling"] == 0
+    assert run([data], wordpiece, CONFIG, tmp_path / "one", segment=zh)["reused"]
+    for segment in (None, own):
+        with pytest.raises(UsageError, match=r"what differs: options \(segment\)"):
+            run([data], wordpiece, CONFIG, tmp_path / "one", segment=segment)
