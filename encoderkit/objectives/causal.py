@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Masking, Reader, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Export, Masking, Reader, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig, reading
@@ -119,6 +119,15 @@ class Causal(nn.Module):
             probes = (Probe(i, row.ids, at - step, row.ids[at]) for i, (row, at) in enumerate(zip(texts, ordinary, strict=True)))
             found.append(log_likelihoods(probes, len(texts), nats, self.vocabulary.pad, tokens, device))
         return np.mean(found, axis=0)
+
+    def exported(self) -> Export | str:
+        """A model that reads from left to right: logits of the token after every place."""
+        if len(self._terms) > 1:
+            return "transformers has no class for two directions that do not meet"
+        return Export("causal", self.state_dict(), self._everywhere)
+
+    def _everywhere(self, inputs: Inputs) -> Tensor:
+        return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean loss in nats, perplexity and accuracy over all targets; bits per byte if `bytes_per_token` is known.
