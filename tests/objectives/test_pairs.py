@@ -122,6 +122,18 @@ def test_eight_rows_of_pairs_are_memorised(kind: str, relation: Relation, tmp_pa
     assert losses.keys() == {"masked", relation} and max(float(loss.detach()) for loss in losses.values()) < 0.1
 
 
+@pytest.mark.parametrize(("kind", "relation"), [("bert", "next"), ("albert", "order"), ("cnn", "order")])
+def test_what_is_learnt_of_pairs_holds_for_documents_never_seen(kind: str, relation: Relation, tmp_path: Path) -> None:
+    """In texts that count, B follows A if it goes on counting; cut anew in each epoch, nothing else can be learnt by heart."""
+    made = learner(kind, relation)
+    store = make_store(tmp_path / "store", [20] * 200, vocab_size=40)
+    parts = np.split(np.arange(200), [150])
+    train, dev = (PairRows(store, LENGTH, 2, 3, part, packed=made.encoder.packs) for part in parts)
+    optimizers = build_optimizers(made, AdamWConfig(lr=3e-3, weight_decay=0.0), torch.float32)
+    list(updates(made, optimizers, train, plan(220, 32, clip=1.0)))
+    assert evaluate(made, dev, 50, "cpu", "fp32")[f"{relation}_accuracy"] > 0.85
+
+
 @relations
 def test_the_loss_is_that_of_the_hidden_tokens_and_pairs_have_metrics_of_their_own(relation: Relation, tmp_path: Path) -> None:
     made, rows = learner("albert", relation), source(tmp_path, True)
