@@ -110,7 +110,7 @@ def test_ngrams_have_one_to_three_words_with_chances_of_one_half_and_a_third() -
     for i in range(100):
         row = make_row(np.random.default_rng(i), [12000, 8000], word=0)
         row.starts[1::2] = ~row.special[1::2]
-        hidden = made.places(row, 0.005, np.random.default_rng(i))
+        hidden = made.masking.places(row, 0.005, np.random.default_rng(i))
         groups = np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
         sizes = np.array([len(group) for group in groups])
         assert (sizes % 2 == 0).all() and row.starts[[group[0] for group in groups]].all()
