@@ -11,7 +11,17 @@ from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.gpt import GPT
 from encoderkit.interop.layout import Demand, Head, HeadKind, Layout, Rule, SpecialIds
 from encoderkit.interop.modernbert import MODERNBERT
-from encoderkit.models.config import BertConfig, EncoderConfig, EsmcConfig, GptConfig, ModernBertConfig, RobertaConfig, reading
+from encoderkit.interop.xlnet import XLNET
+from encoderkit.models.config import (
+    BertConfig,
+    EncoderConfig,
+    EsmcConfig,
+    GptConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    XlnetConfig,
+    reading,
+)
 
 LAYOUTS: dict[type[Any], Layout] = {
     BertConfig: BERT,
@@ -19,6 +29,7 @@ LAYOUTS: dict[type[Any], Layout] = {
     ModernBertConfig: MODERNBERT,
     EsmcConfig: ESMC,
     GptConfig: GPT,
+    XlnetConfig: XLNET,
 }
 
 BY_TYPE = {layout.model_type: layout for layout in LAYOUTS.values()}
@@ -55,7 +66,9 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     names = described.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}
     labels = tuple(str(names[i]) for i in sorted(names, key=int))
     several = described.get("problem_type") == "multi_label_classification"
-    pooling, dropout = described.get("classifier_pooling", layout.pooling), described.get("classifier_dropout") or config.dropout
+    summary = {"first": "cls", "last": "last"}.get(described.get("summary_type", ""), layout.pooling)  # XLNet's
+    pooling = described.get("classifier_pooling", summary)
+    dropout = described.get("classifier_dropout") or described.get("summary_last_dropout") or config.dropout
     return Recognised(config, Head("classify", labels, several, pooling, dropout), layout)
 
 

@@ -31,7 +31,7 @@ def visible(documents: Tensor, window: int | None = None, direction: Direction =
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(Q K' / sqrt(K) + bias) V: (B, H, T, K) three times and (B, 1, T, T) -> (B, H, T, K). Vaswani et al. 2017, eq. 1.
+    """softmax(Q K' / sqrt(K) + bias) V: (B, H, T, K) thrice and (B, 1 or H, T, T) -> (B, H, T, K). Vaswani et al. 2017, eq. 1.
 
     On a GPU by torch's fused kernels. On a CPU as two batched products: there the backward pass of
     `scaled_dot_product_attention` is several times slower than this one, and the compiler fuses what stands between.
@@ -102,7 +102,7 @@ class Attention(nn.Module):
         self.query_norm = nn.LayerNorm(config.dim, config.norm_eps, bias=False) if norms else nn.Identity()
         self.key_norm = nn.LayerNorm(config.dim, config.norm_eps, bias=False) if norms else nn.Identity()
 
-    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None, memory: Memory | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, ...] | None, memory: Memory | None = None) -> Tensor:
         """`bias` is from `visible`, `rotation` from `Rotary`, or None where positions are in the embeddings.
 
         With a `memory`, `x` goes on from what was read before, and `bias` has a column for each token since then.

@@ -1,4 +1,4 @@
-"""The encoders that a recipe can name: a family is a set of defaults on one of three architectures.
+"""The encoders that a recipe can name: a family is a set of defaults on one of four architectures.
 
 No torch here, so that a mistake in a recipe is told at once; `models/build.py` maps each class to its module.
 """
@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from encoderkit.config import Config
 
-Position = Literal["learned", "sinusoidal", "rotary", "none"]
+Position = Literal["learned", "sinusoidal", "rotary", "transformer_xl", "none"]
 Layers = Annotated[int, Field(ge=1, le=1000)]  # with a slip of the pen for more, a model is built until memory ends
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"]
 Direction = Literal["both", "left_to_right"]
@@ -32,7 +32,8 @@ class TransformerConfig(Config):
     max_length: PositiveInt = 512
     """The longest document, special tokens included; learned positions have this many rows."""
     position: Position = "learned"
-    """How order enters: a learned or sinusoidal vector added to the embeddings, or a rotation of queries and keys."""
+    """How order enters: a learned or sinusoidal vector added to the embeddings, a rotation of queries and keys, or the distance
+    between them as in Transformer-XL (Dai et al. 2019)."""
     direction: Direction = "both"
     """Whether a token sees the whole text, or only itself and what stands to its left, so that it can guess the next one."""
     norm_order: Literal["post", "pre"] = "post"
@@ -73,6 +74,8 @@ class TransformerConfig(Config):
             raise ValueError(f"heads ({self.heads}) must divide dim ({self.dim})")
         if self.position == "rotary" and (self.dim // self.heads) % 2:
             raise ValueError("rotary positions need an even width per head (dim / heads)")
+        if self.position == "transformer_xl" and self.dim % 2:
+            raise ValueError("Transformer-XL positions need an even dim: half sines, half cosines")
         return self
 
     @property
@@ -146,6 +149,37 @@ class GptConfig(TransformerConfig):
     init: Literal["normal", "scaled_output", "zero_output"] = "scaled_output"
 
 
+class XlnetConfig(Config):
+    """XLNet (Yang et al. 2019): two streams, so that it can learn from permuted orders; relative positions and segments."""
+
+    kind: Literal["xlnet"] = "xlnet"
+    dim: PositiveInt = 256
+    """Width of the residual stream; even, half sines and half cosines of the distances."""
+    layers: Layers = 4
+    """Number of blocks."""
+    heads: PositiveInt = 4
+    """Attention heads; must divide dim."""
+    hidden: PositiveInt | None = None
+    """Inner width of the MLP; 4 x dim if not given."""
+    activation: Activation = "gelu"
+    """The nonlinearity of the MLP."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on embeddings, distances and attention weights, inside the MLP and on the output of each part."""
+    norm_eps: PositiveFloat = 1e-12
+    """Added to the variance in layer norms."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> "XlnetConfig":
+        if self.dim % self.heads or self.dim % 2:
+            raise ValueError(f"dim ({self.dim}) must be even, and heads ({self.heads}) divide it")
+        return self
+
+    @property
+    def inner(self) -> int:
+        """Inner width of the MLP."""
+        return self.hidden or 4 * self.dim
+
+
 class RecurrentConfig(Config):
     """A stack of recurrent layers; two directions are concatenated."""
 
@@ -217,7 +251,16 @@ class CnnConfig(Config):
 
 
 EncoderConfig = Annotated[
-    BertConfig | RobertaConfig | ModernBertConfig | EsmcConfig | GptConfig | RnnConfig | LstmConfig | GruConfig | CnnConfig,
+    BertConfig
+    | RobertaConfig
+    | ModernBertConfig
+    | EsmcConfig
+    | GptConfig
+    | XlnetConfig
+    | RnnConfig
+    | LstmConfig
+    | GruConfig
+    | CnnConfig,
     Field(discriminator="kind"),
 ]
 

@@ -14,6 +14,7 @@ from encoderkit.models.attention import Attention, Memory, Rotary, visible
 from encoderkit.models.config import Direction, TransformerConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import MLPS, dropout, initialise
+from encoderkit.models.relative import Distances, RelativeAttention
 
 
 class Context(NamedTuple):
@@ -21,8 +22,8 @@ class Context(NamedTuple):
 
     bias: Tensor
     """(B, 1, T, T), from `attention.visible`."""
-    rotation: tuple[Tensor, Tensor] | None
-    """From `attention.Rotary`; None where positions are in the embeddings."""
+    rotation: tuple[Tensor, ...] | None
+    """From `attention.Rotary` or `relative.Distances`; None where positions are in the embeddings."""
     memory: Memory | None = None
     """Of the layer that is given this, where a text is read on token by token."""
 
@@ -36,7 +37,7 @@ class PostNormBlock(nn.Module):
 
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = _attention(config)
         self.attention_norm = _norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
         self.mlp_norm = _norm(config)
@@ -56,7 +57,7 @@ class PreNormBlock(nn.Module):
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
         self.attention_norm = nn.Identity() if index == 0 and config.embedding_norm else _norm(config)
-        self.attention = Attention(config)
+        self.attention = _attention(config)
         self.mlp_norm = _norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
         self.dropout = dropout(config.dropout)
@@ -91,8 +92,12 @@ def _positions(config: TransformerConfig) -> nn.Module | None:
             return nn.Embedding(config.max_length, config.dim)
         case "sinusoidal":
             return SinusoidalPositions(config.max_length, config.dim)
-        case "rotary" | "none":
+        case "rotary" | "transformer_xl" | "none":
             return None
+
+
+def _attention(config: TransformerConfig) -> Attention:
+    return RelativeAttention(config) if config.position == "transformer_xl" else Attention(config)
 
 
 class Transformer(nn.Module):
@@ -120,6 +125,8 @@ class Transformer(nn.Module):
         bases = [config.rotary_base, config.rotary_base_local][: len(self._windows)]
         width = config.dim // config.heads
         self.rotary = nn.ModuleList(Rotary(width, config.max_length, b) for b in bases if config.position == "rotary")
+        if config.position == "transformer_xl":
+            self.rotary = nn.ModuleList([Distances(config)] * len(self._windows))
         self._direction: Direction = config.direction
         initialise(self)
         if config.init != "normal":

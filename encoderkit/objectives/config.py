@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from encoderkit.config import Config
-from encoderkit.models.config import EncoderConfig, reading
+from encoderkit.models.config import EncoderConfig, XlnetConfig, reading
 from encoderkit.units import Share
 
 
@@ -15,6 +15,11 @@ class ObjectiveBase(Config):
     def obstacle(self, model: EncoderConfig) -> str | None:
         """Why an encoder of this kind cannot be trained by this objective, and what fits; None if it can."""
         return None
+
+    @property
+    def before(self) -> int:
+        """How many tokens of what stands before a row in its document the row brings with it."""
+        return 0
 
 
 class MaskedConfig(ObjectiveBase):
@@ -65,4 +70,29 @@ class CausalConfig(ObjectiveBase):
         return f"objective causal guesses the next token, and this {model.kind} has seen it; {fix}; or objective.kind: masked"
 
 
-ObjectiveConfig = Annotated[MaskedConfig | CausalConfig, Field(discriminator="kind")]
+class PermutedConfig(ObjectiveBase):
+    """Permuted language modelling (Yang et al. 2019): guess the last tokens of a random order, each from those before it."""
+
+    kind: Literal["permuted"] = "permuted"
+    one_in: PositiveInt = 6
+    """One of so many tokens is guessed: K of section 2.3."""
+    unit: Literal["span", "token"] = "span"
+    """Spans of 1 to 5 tokens that begin with a word, all other tokens being known from the start and seeing one another, as in
+    the released code; or single tokens, the last of an order of all, in which each sees those before it."""
+    memory: int = Field(default=0, ge=0)
+    """Tokens before a row whose vectors it may attend to (section 2.4); computed anew with the row, without gradients."""
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """It takes two streams."""
+        if isinstance(model, XlnetConfig):
+            return None
+        fits = "model.kind: xlnet, or objective.kind: masked, which trains every encoder, xlnet too"
+        return f"objective.kind permuted needs the two streams of xlnet, and a {model.kind} has one; {fits}"
+
+    @property
+    def before(self) -> int:
+        """What the memory is made from."""
+        return self.memory
+
+
+ObjectiveConfig = Annotated[MaskedConfig | CausalConfig | PermutedConfig, Field(discriminator="kind")]

@@ -18,7 +18,7 @@ from encoderkit.data.blocks import Row
 from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
-from encoderkit.models.config import EncoderConfig
+from encoderkit.models.config import EncoderConfig, XlnetConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
@@ -80,7 +80,7 @@ class Masked(nn.Module):
         if self.config.unit == "token":
             return np.sort(rng.choice(ordinary, min(wanted, len(ordinary)), replace=False))
         # A word runs from its mark to the next; a document piece begins a word even in the middle of one.
-        begins = row.starts[ordinary] | (row.positions[ordinary] <= 1)
+        begins = row.starts[ordinary] | (np.diff(ordinary, prepend=-2) > 1)
         begins[:1] = True
         words = np.split(ordinary, np.flatnonzero(begins)[1:])
         if self.config.unit == "word":
@@ -110,6 +110,12 @@ class Masked(nn.Module):
     def _logits(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         hidden = self.encoder(inputs).flatten(0, 1)[targets["where"]]  # (N, D)
         return self.head(hidden, self.encoder.tokens.weight).float()  # (N, V)
+
+    def fill(self, inputs: Inputs, places: Tensor) -> Tensor:
+        """(B, T) texts and (B, P) places, where they have [MASK] -> (B, P, V): what may stand there."""
+        hidden = self.encoder(inputs)
+        there = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        return self.head(there.flatten(0, 1), self.encoder.tokens.weight).view(*places.shape, -1).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the hidden tokens."""
@@ -150,7 +156,9 @@ class Masked(nn.Module):
 
     def exported(self) -> Export | str:
         """A masked language model: logits over the vocabulary at every place."""
-        return Export("masked", self.state_dict(), self._everywhere)
+        # transformers' XLNet has one head for words, however it was trained.
+        kind = "permuted" if isinstance(self.encoder_config, XlnetConfig) else "masked"
+        return Export(kind, self.state_dict(), self._everywhere)
 
     def _everywhere(self, inputs: Inputs) -> Tensor:
         return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)

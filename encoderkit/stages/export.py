@@ -18,7 +18,7 @@ from encoderkit.inference import Model, open_model
 from encoderkit.interop.hf import Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
 from encoderkit.learner import Export, pad
-from encoderkit.models.config import BertConfig, RobertaConfig
+from encoderkit.models.config import BertConfig, RobertaConfig, longest
 from encoderkit.models.inputs import Inputs
 from encoderkit.preflight import find_step
 from encoderkit.tasks.texts import assemble
@@ -82,7 +82,8 @@ def _exported(model: Model) -> Exported:
     head, tensors, reason = Head("none"), learner.state_dict(), found if isinstance(found, str) else None
     if isinstance(found, Export):
         several, numbers = found.problem == "multi_label_classification", found.problem == "regression"
-        head, tensors = Head(found.head, found.labels, several, found.pooling, found.dropout, numbers), found.tensors
+        pooling = learner.vocabulary.pooling(found.pooling)
+        head, tensors = Head(found.head, found.labels, several, pooling, found.dropout, numbers), found.tensors
     tokenizer = {name: data for name, data in model.tokenizer.save_files().items() if name in TOKENIZER_FILES}
     ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
     length = task.length if task else None
@@ -122,17 +123,21 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
         if any(report.values()):
             raise CheckError(f"transformers does not read the exported weights: {report}", where=model.path)
         sides = [list(side) for side in zip(*rows, strict=True)]
-        arguments = tokenizer(*sides, truncation=True, padding=True, return_tensors="pt")
+        # Of a model that reads texts of any length, no more than it was trained on.
+        limit = min(tokenizer.model_max_length, longest(model.learner.encoder_config) or model.config["length"])
+        arguments = tokenizer(*sides, truncation=True, max_length=limit, padding=True, return_tensors="pt")
         found = theirs.eval()(**arguments)[0]  # the logits, or the vectors of an encoder alone
-    inputs = _inputs(model, rows, tokenizer.model_max_length)
-    if not torch.equal(arguments["input_ids"], inputs.ids):
-        row = next(i for i, ours in enumerate(inputs.ids) if not torch.equal(arguments["input_ids"][i], ours))
+    inputs = _inputs(model, rows, limit)
+    there = arguments["attention_mask"].bool()  # padding may come first there
+    for row, (ours, own) in enumerate(zip(inputs.ids, inputs.mask, strict=True)):
+        if torch.equal(arguments["input_ids"][row][there[row]], ours[own]):
+            continue
         raise CheckError(f"transformers' tokenizer splits {shown(' '.join(rows[row]), 40)} in another way", where=model.path)
     ours = model.learner.exported()
     assert isinstance(ours, Export)
     expected = ours.outputs(inputs)
     if expected.shape == (*inputs.ids.shape, expected.shape[-1]):
-        expected, found = expected[inputs.mask], found[inputs.mask]
+        expected, found = expected[inputs.mask], found[there]
     difference = (expected - found).abs()
     if not (difference <= TOLERANCE * (1 + expected.abs())).all():
         raise CheckError(f"the logits of the exported model differ by up to {float(difference.max()):.2g}", where=model.path)

@@ -22,7 +22,7 @@ from encoderkit.interop.hf import from_hf
 from encoderkit.interop.layout import Head
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.models.config import longest
-from encoderkit.objectives.config import MaskedConfig
+from encoderkit.objectives.config import MaskedConfig, PermutedConfig
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
@@ -183,11 +183,15 @@ def _taken(
 
 
 def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor]) -> dict[str, Any]:
-    head = found.head
+    head, vocabulary = found.head, vocabulary_of(tokenizer)
+    if head.kind == "classify" and head.pooling == "cls" and vocabulary.summary == "last":
+        raise DataError("this classifier reads the first token of a text, and its tokenizer puts [CLS] last")
     size = len(ours["encoder.tokens.weight"])
     part: dict[str, Any] = {}
     if head.kind == "masked":
         part = {"objective": MaskedConfig().model_dump(mode="json")}
+    elif head.kind == "permuted":
+        part = {"objective": PermutedConfig().model_dump(mode="json")}
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}
@@ -200,6 +204,6 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
         "encoderkit": __version__,
         "encoder": found.config.model_dump(mode="json"),
         **part,
-        "vocabulary": {**vocabulary_of(tokenizer)._asdict(), "size": size},
+        "vocabulary": {**vocabulary._asdict(), "size": size},
         "length": min(longest(found.config) or 512, 512),
     }

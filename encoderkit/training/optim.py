@@ -19,7 +19,7 @@ def depth(name: str, layers: int) -> int:
     """How deep a parameter lies: 0 for embeddings, i + 1 for layer i, layers + 1 for all above."""
     if match := re.match(r"encoder\.layers\.(\d+)\.", name):
         return int(match[1]) + 1
-    return 0 if re.match(r"encoder\.(tokens|positions|segments|embedding_norm)\b", name) else layers + 1
+    return 0 if re.match(r"encoder\.(tokens|positions|segments|embedding_norm|unknown)\b", name) else layers + 1
 
 
 def freeze(learner: nn.Module, what: str | int | None) -> None:
