@@ -110,7 +110,7 @@ def export(
         length or longest(config),
         segments=isinstance(config, XlnetConfig) or (isinstance(config, TransformerConfig) and config.segments > 1),
         literal=head.kind not in ("masked", "permuted"),
-        last=head.pooling == "last",
+        last=isinstance(config, XlnetConfig) and head.pooling == "last",
     )
     files = {
         "config.json": _json(described),

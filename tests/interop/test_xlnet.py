@@ -198,11 +198,11 @@ def tokenizer_at(folder: Path) -> Tokenizer:
 
 
 @pytest.mark.parametrize(
-    ("task", "summary"),
-    [(ClassifyConfig(text="a"), "last"), (ClassifyConfig(text=["a", "b"], multiple=True), "last"), (None, "first")],
+    "task",
+    [ClassifyConfig(text="a"), ClassifyConfig(text=["a", "b"], multiple=True), None],
     ids=["single", "pair", "words"],
 )
-def test_with_a_tokenizer_of_its_own_texts_are_read_as_there(task: ClassifyConfig | None, summary: str, tmp_path: Path) -> None:
+def test_with_a_tokenizer_of_its_own_texts_are_read_as_there(task: ClassifyConfig | None, tmp_path: Path) -> None:
     """[CLS] stands last, in a third segment, and padding first: the stage compares ids and logits with transformers'."""
     tokenizer = tokenizer_at(tmp_path / "tokenizer")
     [row] = assemble([["a then", "then"][: len(task.columns) if task else 1]], tokenizer, 32)
@@ -225,7 +225,7 @@ def test_with_a_tokenizer_of_its_own_texts_are_read_as_there(task: ClassifyConfi
     result = run(tmp_path / "run", ["hf"], tmp_path / "out")
     assert result["parity"]["max_abs_diff"] < 1e-5 and result["parity"]["rows"] >= len(TEXTS)
     written = json.loads((tmp_path / "out" / "config.json").read_bytes())
-    assert written["summary_type"] == summary
+    assert written["summary_type"] == "last"
     if task is None:
         return
     # And back: what transformers saves is imported with equal weights, and its tokenizer with the same layout.
@@ -262,7 +262,9 @@ def test_a_published_checkpoint_is_imported_and_says_the_same_of_texts(kind: Hea
     assert result["family"] == "xlnet" and result["head"] == kind and result["unused"] == []
     model = open_model(tmp_path / "ours")
     texts = [text for text in TEXTS if 0 < len(text) < 150]
-    arguments = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")(texts, padding=True, return_tensors="pt")
+    # transformers 5 leaves XLNet's segments out unless asked for them; earlier versions and the authors' code do not.
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    arguments = read(texts, padding=True, return_tensors="pt", return_token_type_ids=True)
     assert not arguments["attention_mask"][texts.index("x"), 0]  # padding comes first there
     found = theirs(**arguments).logits
     inputs = inputs_of(assemble([[text] for text in texts], model.tokenizer, 512), tokenizer.pad, packed=False)
