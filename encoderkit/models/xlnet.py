@@ -115,9 +115,11 @@ class XlnetBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.dropout = dropout(config.dropout)
 
-    def forward(self, streams: Sequence[Tensor], views: Sequence[View], memory: Tensor | None = None) -> list[Tensor]:
-        """The first of `streams` is the content; `memory` (B, M, D) stands before it."""
-        keys = self.attention.keys(streams[0] if memory is None else torch.cat((memory.to(streams[0].dtype), streams[0]), 1))
+    def forward(
+        self, content: Tensor, streams: Sequence[Tensor], views: Sequence[View], memory: Tensor | None = None
+    ) -> list[Tensor]:
+        """What each of `streams` becomes, which may be the content, too; `memory` (B, M, D) stands before the content."""
+        keys = self.attention.keys(content if memory is None else torch.cat((memory.to(content.dtype), content), 1))
         return [self._step(x, keys, view) for x, view in zip(streams, views, strict=True)]
 
     def _step(self, x: Tensor, keys: tuple[Tensor, Tensor], view: View) -> Tensor:
@@ -148,30 +150,32 @@ class Xlnet(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """The content stream where each token sees its whole document: (B, T) -> (B, T, D)."""
-        streams, views = [self.dropout(self.tokens(inputs.ids))], [self._view(inputs)]
+        content, view = self.dropout(self.tokens(inputs.ids)), self._view(inputs)
         for layer in self.layers:
-            streams = layer(streams, views)
-        return self.dropout(streams[0])
+            (content,) = layer(content, [content], [view])
+        return self.dropout(content)
 
     def queries(self, inputs: Inputs, order: Order, memory: Memory | None = None) -> Tensor:
         """(B, P, D): for each place of `order` what can be said of the token from those that come before it in the order."""
         before = [None] * len(self.layers) if memory is None else memory.layers
         views = self._ordered_views(inputs, order, memory)
         content = self.dropout(self.tokens(inputs.ids))
-        streams = [content, self.dropout(self.unknown.to(content.dtype).expand(*order.places.shape, -1))]
-        for layer, own in zip(self.layers, before, strict=True):
-            streams = layer(streams, views, own)
-        return self.dropout(streams[1])
+        query = self.dropout(self.unknown.to(content.dtype).expand(*order.places.shape, -1))
+        *layers, last = zip(self.layers, before, strict=True)
+        for layer, own in layers:
+            content, query = layer(content, [content, query], views, own)
+        layer, own = last  # nobody reads what it makes of the content
+        (query,) = layer(content, [query], views[1:], own)
+        return self.dropout(query)
 
     @torch.no_grad()
     def remember(self, inputs: Inputs) -> Memory:
         """What the layers read in the tokens that stand before rows, each seeing its whole document."""
-        streams, views = [self.dropout(self.tokens(inputs.ids))], [self._view(inputs)]
-        read = []
-        for i, layer in enumerate(self.layers):
-            read.append(streams[0])
-            if i + 1 < len(self.layers):  # nobody reads what the last layer gives
-                streams = layer(streams, views)
+        content, view = self.dropout(self.tokens(inputs.ids)), self._view(inputs)
+        read = [content]
+        for layer in list(self.layers)[:-1]:
+            (content,) = layer(content, [content], [view])
+            read.append(content)
         return Memory(read, inputs.documents)
 
     def _view(self, inputs: Inputs) -> View:

@@ -9,10 +9,11 @@ import safetensors.torch
 import torch
 
 from encoderkit.errors import DataError
-from encoderkit.inference import open_model
+from encoderkit.inference import open_model, start
 from encoderkit.objectives.permuted import Permuted
 from encoderkit.preflight import find_step
 from encoderkit.recipe import PretrainRecipe
+from encoderkit.stages import minimal_pairs
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.export import run as export
 from encoderkit.stages.predict import predict
@@ -69,8 +70,12 @@ def test_it_is_evaluated_on_rows_with_memory_and_fills_blanks(trained: Path, sto
     predict(step, None, [["the [MASK] was [MASK]"]], tmp_path / "out.jsonl", top=2, precision="fp32")
     [row] = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").split("\n") if line]
     assert [guess["mask"] for guess in row["predictions"]] == [1, 1, 2, 2]
-    model = open_model(step)
-    assert isinstance(model.learner, Permuted)
+    engine = start(open_model(step), "fp32")
+    assert isinstance(engine.model.learner, Permuted)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"sentence_good": "the film", "sentence_bad": "film the the"}\n', encoding="utf-8")
+    scored = minimal_pairs.evaluate(engine, [pairs])
+    assert scored["masking"] is None and scored["ties"] == 0 and scored["metrics"]["accuracy"] in (0.0, 1.0)
     with pytest.raises(DataError, match="has none"):
         source = tmp_path / "rows.txt"
         source.write_text("the film\n", encoding="utf-8")
