@@ -23,6 +23,7 @@ from encoderkit.models.pooling import Pooling, apart, pool
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.objectives.masked import Masked
+from encoderkit.objectives.permuted import Permuted
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.tasks.task import Observed, Task
@@ -57,7 +58,8 @@ class Model(NamedTuple):
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     """What a learner must know of a tokenizer."""
-    return Vocabulary(tokenizer.vocab_size, tokenizer.pad, tokenizer.unk, tokenizer.cls, tokenizer.sep, tokenizer.mask)
+    summary = "last" if tokenizer.template.single[-1].id == tokenizer.cls else "first"
+    return Vocabulary(tokenizer.vocab_size, *tokenizer.special, summary)
 
 
 def read_config(step: Path) -> dict[str, Any]:
@@ -140,6 +142,8 @@ def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) 
     """Raise `DataError` if the tokenizer of a model directory is not the one that the model was trained with."""
     known, own = config.get("vocabulary"), vocabulary_of(tokenizer)
     # Published models may have more rows than their tokenizer has pieces.
+    if isinstance(known, dict):
+        known = Vocabulary._field_defaults | known
     if not isinstance(known, dict) or known.get("size", 0) < own.size or {**known, "size": own.size} != own._asdict():
         size = known.get("size") if isinstance(known, dict) else None
         raise DataError(
@@ -209,7 +213,8 @@ class Engine(NamedTuple):
     def vectors(self, rows: Sequence[Tokens], pooling: Pooling) -> np.ndarray:
         """(N, D) one vector a row. The mean is over all real tokens, special ones included, as sentence-transformers does."""
         encoder = self.model.learner.encoder
-        return self.run(rows, lambda inputs: pool(pooling, *apart(encoder(inputs).float(), inputs)))
+        there = self.model.learner.vocabulary.pooling(pooling)
+        return self.run(rows, lambda inputs: pool(there, *apart(encoder(inputs).float(), inputs)))
 
 
 def start(model: Model, precision: Precision = "auto", batch: int | None = None) -> Engine:
@@ -264,7 +269,7 @@ class Account(NamedTuple):
 
     def add_each(self, rows: Sequence[Sequence[Tokens]], unk: int) -> "Account":
         """With `rows` counted too, each of which the encoder reads as one or more sequences."""
-        sizes = [sum(len(part.ids) - 2 - (part.segments is not None) for part in row) for row in rows]
+        sizes = [sum(len(part.ids) - part.special for part in row) for row in rows]
         cuts = [sum(part.cut for part in row) for row in rows]
         return Account(
             self.rows + len(rows),
@@ -305,26 +310,27 @@ def with_blanks(engine: Engine, texts: Sequence[Sequence[str]]) -> list[Tokens]:
         parts = text.split(BLANK)
         # The space before a blank belongs to the word that is asked for, the one after it to the next word.
         encoded = tokenizer.encode([part.rstrip() for part in parts[:-1]] + parts[-1:])
-        ids = [tokenizer.cls]
+        before, after = tokenizer.template.around
+        ids = list(before)
         for i in range(len(parts)):
             ids += ([tokenizer.mask] if i else []) + encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]].tolist()
-        kept = ids[: length - 1]
+        kept = ids[: length - len(after)]
         assert len(parts) > 1, "check_blank says so to the user"
         if kept.count(tokenizer.mask) < len(parts) - 1:
             message = f"a {BLANK} stands beyond the {length} tokens that the model reads"
             raise UsageError(message, where=shown(text), fix="shorten the text before it")
-        rows.append(Tokens(np.array([*kept, tokenizer.sep]), None, len(ids) - len(kept)))
+        rows.append(Tokens(np.array([*kept, *after]), None, len(ids) - len(kept), len(before) + len(after)))
     return rows
 
 
 def fill(engine: Engine, row: Tokens, top: int) -> list[list[tuple[str, float]]]:
-    """For each blank of a row the `top` likeliest tokens and their probabilities; the model must be a masked one."""
+    """For each blank of a row the `top` likeliest tokens and their probabilities; the model must be made for it."""
     learner, tokenizer = engine.model.learner, engine.model.tokenizer
-    assert isinstance(learner, Masked)
+    assert isinstance(learner, Masked | Permuted)
     places = np.flatnonzero(row.ids == tokenizer.mask)
 
     def guesses(inputs: Inputs) -> Tensor:
-        return learner.head(learner.encoder(inputs)[:, places], learner.encoder.tokens.weight).float().softmax(-1)
+        return learner.fill(inputs, torch.from_numpy(places)[None].to(inputs.ids.device)).softmax(-1)
 
     [scores] = engine.run([row], guesses)
     best = [np.argsort(-p, kind="stable")[:top] for p in scores]

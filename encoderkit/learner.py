@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from encoderkit.models.config import DecoderConfig, EncoderConfig
 from encoderkit.models.inputs import Inputs
+from encoderkit.models.pooling import Pooling
 
 IGNORE = -100
 """The label of a place that has none."""
@@ -74,9 +75,15 @@ class Vocabulary(NamedTuple):
     cls: int
     sep: int
     mask: int
+    summary: Literal["first", "last"] = "first"
+    """Where [CLS] stands in a text."""
+
+    def pooling(self, wanted: Pooling) -> Pooling:
+        """`wanted`, with the vector of [CLS] taken from where it stands."""
+        return "last" if wanted == "cls" and self.summary == "last" else wanted
 
 
-HeadKind = Literal["none", "masked", "pairs", "causal", "classify", "seq2seq"]
+HeadKind = Literal["none", "masked", "pairs", "causal", "permuted", "classify", "seq2seq"]
 """The heads that models of other libraries have; pairs: a masked one, and beside it what tells pairs of texts apart."""
 
 
@@ -91,7 +98,7 @@ class Export(NamedTuple):
     """What it must give there: logits (N, L) or (B, T, V), or the vectors of the encoder (B, T, D)."""
     labels: tuple[str, ...] = ()
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
-    pooling: str = "cls"
+    pooling: Pooling = "cls"
     dropout: float = 0.0
     decoder: DecoderConfig | None = None
     """Of the head seq2seq, whose `outputs` are the decoder's (B, T, V) where it reads what the encoder does."""

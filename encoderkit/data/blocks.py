@@ -1,12 +1,12 @@
 """Rows of a fixed length from a token store: documents cut into pieces, the ends packed together, nothing lost.
 
-A document is cut into pieces of `length - 2` tokens, each between [CLS] and [SEP]. A full piece is a row. What remains
-at the end of each document shares rows with the ends of others, by best fit in order of falling size over a histogram
-of sizes (after Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination"). The documents of a row are
-numbered and their positions restart, so that an encoder can keep them apart.
+A document is cut into pieces of `length - 2` tokens, each between [CLS] and [SEP], or before [SEP] [CLS]. A full piece is a
+row. What remains at the end of each document shares rows with the ends of others, by best fit in order of falling size over
+a histogram of sizes (after Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination"). The documents of a
+row are numbered and their positions restart, so that an encoder can keep them apart.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,11 +22,13 @@ class Row(NamedTuple):
     documents: np.ndarray
     """(n,) int64: 1, 2, 3, ... for the pieces of the row."""
     positions: np.ndarray
-    """(n,) int64: the place in the piece, from 0 at its [CLS]."""
+    """(n,) int64: the place in the piece, from 0."""
     starts: np.ndarray
     """(n,) bool: a word begins here; False at special tokens."""
     special: np.ndarray
     """(n,) bool: [CLS] or [SEP]."""
+    before: np.ndarray | None = None
+    """(m,) int64: the tokens that stand before the first piece in its document; None where none were asked for."""
 
 
 class Rows:
@@ -34,18 +36,31 @@ class Rows:
 
     `packed=False` gives each piece a row of its own, for encoders that cannot keep documents apart. Every token of
     every document is in exactly one row. Takes memory for the documents, not for the tokens.
+
+    `summary`: where [CLS] stands in a piece. With `before`, a row brings up to so many tokens of what stands before its
+    first piece, and pieces that have a predecessor come first in their row.
     """
 
     special = 2
     """Special tokens that a piece has room for."""
 
     def __init__(
-        self, store: TokenStore, length: int, cls: int, sep: int, documents: np.ndarray | None = None, packed: bool = True
+        self,
+        store: TokenStore,
+        length: int,
+        cls: int,
+        sep: int,
+        documents: np.ndarray | None = None,
+        packed: bool = True,
+        summary: Literal["first", "last"] = "first",
+        before: int = 0,
     ) -> None:
         if length < 2 * self.special - 1:
             shape = "a token between [CLS] and [SEP]" if self.special == 2 else "a pair of texts, [CLS] A [SEP] B [SEP]"
             raise UsageError(f"a row of {length} has no room for {shape}", where="data.length")
-        self.store, self.length, self._cap, self._cls, self._sep = store, length, length - self.special, cls, sep
+        self.store, self.length, self._cap, self._before = store, length, length - self.special, before
+        self._lead = int(summary == "first")
+        self._special = (cls, sep) if summary == "first" else (sep, cls)
         first, end = store.offsets[:-1], store.offsets[1:]
         if documents is not None:
             first, end = first[documents], end[documents]
@@ -58,7 +73,9 @@ class Rows:
         chosen = np.flatnonzero(tails)
         tails = tails[chosen]
         rows = pack(tails + self.special, length) if packed else np.arange(len(tails))
-        order = np.argsort(rows, kind="stable")
+        whole = sizes[chosen] == tails
+        order = np.lexsort((whole, rows)) if before else np.argsort(rows, kind="stable")
+        self._tail_before = np.minimum(before, sizes[chosen] - tails)[order]
         self._tail_size = tails[order]
         self._tail_first = (end[chosen] - tails)[order]
         self._tail_row = np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64)
@@ -79,11 +96,13 @@ class Rows:
             raise IndexError(row)
         places = self.places(row)
         if row < self.full_rows:
-            return self._single(int(places[0]), self._cap)
+            document = int(np.searchsorted(self._full, row, "right")) - 1
+            done = (row - int(self._full[document])) * self._cap
+            return self._single(int(places[0]), self._cap, min(self._before, done))
         low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
         if high - low == 1:
-            return self._single(int(places[0]), int(self._tail_size[low]))
-        return self._several(places, self._tail_size[low:high])
+            return self._single(int(places[0]), int(self._tail_size[low]), int(self._tail_before[low]))
+        return self._several(places, self._tail_size[low:high], int(self._tail_before[low]))
 
     def places(self, row: int) -> np.ndarray:
         """(pieces,) int64: where the pieces of a row begin in the store."""
@@ -93,30 +112,34 @@ class Rows:
         low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
         return self._tail_first[low:high]
 
-    def _single(self, first: int, size: int) -> Row:
-        ids = np.empty(size + 2, np.int64)
-        ids[0], ids[-1] = self._cls, self._sep
-        ids[1:-1] = self.store.ids[first : first + size]
-        starts, special = np.zeros(size + 2, bool), np.zeros(size + 2, bool)
-        starts[1:-1] = self.store.starts(first, first + size)
-        special[0] = special[-1] = True
-        return Row(ids, np.ones(size + 2, np.int64), np.arange(size + 2), starts, special)
+    def _text_before(self, first: int, count: int) -> np.ndarray | None:
+        return self.store.ids[first - count : first].astype(np.int64) if self._before else None
 
-    def _several(self, first: np.ndarray, size: np.ndarray) -> Row:
+    def _single(self, first: int, size: int, before: int) -> Row:
+        ids = np.empty(size + 2, np.int64)
+        inside = slice(self._lead, self._lead + size)
+        special = np.ones(size + 2, bool)
+        special[inside] = False
+        ids[special] = self._special
+        ids[inside] = self.store.ids[first : first + size]
+        starts = np.zeros(size + 2, bool)
+        starts[inside] = self.store.starts(first, first + size)
+        documents, positions = np.ones(size + 2, np.int64), np.arange(size + 2)
+        return Row(ids, documents, positions, starts, special, self._text_before(first, before))
+
+    def _several(self, first: np.ndarray, size: np.ndarray, before: int) -> Row:
         wide = size + 2
-        end = np.cumsum(wide)
-        begin, places = end - wide, np.arange(end[-1])
+        begin, places = np.cumsum(wide) - wide, np.arange(wide.sum())
         documents = np.repeat(np.arange(len(wide)), wide)
-        special = np.zeros(len(places), bool)
-        special[begin] = special[end - 1] = True
+        positions = places - begin[documents]
+        token, count = positions - self._lead, size[documents]
+        special = (token < 0) | (token >= count)
         # Where each token is in the store; a special one looks at a neighbour and is overwritten.
-        where = places + (first - begin - 1)[documents]
-        where[begin] += 1
-        where[end - 1] -= 1
+        where = first[documents] + np.clip(token, 0, count - 1)
         ids = self.store.ids[where].astype(np.int64)
-        ids[begin], ids[end - 1] = self._cls, self._sep
+        ids[special] = np.tile(self._special, len(wide))
         starts = (self.store.bits[where >> 3] >> (where & 7) & 1).astype(bool) & ~special
-        return Row(ids, documents + 1, places - begin[documents], starts, special)
+        return Row(ids, documents + 1, positions, starts, special, self._text_before(int(first[0]), before))
 
 
 def pack(sizes: np.ndarray, length: int) -> np.ndarray:

@@ -63,9 +63,17 @@ class PairRows(Rows):
     special = 3
 
     def __init__(
-        self, store: TokenStore, length: int, cls: int, sep: int, documents: np.ndarray | None = None, packed: bool = True
+        self,
+        store: TokenStore,
+        length: int,
+        cls: int,
+        sep: int,
+        documents: np.ndarray | None = None,
+        packed: bool = True,
+        summary: Literal["first", "last"] = "first",
+        before: int = 0,
     ) -> None:
-        super().__init__(store, length, cls, sep, documents, packed)
+        super().__init__(store, length, cls, sep, documents, packed, summary, before)
         if len(self._first) < 2:
             fix = "more documents, or a larger data.dev, or objective.pairs: none"
             raise DataError("pairs of texts need at least two documents, and here is one", where=store.path, fix=fix)

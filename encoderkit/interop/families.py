@@ -13,6 +13,7 @@ from encoderkit.interop.gpt import GPT
 from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds
 from encoderkit.interop.modernbert import MODERNBERT
 from encoderkit.interop.t5 import T5, T5_GENERATION, EncoderDecoderConfig
+from encoderkit.interop.xlnet import XLNET
 from encoderkit.models.config import (
     AlbertConfig,
     BertConfig,
@@ -22,6 +23,7 @@ from encoderkit.models.config import (
     ModernBertConfig,
     RobertaConfig,
     T5Config,
+    XlnetConfig,
     reading,
 )
 
@@ -34,6 +36,7 @@ LAYOUTS: dict[type[Any], Layout] = {
     GptConfig: GPT,
     T5Config: T5,
     EncoderDecoderConfig: T5_GENERATION,
+    XlnetConfig: XLNET,
 }
 AnyConfig = EncoderConfig | EncoderDecoderConfig
 
@@ -70,7 +73,9 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     names = described.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}
     labels = tuple(str(names[i]) for i in sorted(names, key=int))
     several = described.get("problem_type") == "multi_label_classification"
-    pooling, dropout = described.get("classifier_pooling", layout.pooling), described.get("classifier_dropout") or config.dropout
+    summary = {"first": "cls", "last": "last"}.get(described.get("summary_type", ""), layout.pooling)  # XLNet's
+    pooling = described.get("classifier_pooling", summary)
+    dropout = described.get("classifier_dropout") or described.get("summary_last_dropout") or config.dropout
     return Recognised(config, Head("classify", labels, several, pooling, dropout), layout)
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from encoderkit.errors import DataError
 from encoderkit.interop.families import AnyConfig, loader, obstacle, rules, settings
-from encoderkit.interop.layout import Head, HeadKind, SpecialIds
+from encoderkit.interop.layout import Form, Head, HeadKind, SpecialIds
 from encoderkit.interop.t5 import EncoderDecoderConfig
-from encoderkit.models.config import TransformerConfig, longest
+from encoderkit.models.config import TransformerConfig, XlnetConfig, longest
 from encoderkit.models.transformer import SinusoidalPositions
 
 
@@ -43,7 +43,8 @@ def to_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad:
         else:
             parts = (tensors[rule.ours].float() * rule.scale).chunk(len(rule.theirs))
         for name, part in zip(rule.theirs, parts, strict=True):
-            part = part.T if rule.transposed else part
+            if rule.form != "same":
+                part = (part.T if rule.form == "transposed" else part).reshape(rule.shape or part.shape[::-1])
             result[name] = torch.cat((part.new_zeros(rule.before, *part.shape[1:]), part)).contiguous()
     return result
 
@@ -58,8 +59,7 @@ def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pa
         missing = [name for name in rule.theirs if name not in tensors]
         if missing:
             raise DataError(f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}")
-        parts = [tensors[name].T if rule.transposed else tensors[name][rule.before :] for name in rule.theirs]
-        ours = torch.cat(parts) / rule.scale
+        ours = torch.cat([_formed(tensors[name][rule.before :], rule.form) for name in rule.theirs]) / rule.scale
         if not rule.present:
             if ours.any():
                 raise DataError(f"tensor {rule.theirs[0]} is not zero, and the config has no place for it")
@@ -68,6 +68,18 @@ def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pa
         else:
             result[rule.ours] = ours
     return result
+
+
+def _formed(theirs: Tensor, form: Form) -> Tensor:
+    match form:
+        case "same":
+            return theirs
+        case "vector":
+            return theirs.flatten()
+        case "flat":
+            return theirs.flatten(1)
+        case "transposed":
+            return theirs.flatten(1).T
 
 
 def export(
@@ -99,8 +111,9 @@ def export(
     described_tokenizer = _tokenizer(
         tokenizer,
         length or longest(config.encoder if isinstance(config, EncoderDecoderConfig) else config),
-        segments=isinstance(config, TransformerConfig) and config.segments > 1,
-        literal=head.kind not in ("masked", "pairs", "seq2seq"),
+        segments=isinstance(config, XlnetConfig) or (isinstance(config, TransformerConfig) and config.segments > 1),
+        literal=head.kind not in ("masked", "pairs", "permuted", "seq2seq"),
+        last=isinstance(config, XlnetConfig) and head.pooling == "last",
     )
     files = {
         "config.json": _json(described),
@@ -110,11 +123,12 @@ def export(
     return Exported(files, auto_class, reason)
 
 
-def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool, literal: bool) -> dict[str, bytes]:
+def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool, literal: bool, last: bool) -> dict[str, bytes]:
     """The tokenizer's files, with the settings that depend on the model: its longest input, and whether it has segments.
 
     `literal`: "[SEP]" in a text is five characters, as it is here; not for models that are
     asked with [MASK] or <extra_id_0>.
+    `last`: a text is told by its last token, which transformers looks for at the end of the row, so padding comes first.
     """
     result = dict(files)
     if "tokenizer_config.json" in result:
@@ -124,6 +138,8 @@ def _tokenizer(files: Mapping[str, bytes], length: int | None, segments: bool, l
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
         described["model_input_names"] = [name for name in inputs if segments or name != "token_type_ids"]
         described["split_special_tokens"] = literal
+        if last:
+            described["padding_side"] = "left"
         result["tokenizer_config.json"] = _json(described)
     return result
 

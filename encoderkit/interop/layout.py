@@ -4,17 +4,19 @@ A family is one file with one `Layout`, and a line in `families.py`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from encoderkit.errors import DataError, shown
 from encoderkit.learner import HeadKind
 from encoderkit.models.config import Activation, Direction, TransformerConfig
 
+Form = Literal["same", "vector", "flat", "transposed"]
 AUTO_CLASSES: dict[HeadKind, str] = {
     "none": "AutoModel",
     "masked": "AutoModelForMaskedLM",
     "pairs": "AutoModelForPreTraining",
     "causal": "AutoModelForCausalLM",
+    "permuted": "AutoModelForCausalLM",
     "classify": "AutoModelForSequenceClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }
@@ -56,15 +58,16 @@ class Rule(NamedTuple):
     theirs: tuple[str, ...]
     """Several: ours holds them one below the other, in this order."""
     shape: tuple[int, ...] = ()
-    """Of each of theirs, where ours may have none."""
+    """Of each of theirs, where ours may have none or another one."""
     present: bool = True
     """Whether ours has it; if not, theirs is zero."""
     before: int = 0
     """Rows that theirs has before the first of ours."""
     scale: float = 1.0
     """Theirs is ours times this."""
-    transposed: bool = False
-    """Theirs is (in, out) where ours is (out, in)."""
+    form: Form = "same"
+    """How theirs becomes ours: by all its axes made one (vector), or all but the first (flat), which are then the rows
+    (transposed: theirs is (in, out) where ours is (out, in))."""
 
 
 class Demand(NamedTuple):
@@ -102,7 +105,8 @@ class Layout(NamedTuple):
 
 def linear(ours: str, *theirs: str, width: int, bias: bool, scale: float = 1.0, transposed: bool = False) -> Iterator[Rule]:
     """A linear layer or a norm that has a bias in transformers; `bias`: whether ours has one."""
-    yield Rule(f"{ours}.weight", tuple(f"{name}.weight" for name in theirs), scale=scale, transposed=transposed)
+    form = "transposed" if transposed else "same"
+    yield Rule(f"{ours}.weight", tuple(f"{name}.weight" for name in theirs), scale=scale, form=form)
     yield Rule(f"{ours}.bias", tuple(f"{name}.bias" for name in theirs), (width,), present=bias, scale=scale)
 
 

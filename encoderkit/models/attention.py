@@ -174,7 +174,7 @@ class Attention(nn.Module):
         self.query_norm = nn.LayerNorm(width, config.norm_eps, bias=False) if norms else nn.Identity()
         self.key_norm = nn.LayerNorm(width, config.norm_eps, bias=False) if norms else nn.Identity()
 
-    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor] | None, memory: Memory | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, ...] | None, memory: Memory | None = None) -> Tensor:
         """`bias` is from `visible` and `BIASES`, `rotation` from `Rotary`, or None where positions are elsewhere.
 
         With a `memory`, `x` goes on from what was read before, and `bias` has a column for each token since then.

@@ -21,14 +21,16 @@ from encoderkit.models.config import (
     RobertaConfig,
     T5Config,
     TransformerConfig,
+    XlnetConfig,
 )
 from encoderkit.models.convolutional import Convolutional
 from encoderkit.models.heads import ClassificationHead, DenseClassificationHead, TableHead, VocabularyHead
 from encoderkit.models.layers import INIT_STD
 from encoderkit.models.recurrent import Recurrent
 from encoderkit.models.transformer import Transformer
+from encoderkit.models.xlnet import Xlnet
 
-AnyEncoder = Transformer | Recurrent | Convolutional
+AnyEncoder = Transformer | Xlnet | Recurrent | Convolutional
 
 ENCODERS: dict[type[Any], type[Any]] = {
     BertConfig: Transformer,
@@ -38,6 +40,7 @@ ENCODERS: dict[type[Any], type[Any]] = {
     EsmcConfig: Transformer,
     GptConfig: Transformer,
     T5Config: Transformer,
+    XlnetConfig: Xlnet,
     RnnConfig: Recurrent,
     LstmConfig: Recurrent,
     GruConfig: Recurrent,
@@ -57,6 +60,8 @@ def build_vocabulary_head(config: EncoderConfig, vocab_size: int, dim: int | Non
     """
     if isinstance(config, GptConfig):
         return TableHead()
+    if isinstance(config, XlnetConfig):
+        return TableHead(vocab_size)
     if isinstance(config, TransformerConfig):
         fixed = isinstance(config, RobertaConfig | EsmcConfig)  # whose heads have GELU whatever the MLPs have
         activation = "gelu" if fixed else config.activation
@@ -78,6 +83,6 @@ def build_classification_head(config: EncoderConfig, labels: int, dropout: float
     if isinstance(config, ModernBertConfig):
         norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
         return DenseClassificationHead(config.dim, labels, dropout, config.activation, config.bias, norm)
-    if isinstance(config, TransformerConfig):
+    if isinstance(config, TransformerConfig | XlnetConfig):
         return DenseClassificationHead(config.dim, labels, dropout, "tanh", bias=True, norm=nn.Identity())
     return ClassificationHead(config.dim, labels, dropout)

@@ -1,4 +1,4 @@
-"""The encoders that a recipe can name: a family is a set of defaults on one of three architectures.
+"""The encoders that a recipe can name: a family is a set of defaults on one of four architectures.
 
 No torch here, so that a mistake in a recipe is told at once; `models/build.py` maps each class to its module.
 """
@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from encoderkit.config import Config
 
-Position = Literal["learned", "sinusoidal", "rotary", "t5_bias", "alibi", "none"]
+Position = Literal["learned", "sinusoidal", "rotary", "t5_bias", "alibi", "transformer_xl", "none"]
 Layers = Annotated[int, Field(ge=1, le=1000)]  # with a slip of the pen for more, a model is built until memory ends
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"]
 Direction = Literal["both", "left_to_right"]
@@ -34,9 +34,9 @@ class TransformerConfig(Config):
     max_length: PositiveInt = 512
     """The longest document, special tokens included; learned positions have this many rows."""
     position: Position = "learned"
-    """How order enters: a learned or sinusoidal vector added to the embeddings, a rotation of queries and keys, or a bias on
-    the scores of attention: learned for each distance (t5_bias, Raffel et al. 2020) or falling with it (alibi, Press et al.
-    2022, the same on both sides)."""
+    """How order enters: a learned or sinusoidal vector added to the embeddings, a rotation of queries and keys, a bias on the
+    scores of attention, learned for each distance (t5_bias, Raffel et al. 2020) or falling with it (alibi, Press et al. 2022,
+    the same on both sides), or the distance as in Transformer-XL (Dai et al. 2019)."""
     direction: Direction = "both"
     """Whether a token sees the whole text, or only itself and what stands to its left, so that it can guess the next one."""
     buckets: Annotated[int, Field(ge=4, multiple_of=4)] = 32
@@ -98,6 +98,8 @@ class TransformerConfig(Config):
             raise ValueError(f"heads ({self.heads}) must divide dim ({self.dim}), or give head_dim")
         if self.position == "rotary" and self.head_width % 2:
             raise ValueError("rotary positions need an even width per head (head_dim, or dim / heads)")
+        if self.position == "transformer_xl" and self.dim % 2:
+            raise ValueError("Transformer-XL positions need an even dim: half sines, half cosines")
         if self.position == "t5_bias" and self.bucket_distance <= self.buckets // 2:
             raise ValueError(f"bucket_distance ({self.bucket_distance}) must be more than half of buckets ({self.buckets})")
         return self
@@ -230,6 +232,37 @@ class T5Config(TransformerConfig):
     init: Literal["normal", "scaled_output", "zero_output", "fan_in"] = "fan_in"
 
 
+class XlnetConfig(Config):
+    """XLNet (Yang et al. 2019): two streams, so that it can learn from permuted orders; relative positions and segments."""
+
+    kind: Literal["xlnet"] = "xlnet"
+    dim: PositiveInt = 256
+    """Width of the residual stream; even, half sines and half cosines of the distances."""
+    layers: Layers = 4
+    """Number of blocks."""
+    heads: PositiveInt = 4
+    """Attention heads; must divide dim."""
+    hidden: PositiveInt | None = None
+    """Inner width of the MLP; 4 x dim if not given."""
+    activation: Activation = "gelu"
+    """The nonlinearity of the MLP."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on embeddings, distances and attention weights, inside the MLP and on the output of each part."""
+    norm_eps: PositiveFloat = 1e-12
+    """Added to the variance in layer norms."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> "XlnetConfig":
+        if self.dim % self.heads or self.dim % 2:
+            raise ValueError(f"dim ({self.dim}) must be even, and heads ({self.heads}) divide it")
+        return self
+
+    @property
+    def inner(self) -> int:
+        """Inner width of the MLP."""
+        return self.hidden or 4 * self.dim
+
+
 class RecurrentConfig(Config):
     """A stack of recurrent layers; two directions are concatenated."""
 
@@ -308,6 +341,7 @@ EncoderConfig = Annotated[
     | EsmcConfig
     | GptConfig
     | T5Config
+    | XlnetConfig
     | RnnConfig
     | LstmConfig
     | GruConfig

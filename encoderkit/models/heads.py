@@ -36,13 +36,16 @@ class VocabularyHead(nn.Module):
 
 
 class TableHead(nn.Module):
-    """The product with the encoder's word embeddings and nothing else, as GPT-2 has it: (N, D) and (V, D) -> (N, V)."""
+    """The product with the encoder's word embeddings (GPT-2), and a bias for each word (XLNet), nothing else."""
 
-    bias = None
+    def __init__(self, vocab_size: int | None = None) -> None:
+        """`vocab_size`: of the biases; None: there are none."""
+        super().__init__()
+        self.bias = None if vocab_size is None else nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
         """(N, D) vectors and (V, D) word embeddings -> (N, V) logits."""
-        return F.linear(hidden, table)
+        return F.linear(hidden, table, self.bias)
 
     def transform(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, D): there is none."""
@@ -65,7 +68,8 @@ class ClassificationHead(nn.Module):
 class DenseClassificationHead(nn.Module):
     """A dense layer and an activation before the linear one: (B, D) -> (B, L).
 
-    With tanh it is BERT's pooler and classifier and RoBERTa's head; with the encoder's activation and a norm ModernBERT's.
+    With tanh it is BERT's pooler and classifier, RoBERTa's head and XLNet's summary and projection; with the encoder's
+    activation and a norm ModernBERT's.
     """
 
     def __init__(self, dim: int, labels: int, rate: float, activation: Activation, bias: bool, norm: nn.Module) -> None:

@@ -14,6 +14,7 @@ from encoderkit.models.attention import BIASES, Attention, Memory, Rotary, visib
 from encoderkit.models.config import Direction, TransformerConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import MLPS, build_norm, dropout, initialise, initialise_by_inputs
+from encoderkit.models.relative import Distances, RelativeAttention
 
 
 class Context(NamedTuple):
@@ -21,8 +22,8 @@ class Context(NamedTuple):
 
     bias: Tensor
     """(B, 1, T, T) from `attention.visible`, or (B, H, T, T) with positions from `attention.BIASES`."""
-    rotation: tuple[Tensor, Tensor] | None
-    """From `attention.Rotary`; None where positions are elsewhere."""
+    rotation: tuple[Tensor, ...] | None
+    """From `attention.Rotary` or `relative.Distances`; None where positions are elsewhere."""
     memory: Memory | None = None
     """Of the layer that is given this, where a text is read on token by token."""
 
@@ -32,7 +33,7 @@ class PostNormBlock(nn.Module):
 
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = _attention(config)
         self.attention_norm = build_norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
         self.mlp_norm = build_norm(config)
@@ -55,7 +56,7 @@ class PreNormBlock(nn.Module):
         first = index == 0 and config.uses[0] == (0, 0)
         normed = first and config.embedding_norm and config.embedding_dim is None
         self.attention_norm = nn.Identity() if normed else build_norm(config)
-        self.attention = Attention(config)
+        self.attention = _attention(config)
         self.mlp_norm = build_norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
         self.dropout = dropout(config.dropout)
@@ -90,8 +91,12 @@ def _positions(config: TransformerConfig, width: int) -> nn.Module | None:
             return nn.Embedding(config.max_length, width)
         case "sinusoidal":
             return SinusoidalPositions(config.max_length, width)
-        case "rotary" | "t5_bias" | "alibi" | "none":
+        case "rotary" | "t5_bias" | "alibi" | "transformer_xl" | "none":
             return None
+
+
+def _attention(config: TransformerConfig) -> Attention:
+    return RelativeAttention(config) if config.position == "transformer_xl" else Attention(config)
 
 
 class Transformer(nn.Module):
@@ -121,6 +126,8 @@ class Transformer(nn.Module):
         self._windows = [None, config.window] if any(local) else [None]
         bases = [config.rotary_base, config.rotary_base_local][: len(self._windows)]
         self.rotary = nn.ModuleList(Rotary(config.head_width, config.max_length, b) for b in bases if config.position == "rotary")
+        if config.position == "transformer_xl":
+            self.rotary = nn.ModuleList([Distances(config)] * len(self._windows))
         self._direction: Direction = config.direction
         causal = config.direction == "left_to_right"
         self.distance_bias = BIASES[config.position](config, causal) if config.position in BIASES else None

@@ -3,14 +3,16 @@
 from typing import Any
 
 from encoderkit.objectives.causal import Causal
-from encoderkit.objectives.config import CausalConfig, ContrastiveConfig, MaskedConfig, SpansConfig
+from encoderkit.objectives.config import CausalConfig, ContrastiveConfig, MaskedConfig, PermutedConfig, SpansConfig
 from encoderkit.objectives.contrastive import Contrastive
 from encoderkit.objectives.masked import Masked
+from encoderkit.objectives.permuted import Permuted
 from encoderkit.objectives.spans import Spans
 
 OBJECTIVES: dict[type[Any], type[Any]] = {
     MaskedConfig: Masked,
     CausalConfig: Causal,
+    PermutedConfig: Permuted,
     SpansConfig: Spans,
     ContrastiveConfig: Contrastive,
 }

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from encoderkit.config import Config
-from encoderkit.models.config import DecoderConfig, EncoderConfig, TransformerConfig, reading
+from encoderkit.models.config import DecoderConfig, EncoderConfig, TransformerConfig, XlnetConfig, reading
 from encoderkit.units import Share
 
 
@@ -25,6 +25,11 @@ class ObjectiveBase(Config):
     def metrics(self) -> tuple[str, ...]:
         """What is measured on held-out data, for `training.metric`."""
         return ("loss", "accuracy")
+
+    @property
+    def before(self) -> int:
+        """How many tokens of what stands before a row in its document the row brings with it."""
+        return 0
 
 
 class MaskedConfig(ObjectiveBase):
@@ -62,7 +67,11 @@ class MaskedConfig(ObjectiveBase):
 
     def obstacle(self, model: EncoderConfig) -> str | None:
         """Pairs are told apart by segments, at their [CLS], which must see them."""
-        if self.pairs == "none" or not isinstance(model, TransformerConfig):
+        if self.pairs == "none":
+            return None
+        if isinstance(model, XlnetConfig):
+            return f"objective.pairs: {self.pairs} asks the first token, and xlnet has [CLS] last; take pairs: none"
+        if not isinstance(model, TransformerConfig):
             return None
         fits = "take bert or albert, a recurrent or a convolutional encoder, or pairs: none"
         if reading(model) != "both":
@@ -183,4 +192,31 @@ class ContrastiveConfig(ObjectiveBase):
         return None
 
 
-ObjectiveConfig = Annotated[MaskedConfig | CausalConfig | SpansConfig | ContrastiveConfig, Field(discriminator="kind")]
+class PermutedConfig(ObjectiveBase):
+    """Permuted language modelling (Yang et al. 2019): guess the last tokens of a random order, each from those before it."""
+
+    kind: Literal["permuted"] = "permuted"
+    one_in: PositiveInt = 6
+    """One of so many tokens is guessed: K of section 2.3."""
+    unit: Literal["span", "token"] = "span"
+    """Spans of 1 to 5 tokens that begin with a word, all other tokens being known from the start and seeing one another, as in
+    the released code; or single tokens, the last of an order of all, in which each sees those before it."""
+    memory: int = Field(default=0, ge=0)
+    """Tokens before a row whose vectors it may attend to (section 2.4); computed anew with the row, without gradients."""
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """It takes two streams."""
+        if isinstance(model, XlnetConfig):
+            return None
+        fits = "model.kind: xlnet, or objective.kind: masked, which trains every encoder, xlnet too"
+        return f"objective.kind permuted needs the two streams of xlnet, and a {model.kind} has one; {fits}"
+
+    @property
+    def before(self) -> int:
+        """What the memory is made from."""
+        return self.memory
+
+
+ObjectiveConfig = Annotated[
+    MaskedConfig | CausalConfig | PermutedConfig | SpansConfig | ContrastiveConfig, Field(discriminator="kind")
+]

@@ -21,7 +21,7 @@ from encoderkit.errors import DataError
 from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Picture, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
-from encoderkit.models.config import EncoderConfig
+from encoderkit.models.config import EncoderConfig, XlnetConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
@@ -91,6 +91,12 @@ class Masked(nn.Module):
     def _logits(self, hidden: Tensor, where: Tensor) -> Tensor:
         return self.head(hidden.flatten(0, 1)[where], self.encoder.tokens.weight).float()  # (N, V)
 
+    def fill(self, inputs: Inputs, places: Tensor) -> Tensor:
+        """(B, T) texts and (B, P) places, where they have [MASK] -> (B, P, V): what may stand there."""
+        hidden = self.encoder(inputs)
+        there = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        return self.head(there.flatten(0, 1), self.encoder.tokens.weight).view(*places.shape, -1).float()
+
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the hidden tokens, and that of the pairs where there are some."""
         hidden = self.encoder(inputs)  # (B, T, D)
@@ -135,7 +141,9 @@ class Masked(nn.Module):
 
     def exported(self) -> Export | str:
         """A masked language model: logits over the vocabulary at every place, and those of the pairs."""
-        return self.pairs.exported(self.encoder, Export("masked", self.state_dict(), self._everywhere))
+        # transformers' XLNet has one head for words, however it was trained.
+        kind = "permuted" if isinstance(self.encoder_config, XlnetConfig) else "masked"
+        return self.pairs.exported(self.encoder, Export(kind, self.state_dict(), self._everywhere))
 
     def _everywhere(self, inputs: Inputs) -> Tensor:
         return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)

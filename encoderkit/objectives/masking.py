@@ -30,7 +30,7 @@ class Masker:
         if self.config.unit == "token":
             return np.sort(rng.choice(ordinary, min(wanted, len(ordinary)), replace=False))
         # A word runs from its mark to the next; a document piece begins a word even in the middle of one.
-        begins = row.starts[ordinary] | (row.positions[ordinary] <= 1)
+        begins = row.starts[ordinary] | (np.diff(ordinary, prepend=-2) > 1)
         begins[:1] = True
         words = np.split(ordinary, np.flatnonzero(begins)[1:])
         order = rng.permutation(len(words))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from encoderkit import files
 from encoderkit.console import number, say, table, warn
@@ -14,6 +15,7 @@ from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, rows_of, start
 from encoderkit.learner import group_of
 from encoderkit.metrics import paired_differences
+from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
 from encoderkit.tasks.task import Observed, Task
@@ -90,8 +92,9 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
             where=data,
             fix=f"encoderkit tokenize --tokenizer {engine.model.path / 'tokenizer'} --data FILE --out DIR",
         )
-    kind = rows_of(engine.model.config)
-    rows = kind(store, length, tokenizer.cls, tokenizer.sep, packed=learner.encoder.packs)
+    objective = TypeAdapter(ObjectiveConfig).validate_python(engine.model.config["objective"])
+    packed, summary = learner.encoder.packs, learner.vocabulary.summary
+    rows = rows_of(engine.model.config)(store, length, tokenizer.cls, tokenizer.sep, None, packed, summary, objective.before)
     measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
     if group_of(learner) == 1:  # otherwise the loss is of telling texts apart, and no token's

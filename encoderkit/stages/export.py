@@ -19,7 +19,7 @@ from encoderkit.interop.hf import Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
 from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
 from encoderkit.learner import Export, pad
-from encoderkit.models.config import AlbertConfig, BertConfig, RobertaConfig
+from encoderkit.models.config import AlbertConfig, BertConfig, RobertaConfig, longest
 from encoderkit.models.inputs import Inputs
 from encoderkit.preflight import find_step
 from encoderkit.tasks.texts import assemble
@@ -83,7 +83,8 @@ def _exported(model: Model) -> Exported:
     head, tensors, reason = Head("none"), learner.state_dict(), found if isinstance(found, str) else None
     if isinstance(found, Export):
         several, numbers = found.problem == "multi_label_classification", found.problem == "regression"
-        head, tensors = Head(found.head, found.labels, several, found.pooling, found.dropout, numbers), found.tensors
+        pooling = learner.vocabulary.pooling(found.pooling)
+        head, tensors = Head(found.head, found.labels, several, pooling, found.dropout, numbers), found.tensors
     tokenizer = {name: data for name, data in model.tokenizer.save_files().items() if name in TOKENIZER_FILES}
     ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
     config, rows = learner.encoder_config, len(tensors["encoder.tokens.weight"])
@@ -129,13 +130,18 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
         theirs, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True, **settings)
         if any(report.values()):
             raise CheckError(f"transformers does not read the exported weights: {report}", where=model.path)
-        inputs = _inputs(model, rows, tokenizer.model_max_length)
+        # Of a model that reads texts of any length, no more than it was trained on.
+        limit = min(tokenizer.model_max_length, longest(model.learner.encoder_config) or model.config["length"])
+        tokenizer.model_max_length = limit
+        inputs = _inputs(model, rows, limit)
         arguments = _arguments(tokenizer, rows, inputs)
         if auto_class == "AutoModelForSeq2SeqLM":  # what is read is also what is to be written
             arguments["decoder_input_ids"] = arguments["input_ids"]
         found = theirs.eval()(**arguments)  # the logits, or the vectors of an encoder alone; then those of pairs
-    if not torch.equal(arguments["input_ids"], inputs.ids):
-        row = next(i for i, ours in enumerate(inputs.ids) if not torch.equal(arguments["input_ids"][i], ours))
+    there = arguments["attention_mask"].bool()  # padding may come first there
+    for row, (ids, own) in enumerate(zip(inputs.ids, inputs.mask, strict=True)):
+        if torch.equal(arguments["input_ids"][row][there[row]], ids[own]):
+            continue
         raise CheckError(f"transformers' tokenizer splits {shown(' '.join(rows[row]), 40)} in another way", where=model.path)
     ours = model.learner.exported()
     assert isinstance(ours, Export)
@@ -143,7 +149,7 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
     for number, outputs in enumerate([ours.outputs, ours.second] if ours.second else [ours.outputs]):
         expected, other = outputs(inputs), found[number]
         if expected.shape == (*inputs.ids.shape, expected.shape[-1]):
-            expected, other = expected[inputs.mask], other[inputs.mask]
+            expected, other = expected[inputs.mask], other[there]
         difference = (expected - other).abs()
         worst = max(worst, float(difference.max()))
         if not (difference <= TOLERANCE * (1 + expected.abs())).all():

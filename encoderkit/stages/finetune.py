@@ -14,10 +14,10 @@ from torch import nn
 from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.data.labelled import Row, read_rows
-from encoderkit.errors import DataError
+from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, vocabulary_of
 from encoderkit.learner import Vocabulary
-from encoderkit.models.config import AlbertConfig, BertConfig, DecoderConfig, EncoderConfig, ModernBertConfig
+from encoderkit.models.config import AlbertConfig, BertConfig, DecoderConfig, EncoderConfig, ModernBertConfig, TransformerConfig
 from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.preflight import find_step
@@ -27,7 +27,7 @@ from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import GenerateConfig, TaskConfig
 from encoderkit.tasks.task import Task
-from encoderkit.text.tokenizers import open_tokenizer
+from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
 
@@ -62,6 +62,7 @@ def prepare(recipe: FinetuneRecipe) -> Material:
         vocabulary = Vocabulary(**read_config(step)["vocabulary"])
     torch.manual_seed(recipe.seed)
     encoder = _encoder(recipe, step)
+    _check_segments(encoder, tokenizer)
     learner: Task = TASKS[type(recipe.task)](_task(recipe, step), encoder, vocabulary, recipe.data.length, labels)
     parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     for name, examples in parts.items():
@@ -153,6 +154,17 @@ def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
     else:
         config = TypeAdapter(EncoderConfig).validate_python(read_config(step)["encoder"])
     return config if recipe.dropout is None else config.model_copy(update={"dropout": recipe.dropout})
+
+
+def _check_segments(encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
+    """Raise `UsageError` if the tokenizer tells more segments apart than the encoder, as XLNet's does."""
+    needed = 1 + max(part.segment for part in (*tokenizer.template.single, *tokenizer.template.pair))
+    if isinstance(encoder, TransformerConfig) and 1 < encoder.segments < needed:
+        raise UsageError(
+            f"the tokenizer lays texts out in {needed} segments, and the encoder has {encoder.segments}",
+            where="model.segments",
+            fix=f"--set model.segments={needed}, or 0 for none",
+        )
 
 
 def load_pretrained(learner: Task, step: Path) -> None:

@@ -24,7 +24,7 @@ from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.learner import HeadKind
 from encoderkit.models.config import AlbertConfig, longest
-from encoderkit.objectives.config import CausalConfig, MaskedConfig, SpansConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, SpansConfig
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
@@ -193,7 +193,9 @@ def _names(found: Recognised, head: HeadKind, pad: int) -> set[str]:
 
 
 def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor]) -> dict[str, Any]:
-    head = found.head
+    head, vocabulary = found.head, vocabulary_of(tokenizer)
+    if head.kind == "classify" and head.pooling == "cls" and vocabulary.summary == "last":
+        raise DataError("this classifier reads the first token of a text, and its tokenizer puts [CLS] last")
     size = len(ours["encoder.tokens.weight"])
     encoder: Any = found.config
     part: dict[str, Any] = {}
@@ -201,6 +203,8 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
         encoder, part = found.config.encoder, {"objective": _spans(found.config, tokenizer).model_dump(mode="json")}
     elif head.kind == "causal":
         part = {"objective": CausalConfig().model_dump(mode="json")}
+    elif head.kind == "permuted":
+        part = {"objective": PermutedConfig().model_dump(mode="json")}
     elif head.kind in ("masked", "pairs"):
         relation = "none" if head.kind == "masked" else "order" if isinstance(found.config, AlbertConfig) else "next"
         part = {"objective": MaskedConfig(pairs=relation).model_dump(mode="json")}
@@ -216,7 +220,7 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
         "encoderkit": __version__,
         "encoder": encoder.model_dump(mode="json"),
         **part,
-        "vocabulary": {**vocabulary_of(tokenizer)._asdict(), "size": size},
+        "vocabulary": {**vocabulary._asdict(), "size": size},
         "length": min(longest(encoder) or 512, 512),
     }
 

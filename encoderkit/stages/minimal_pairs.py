@@ -1,9 +1,9 @@
 """Minimal pairs: whether a model finds the right sentence likelier than the wrong one (BLiMP, Warstadt et al. 2020; SLING).
 
-Models of next tokens say exactly how likely a sentence is. For masked ones it is the sum of the log-probabilities of its
-tokens, each hidden in turn (Salazar et al. 2020, "Masked Language Model Scoring", section 2.1), and with `within_word` the rest
-of its word behind it too, which would give a rare word away (Kauf and Ivanova 2023, "A Better Way to Do Masked Language
-Model Scoring"). Neither divides by the length, and neither counts [CLS] and [SEP].
+Models of next tokens, and of permuted ones, say exactly how likely a sentence is. For masked ones it is the sum of the
+log-probabilities of its tokens, each hidden in turn (Salazar et al. 2020, "Masked Language Model Scoring", section 2.1), and
+with `within_word` the rest of its word behind it too, which would give a rare word away (Kauf and Ivanova 2023, "A Better Way
+to Do Masked Language Model Scoring"). Neither divides by the length, and neither counts [CLS] and [SEP].
 """
 
 from collections.abc import Iterator, Sequence
@@ -110,16 +110,18 @@ def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = Non
 
 
 def _rows(engine: Engine, texts: Sequence[str]) -> tuple[list[Row], int]:
-    """Each text between [CLS] and [SEP], and how many were cut."""
-    tokenizer, room = engine.model.tokenizer, engine.model.config["length"] - 2
+    """Each text as the tokenizer lays it out, and how many were cut."""
+    tokenizer, (before, after) = engine.model.tokenizer, engine.model.tokenizer.template.around
+    room = engine.model.config["length"] - len(before) - len(after)
     encoded, rows, cut = tokenizer.encode(texts), [], 0
     for first, end in zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True):
         cut += end - first > room
         own = slice(first, min(end, first + room))
-        ids = np.array([tokenizer.cls, *encoded.ids[own].tolist(), tokenizer.sep])
-        special = np.zeros(len(ids), bool)
-        special[[0, -1]] = True
-        starts = np.array([False, *encoded.starts[own].tolist(), False])
+        ids = np.array([*before, *encoded.ids[own].tolist(), *after])
+        special = np.ones(len(ids), bool)
+        special[len(before) : len(ids) - len(after)] = False
+        starts = np.zeros(len(ids), bool)
+        starts[~special] = encoded.starts[own]
         rows.append(Row(ids, np.ones(len(ids), np.int64), np.arange(len(ids)), starts, special))
     return rows, int(cut)
 

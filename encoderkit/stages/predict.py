@@ -28,6 +28,7 @@ from encoderkit.inference import (
     with_blanks,
 )
 from encoderkit.objectives.masked import Masked
+from encoderkit.objectives.permuted import Permuted
 from encoderkit.tasks.task import Task
 from encoderkit.tasks.texts import Tokens, named
 
@@ -160,7 +161,7 @@ class _Blanks:
     fields = ()
 
     def __init__(self, engine: Engine, top: int | None) -> None:
-        if not isinstance(engine.model.learner, Masked):
+        if not isinstance(engine.model.learner, Masked | Permuted):
             raise UsageError("this model was pretrained to another end than to fill blanks: fine-tune it to predict labels")
         self._engine, self._top = engine, top or 5
 

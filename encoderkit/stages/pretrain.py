@@ -113,7 +113,9 @@ def _data(
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": store.meta.fingerprint}
 
     def rows(of: TokenStore, documents: np.ndarray | None = None) -> Rows:
-        return ROWS[recipe.objective.rows](of, recipe.data.length, tokenizer.cls, tokenizer.sep, documents, packed)
+        summary, before = vocabulary_of(tokenizer).summary, recipe.objective.before
+        kind = ROWS[recipe.objective.rows]
+        return kind(of, recipe.data.length, tokenizer.cls, tokenizer.sep, documents, packed, summary, before)
 
     if not recipe.data.dev:
         return rows(store), None, inputs

@@ -156,7 +156,8 @@ class Classify(nn.Module):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N texts in them, to (N, L) scores before softmax (sigmoid for several labels)."""
-        return self.head(pool(self.config.pooling, *apart(self.encoder(inputs), inputs))).float()
+        pooling = self.vocabulary.pooling(self.config.pooling)
+        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy (several labels: of each label on its own), weighted and smoothed."""

@@ -85,7 +85,7 @@ class ClassifyConfig(RowsConfig):
     multiple: bool = False
     """Several labels a row: each is decided on its own. Set by itself when `label` is a list of columns."""
     pooling: Pooling = "cls"
-    """The vector of a text: that of its first token or of its last, the mean or the maximum over all its tokens."""
+    """The vector of a text: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the classifier."""
     word_dropout: Annotated[Share, Field(lt=1)] = 0.0

@@ -1,4 +1,4 @@
-"""Texts and pairs of texts to rows of ids: [CLS] A [SEP], [CLS] A [SEP] B [SEP]."""
+"""Texts and pairs of texts to rows of ids, laid out as the tokenizer says: [CLS] A [SEP], [CLS] A [SEP] B [SEP]."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,25 +21,30 @@ class Tokens(NamedTuple):
     ids: np.ndarray
     """(T,) with the special tokens."""
     segments: np.ndarray | None
-    """(T,) 0 for the first text and 1 for the second; None where there is one text."""
+    """(T,) 0 for the first text and 1 for the second, 2 for XLNet's [CLS]; None where all are in one."""
     cut: int
     """Tokens that were cut off to fit."""
+    special: int = 2
+    """How many of its tokens are special."""
 
 
 def assemble(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int) -> list[Tokens]:
     """Each row of one or two texts as at most `length` tokens; the longer text of a pair is cut first."""
     sides = [tokenizer.encode([row[side] for row in texts]) for side in range(len(texts[0]))] if texts else []
+    template = tokenizer.template.of(len(sides))
+    special = sum(part.id is not None for part in template)
     rows = []
     for i in range(len(texts)):
         parts = [side.ids[side.offsets[i] : side.offsets[i + 1]] for side in sides]
-        room = length - 1 - len(parts)
-        kept = _fit([len(part) for part in parts], room)
-        ids, segments = [tokenizer.cls], [0]
-        for number, (part, keep) in enumerate(zip(parts, kept, strict=True)):
-            ids += [*part[:keep].tolist(), tokenizer.sep]
-            segments += [number] * (keep + 1)
-        pair = np.array(segments, dtype=np.int64) if len(parts) > 1 else None
-        rows.append(Tokens(np.array(ids, dtype=np.int64), pair, sum(map(len, parts)) - sum(kept)))
+        kept = _fit([len(part) for part in parts], length - special)
+        texts_left = iter([part[:keep].tolist() for part, keep in zip(parts, kept, strict=True)])
+        ids: list[int] = []
+        segments: list[int] = []
+        for part in template:
+            ids += next(texts_left) if part.id is None else [part.id]
+            segments += [part.segment] * (len(ids) - len(segments))
+        several = np.array(segments, dtype=np.int64) if any(part.segment for part in template) else None
+        rows.append(Tokens(np.array(ids, dtype=np.int64), several, sum(map(len, parts)) - sum(kept), special))
     return rows
 
 

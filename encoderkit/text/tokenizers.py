@@ -17,6 +17,7 @@ from encoderkit.text.panics import panics_explained
 from encoderkit.text.quick import Quick, quick_engine
 from encoderkit.text.segment import Segmenter, token_starts
 from encoderkit.text.special import SpecialIds
+from encoderkit.text.template import template_of
 from encoderkit.text.words import spelling, word_starts, word_tables
 
 MAX_BYTES = 64 * 2**20
@@ -98,6 +99,10 @@ class Tokenizer:
         self.kind = str(ours.get("kind") or _KINDS.get(description["model"].get("type"), "bpe"))
         self.special = _special_ids(self._engine, content, where)
         self.pad, self.unk, self.cls, self.sep, self.mask = self.special
+        try:
+            self.template = template_of(description, self.special)
+        except (KeyError, TypeError, AttributeError):
+            raise DataError("the post_processor of tokenizer.json cannot be understood", where=where) from None
         self.dtype = np.min_scalar_type(max(self.vocab_size - 1, 1))
         pieces = [self._engine.id_to_token(i) or "" for i in range(self.vocab_size)]
         special = {i for i, t in self._engine.get_added_tokens_decoder().items() if t.special} | set(self.special)

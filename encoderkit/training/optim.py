@@ -22,7 +22,11 @@ def depth(name: str, layers: int) -> int:
     """How deep a parameter lies: 0 for embeddings, i + 1 for block i, layers + 1 for all above."""
     if match := re.match(r"encoder\.layers\.(\d+)\.", name):
         return int(match[1]) + 1
-    return 0 if re.match(r"encoder\.(tokens|positions|segments|distance_bias|embedding_norm|projection)\b", name) else layers + 1
+    return (
+        0
+        if re.match(r"encoder\.(tokens|positions|segments|distance_bias|embedding_norm|projection|unknown)\b", name)
+        else layers + 1
+    )
 
 
 class Depths(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -40,32 +41,48 @@ def make_store(folder: Path, sizes: list[int], vocab_size: int = 300, chunk: int
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any),
     length=st.integers(3, 16),
     packed=st.booleans(),
+    summary=st.sampled_from(["first", "last"]),
+    before=st.sampled_from([0, 2, 30]),
     chunk=st.integers(1, 30),
     seed=st.integers(0, 3),
 )
 def test_every_token_is_in_exactly_one_row(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], length: int, packed: bool, chunk: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    length: int,
+    packed: bool,
+    summary: Literal["first", "last"],
+    before: int,
+    chunk: int,
+    seed: int,
 ) -> None:
     store = make_store(tmp_path_factory.getbasetemp() / "store", sizes, vocab_size=5000, chunk=chunk)
     chosen = np.flatnonzero(np.random.default_rng(seed).random(len(store)) < 0.7) if seed else None
     documents = range(len(store)) if chosen is None else chosen
-    rows = Rows(store, length, CLS, SEP, chosen, packed)
+    rows = Rows(store, length, CLS, SEP, chosen, packed, summary, before)
     found: list[int] = []
     for i in range(len(rows)):
         row = rows[i]
-        assert 3 <= len(row.ids) <= length and {len(part) for part in row} == {len(row.ids)}
+        assert 3 <= len(row.ids) <= length and {len(part) for part in row[:5]} == {len(row.ids)}
         assert row.ids.dtype == row.documents.dtype == row.positions.dtype == np.int64 and row.starts.dtype == bool
         pieces = np.split(np.arange(len(row.ids)), np.flatnonzero(np.diff(row.documents)) + 1)
         assert packed or len(pieces) == 1
         for number, piece in enumerate(pieces, 1):
-            assert row.ids[piece[0]] == CLS and row.ids[piece[-1]] == SEP and set(row.documents[piece]) == {number}
+            lead = int(summary == "first")
+            inside = piece[lead : len(piece) - 2 + lead]
+            special = [CLS, SEP] if lead else [SEP, CLS]
+            assert np.delete(row.ids[piece], inside - piece[0]).tolist() == special and set(row.documents[piece]) == {number}
             assert row.positions[piece].tolist() == list(range(len(piece)))
-            assert row.special[piece].tolist() == [True] + [False] * (len(piece) - 2) + [True]
-            tokens = row.ids[piece[1:-1]]
+            assert np.flatnonzero(~row.special[piece]).tolist() == (inside - piece[0]).tolist()
+            tokens = row.ids[inside]
             # ids count up from 5 over the whole store, so an id tells where its token was
-            assert row.starts[piece].tolist() == [False, *((tokens - 5) % 3 == 0), False]
+            assert row.starts[inside].tolist() == ((tokens - 5) % 3 == 0).tolist() and not row.starts[row.special].any()
             assert np.array_equal(tokens, np.arange(tokens[0], tokens[0] + len(tokens)))
-            assert any(store[d][0] <= tokens[0] and tokens[-1] <= store[d][-1] for d in documents)
+            [own] = [store[d] for d in documents if len(store[d]) and store[d][0] <= tokens[0] and tokens[-1] <= store[d][-1]]
+            there = min(before, int(tokens[0] - own[0]))
+            if before and number == 1:
+                assert row.before is not None and row.before.tolist() == list(range(tokens[0] - there, tokens[0]))
+            assert there == 0 or number == 1 or (before and len(row.before)), "one with a predecessor comes first"
             found += tokens.tolist()
     assert sorted(found) == sorted(int(i) for d in documents for i in store[d])
     assert len(rows) == 0 or rows.fill == pytest.approx(sum(len(rows[i].ids) for i in range(len(rows))) / (len(rows) * length))

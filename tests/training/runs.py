@@ -17,8 +17,9 @@ from encoderkit.errors import Interrupted
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import EncoderConfig
 from encoderkit.objectives.causal import Causal
-from encoderkit.objectives.config import CausalConfig, MaskedConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig
 from encoderkit.objectives.masked import Masked
+from encoderkit.objectives.permuted import Permuted
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import pretrain
@@ -28,7 +29,7 @@ from encoderkit.tasks.texts import Tokens
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.loop import Plan
 
-KINDS = ("bert", "roberta", "albert", "modernbert", "esmc", "gpt", "t5", "rnn", "lstm", "gru", "cnn")
+KINDS = ("bert", "roberta", "albert", "modernbert", "esmc", "gpt", "t5", "xlnet", "rnn", "lstm", "gru", "cnn")
 TRANSFORMERS = KINDS[:7]
 LEFT_TO_RIGHT: list[tuple[str, dict[str, Any]]] = [
     *((kind, {"direction": "left_to_right"}) for kind in (*TRANSFORMERS, "cnn")),
@@ -45,7 +46,8 @@ LENGTH = 16
 
 def encoder(kind: str, **more: Any) -> Any:
     """A config of two layers, without dropout."""
-    size = {"dim": 32, "layers": 2, **({"heads": 2, "max_length": 64, "attention_dropout": 0.0} if kind in TRANSFORMERS else {})}
+    of_transformers = {"max_length": 64, "attention_dropout": 0.0} if kind in TRANSFORMERS else {}
+    size = {"dim": 32, "layers": 2, **of_transformers, **({"heads": 2} if kind in (*TRANSFORMERS, "xlnet") else {})}
     return TypeAdapter(EncoderConfig).validate_python({"kind": kind, **size, "dropout": 0.0, **more})
 
 
@@ -59,6 +61,12 @@ def causal(kind: str, length: int = LENGTH, **more: Any) -> Causal:
     """A causal learner with fresh weights, the same each time."""
     torch.manual_seed(1)
     return Causal(CausalConfig(), encoder(kind, **more), VOCABULARY, length)
+
+
+def permuted(**settings: Any) -> Permuted:
+    """A permuted learner with fresh weights, the same each time."""
+    torch.manual_seed(1)
+    return Permuted(PermutedConfig(**settings), encoder("xlnet"), VOCABULARY, LENGTH)
 
 
 def classify(kind: str, labels: int = 2, dropout: float = 0.0, **settings: Any) -> Classify:

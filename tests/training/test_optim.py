@@ -65,7 +65,9 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
         seen = dict.fromkeys((name for name, _ in learner.named_parameters()), False)
         for _ in updates(learner, [Watch(learner, seen)], source, plan(1, 8)):
             pass
-        assert all(seen.values()), [name for name, ok in seen.items() if not ok]
+        # XLNet's query stream is for its own objective, and its segments are for pairs.
+        unused = ("unknown", "segment") if kind == "xlnet" else ()
+        assert [name for name, ok in seen.items() if not ok and not any(part in name for part in unused)] == []
 
 
 class Watch(torch.optim.Optimizer):
