@@ -238,7 +238,7 @@ def test_fresh_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bert", "shared", "modernbert", "t5", "alibi", "local-gpt", "transformer_xl", "xlnet", "dilated"]
+    "name", ["bert", "shared", "modernbert", "t5", "alibi", "transformer_xl", "xlnet", "dilated"]
 )
 def test_traces_without_a_graph_break(name: str) -> None:
     encoder = encoder_of(name).eval()
