@@ -237,9 +237,7 @@ def test_fresh_weights() -> None:
     torch.testing.assert_close(lstm.bias_ih_l0[4:8] + lstm.bias_hh_l0[4:8], torch.ones(4))
 
 
-@pytest.mark.parametrize(
-    "name", ["bert", "shared", "modernbert", "t5", "alibi", "transformer_xl", "xlnet", "dilated"]
-)
+@pytest.mark.parametrize("name", ["bert", "shared", "modernbert", "t5", "alibi", "transformer_xl", "xlnet", "dilated"])
 def test_traces_without_a_graph_break(name: str) -> None:
     encoder = encoder_of(name).eval()
     traced = torch.compile(encoder, fullgraph=True, backend="eager")
