@@ -17,6 +17,7 @@ AUTO_CLASSES: dict[HeadKind, str] = {
     "pairs": "AutoModelForPreTraining",
     "causal": "AutoModelForCausalLM",
     "permuted": "AutoModelForCausalLM",
+    "replaced": "AutoModelForPreTraining",
     "classify": "AutoModelForSequenceClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }

@@ -1,4 +1,4 @@
-"""The encoders that a recipe can name: a family is a set of defaults on one of four architectures.
+"""The encoders that a recipe can name: a family is a set of defaults on one of five architectures.
 
 No torch here, so that a mistake in a recipe is told at once; `models/build.py` maps each class to its module.
 """
@@ -11,6 +11,7 @@ from encoderkit.config import Config
 
 Position = Literal["learned", "sinusoidal", "rotary", "t5_bias", "alibi", "transformer_xl", "none"]
 Layers = Annotated[int, Field(ge=1, le=1000)]  # with a slip of the pen for more, a model is built until memory ends
+Distance = Literal["content_to_position", "position_to_content"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"]
 Direction = Literal["both", "left_to_right"]
 Reading = Literal["both", "left_to_right", "apart"]
@@ -154,6 +155,19 @@ class AlbertConfig(TransformerConfig):
     groups: PositiveInt | None = 1
 
 
+class ElectraConfig(TransformerConfig):
+    """ELECTRA (Clark et al. 2020): BERT's block on embeddings that may be narrower than it."""
+
+    kind: Literal["electra"] = "electra"
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _narrower(self) -> "ElectraConfig":
+        if self.embedding_dim == self.dim:
+            raise ValueError("leave embedding_dim out where it is dim: ELECTRA projects only to another width")
+        return self
+
+
 class ModernBertConfig(TransformerConfig):
     """ModernBERT (Warner et al. 2024): pre-norm, rotary, gated MLP, no biases, local and global attention."""
 
@@ -263,6 +277,65 @@ class XlnetConfig(Config):
         return self.hidden or 4 * self.dim
 
 
+class DebertaConfig(Config):
+    """DeBERTa (He et al. 2021), versions 2 and 3: BERT's block, with attention to content and to distance kept apart."""
+
+    kind: Literal["deberta"] = "deberta"
+    dim: PositiveInt = 256
+    """Width of the residual stream."""
+    layers: Layers = 4
+    """Number of blocks."""
+    heads: PositiveInt = 4
+    """Attention heads; must divide dim."""
+    hidden: PositiveInt | None = None
+    """Inner width of the MLP; 4 x dim if not given."""
+    embedding_dim: PositiveInt | None = None
+    """Width of the embeddings, which one more matrix brings to dim before their norm; dim, without it, if not given."""
+    max_length: PositiveInt = 512
+    """The longest document, special tokens included; distances are bucketed for it."""
+    buckets: int | None = Field(default=256, ge=2)
+    """Rows of the table of distances in either direction: up to half of them one by one, farther ones by the logarithm; null: a
+    row for each distance."""
+    terms: tuple[Distance, ...] = ("content_to_position", "position_to_content")
+    """What attention scores add to that of content with content: one of these or both, in any order."""
+    share_projections: bool = True
+    """Distances are projected by the matrices of queries and keys; otherwise by matrices of their own."""
+    distance_norm: bool = True
+    """A layer norm on the table of distances."""
+    position: Literal["none", "learned"] = "none"
+    """Distances alone, or also a learned vector for each place added to the embeddings."""
+    segments: int = Field(default=0, ge=0)
+    """Rows of the segment (token type) embedding; 0: none, and pairs are told apart by [SEP] alone."""
+    activation: Activation = "gelu"
+    """The nonlinearity of the MLP and of the heads."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on embeddings, on the table of distances and on the output of each part."""
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on attention weights."""
+    norm_eps: PositiveFloat = 1e-7
+    """Added to the variance in layer norms."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DebertaConfig":
+        if self.dim % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide dim ({self.dim})")
+        if len(set(self.terms)) != len(self.terms) or not self.terms:
+            raise ValueError("terms names content_to_position, position_to_content, or both, each once")
+        if self.embedding_dim == self.dim:
+            raise ValueError("leave embedding_dim out where it is dim: DeBERTa projects only to another width")
+        return self
+
+    @property
+    def inner(self) -> int:
+        """Inner width of the MLP."""
+        return self.hidden or 4 * self.dim
+
+    @property
+    def distance_rows(self) -> int:
+        """Rows of the table of distances in either direction."""
+        return self.buckets or self.max_length
+
+
 class RecurrentConfig(Config):
     """A stack of recurrent layers; two directions are concatenated."""
 
@@ -337,8 +410,10 @@ EncoderConfig = Annotated[
     BertConfig
     | RobertaConfig
     | AlbertConfig
+    | ElectraConfig
     | ModernBertConfig
     | EsmcConfig
+    | DebertaConfig
     | GptConfig
     | T5Config
     | XlnetConfig
@@ -352,7 +427,7 @@ EncoderConfig = Annotated[
 
 def longest(config: EncoderConfig) -> int | None:
     """The longest document that an encoder of this config can read, if there is a limit: to check before any work."""
-    return config.max_length if isinstance(config, TransformerConfig) else None
+    return config.max_length if isinstance(config, TransformerConfig | DebertaConfig) else None
 
 
 def reading(config: EncoderConfig) -> Reading:
