@@ -24,6 +24,7 @@ from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.objectives.masked import Masked
 from encoderkit.objectives.permuted import Permuted
+from encoderkit.objectives.replaced import Replaced
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.tasks.task import Observed, Task
@@ -335,3 +336,16 @@ def fill(engine: Engine, row: Tokens, top: int) -> list[list[tuple[str, float]]]
     [scores] = engine.run([row], guesses)
     best = [np.argsort(-p, kind="stable")[:top] for p in scores]
     return [[(tokenizer.token(int(i)), float(p[i])) for i in order] for p, order in zip(scores, best, strict=True)]
+
+
+def suspicions(engine: Engine, rows: Sequence[Tokens]) -> list[np.ndarray]:
+    """(T,) for each row: the probability of each token of having been replaced; the model must be a discriminator."""
+    learner = engine.model.learner
+    assert isinstance(learner, Replaced)
+    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    with engine.arithmetic():
+        for numbers in batches([len(row.ids) for row in rows], engine.batch):
+            inputs = inputs_of([rows[i] for i in numbers], learner.vocabulary.pad, learner.encoder.packs).to(engine.device)
+            for i, row in zip(numbers.tolist(), learner.suspicion(inputs).float().cpu().numpy(), strict=True):
+                found[i] = row[: len(rows[i].ids)]
+    return found

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
-from encoderkit.models.config import EncoderConfig, TransformerConfig, reading
+from encoderkit.models.config import EncoderConfig, longest, reading
 from encoderkit.objectives.config import ContrastiveConfig, MaskedConfig, ObjectiveConfig
 from encoderkit.tasks.config import ClassifyConfig, TaskConfig
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
@@ -65,9 +65,10 @@ class FinetuneEvery(EveryConfig):
 
 
 def _check_length(model: EncoderConfig, length: int) -> None:
-    if isinstance(model, TransformerConfig) and length > model.max_length:
+    limit = longest(model)
+    if limit is not None and length > limit:
         raise ValueError(
-            f"data.length ({length}) is more than the model's positions (model.max_length: {model.max_length}); "
+            f"data.length ({length}) is more than the model's positions (model.max_length: {limit}); "
             "shorten data.length or raise model.max_length"
         )
 

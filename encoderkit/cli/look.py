@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,6 +51,10 @@ def export(
     model: Model,
     out: Out,
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf: a directory that transformers loads.")] = "hf",
+    part: Annotated[
+        Literal["model", "encoder", "generator"],
+        typer.Option("--part", help="The encoder without its head; the generator of a model of replaced tokens."),
+    ] = "model",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -62,7 +66,7 @@ def export(
     preflight.apart(out, step)
     from encoderkit.stages import export as stage
 
-    print_result(stage.run(step, to.split(","), out, overwrite), json)
+    print_result(stage.run(step, to.split(","), out, overwrite, part), json)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -91,7 +91,7 @@ def predict(
     batch: BatchOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --out names.")] = False,
 ) -> None:
-    """Predict the labels of texts; a pretrained model fills [MASK]."""
+    """Predict the labels of texts; a pretrained model fills [MASK], or flags replaced tokens."""
     from encoderkit import preflight
 
     step = preflight.find_step(model)

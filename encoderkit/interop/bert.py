@@ -19,26 +19,27 @@ from encoderkit.interop.layout import (
     sizes,
     unshared,
 )
-from encoderkit.models.config import BertConfig, EsmcConfig, RobertaConfig
+from encoderkit.models.config import BertConfig, ElectraConfig, EsmcConfig, RobertaConfig
 
 
 def _rules(config: BertConfig | RobertaConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
-    yield from _bert_encoder(config, head, pad)
+    yield from bert_encoder(config, head, pad)
     yield from _bert_head(config, head)
 
 
-def _bert_encoder(config: BertConfig | RobertaConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
+def bert_encoder(config: BertConfig | RobertaConfig | ElectraConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
+    """The encoder of BERT and of those that are like it."""
     root = "" if head == "none" else f"{config.kind}."
-    dim, bias = config.dim, config.bias
+    dim, bias, width = config.dim, config.bias, config.embedding_dim or config.dim
     # RoBERTa counts positions from the id of padding plus one.
     before = pad + 1 if isinstance(config, RobertaConfig) else 0
     at = f"{root}embeddings"
     yield Rule("encoder.tokens.weight", (f"{at}.word_embeddings.weight",))
-    there, table = config.position != "none", (config.max_length, dim)
+    there, table = config.position != "none", (config.max_length, width)
     yield Rule("encoder.positions.weight", (f"{at}.position_embeddings.weight",), table, present=there, before=before)
-    segments = (max(1, config.segments), dim)
+    segments = (max(1, config.segments), width)
     yield Rule("encoder.segments.weight", (f"{at}.token_type_embeddings.weight",), segments, present=config.segments > 0)
-    yield from linear("encoder.embedding_norm", f"{at}.LayerNorm", width=dim, bias=bias)
+    yield from linear("encoder.embedding_norm", f"{at}.LayerNorm", width=width, bias=bias)
     for i in range(config.layers):
         ours, theirs = f"encoder.layers.{i}", f"{root}encoder.layer.{i}"
         inputs = [f"{theirs}.attention.self.{name}" for name in ("query", "key", "value")]
@@ -77,6 +78,12 @@ def roberta_head(config: RobertaConfig | EsmcConfig, head: HeadKind) -> Iterator
 
 
 def _demands(config: BertConfig | RobertaConfig, head: Head) -> Iterator[Demand]:
+    yield from bert_demands(config, head)
+    yield from unshared(config)
+
+
+def bert_demands(config: BertConfig | RobertaConfig | ElectraConfig, head: Head) -> Iterator[Demand]:
+    """What BERT and those like it cannot vary."""
     yield from block(config)
     yield Demand("position", config.position, ("learned", "sinusoidal", "none"))
     yield Demand("norm_order", config.norm_order, ("post",))
@@ -90,7 +97,8 @@ def _demands(config: BertConfig | RobertaConfig, head: Head) -> Iterator[Demand]
         yield Demand("window", config.window, (None,))
 
 
-def _settings(config: BertConfig | RobertaConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
+def bert_settings(config: BertConfig | RobertaConfig | ElectraConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
+    """The config.json of BERT and of those like it."""
     before = ids.pad + 1 if isinstance(config, RobertaConfig) else 0
     return {
         **sizes(config, head),
@@ -104,7 +112,8 @@ def _settings(config: BertConfig | RobertaConfig, head: Head, ids: SpecialIds) -
     }
 
 
-def _shared(described: Mapping[str, Any]) -> dict[str, Any]:
+def read_shared(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of BERT and of those like it from a config.json."""
     demand(described, "position_embedding_type", "absolute", None)
     demand(described, "is_decoder", False)
     return {
@@ -121,12 +130,12 @@ def _shared(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_bert(described: Mapping[str, Any]) -> BertConfig:
-    return BertConfig(max_length=described.get("max_position_embeddings", 512), **_shared(described))
+    return BertConfig(max_length=described.get("max_position_embeddings", 512), **read_shared(described))
 
 
 def _read_roberta(described: Mapping[str, Any]) -> RobertaConfig:
     before = described.get("pad_token_id", 1) + 1
-    return RobertaConfig(max_length=described.get("max_position_embeddings", 514) - before, **_shared(described))
+    return RobertaConfig(max_length=described.get("max_position_embeddings", 514) - before, **read_shared(described))
 
 
 BERT = Layout(
@@ -139,7 +148,7 @@ BERT = Layout(
     },
     _rules,
     _demands,
-    _settings,
+    bert_settings,
     _read_bert,
     "bert.",
     {
@@ -152,7 +161,7 @@ ROBERTA = Layout(
     {"none": "RobertaModel", "masked": "RobertaForMaskedLM", "classify": "RobertaForSequenceClassification"},
     _rules,
     _demands,
-    _settings,
+    bert_settings,
     _read_roberta,
     "roberta.",
     {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},

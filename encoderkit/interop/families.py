@@ -8,6 +8,8 @@ from pydantic import ValidationError
 from encoderkit.errors import DataError, shown
 from encoderkit.interop.albert import ALBERT
 from encoderkit.interop.bert import BERT, ROBERTA
+from encoderkit.interop.deberta import DEBERTA
+from encoderkit.interop.electra import ELECTRA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.gpt import GPT
 from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds
@@ -17,6 +19,8 @@ from encoderkit.interop.xlnet import XLNET
 from encoderkit.models.config import (
     AlbertConfig,
     BertConfig,
+    DebertaConfig,
+    ElectraConfig,
     EncoderConfig,
     EsmcConfig,
     GptConfig,
@@ -37,6 +41,8 @@ LAYOUTS: dict[type[Any], Layout] = {
     T5Config: T5,
     EncoderDecoderConfig: T5_GENERATION,
     XlnetConfig: XLNET,
+    ElectraConfig: ELECTRA,
+    DebertaConfig: DEBERTA,
 }
 AnyConfig = EncoderConfig | EncoderDecoderConfig
 

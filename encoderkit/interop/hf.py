@@ -111,7 +111,7 @@ def export(
     described_tokenizer = _tokenizer(
         tokenizer,
         length or longest(config.encoder if isinstance(config, EncoderDecoderConfig) else config),
-        segments=isinstance(config, XlnetConfig) or (isinstance(config, TransformerConfig) and config.segments > 1),
+        segments=isinstance(config, XlnetConfig) or getattr(config, "segments", 0) > 1,
         literal=head.kind not in ("masked", "pairs", "permuted", "seq2seq"),
         last=isinstance(config, XlnetConfig) and head.pooling == "last",
     )

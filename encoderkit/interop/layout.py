@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from encoderkit.errors import DataError, shown
 from encoderkit.learner import HeadKind
-from encoderkit.models.config import Activation, Direction, TransformerConfig
+from encoderkit.models.config import TransformerConfig
+from encoderkit.models.families import Activation, Direction
 
 Form = Literal["same", "vector", "flat", "transposed"]
 AUTO_CLASSES: dict[HeadKind, str] = {
@@ -17,6 +18,7 @@ AUTO_CLASSES: dict[HeadKind, str] = {
     "pairs": "AutoModelForPreTraining",
     "causal": "AutoModelForCausalLM",
     "permuted": "AutoModelForCausalLM",
+    "replaced": "AutoModelForPreTraining",
     "classify": "AutoModelForSequenceClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }

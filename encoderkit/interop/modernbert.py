@@ -60,6 +60,7 @@ def _demands(config: ModernBertConfig, head: Head) -> Iterator[Demand]:
     yield Demand("norm_order", config.norm_order, ("pre",))
     yield Demand("mlp", config.mlp, ("gated",))
     yield Demand("embedding_norm", config.embedding_norm, (True,))
+    yield Demand("embedding_dim", config.embedding_dim, (None,))
     yield Demand("query_key_norm", config.query_key_norm, (False,))
     yield Demand("segments", config.segments, (0,))
     yield from unshared(config)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.config import Direction, TransformerConfig
+from encoderkit.models.config import TransformerConfig
+from encoderkit.models.families import Direction
 from encoderkit.models.layers import drop
 
 

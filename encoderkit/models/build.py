@@ -11,6 +11,8 @@ from encoderkit.models.config import (
     AlbertConfig,
     BertConfig,
     CnnConfig,
+    DebertaConfig,
+    ElectraConfig,
     EncoderConfig,
     EsmcConfig,
     GptConfig,
@@ -24,23 +26,26 @@ from encoderkit.models.config import (
     XlnetConfig,
 )
 from encoderkit.models.convolutional import Convolutional
-from encoderkit.models.heads import ClassificationHead, DenseClassificationHead, TableHead, VocabularyHead
+from encoderkit.models.deberta import Deberta
+from encoderkit.models.heads import ClassificationHead, DenseClassificationHead, ReplacedHead, TableHead, VocabularyHead
 from encoderkit.models.layers import INIT_STD
 from encoderkit.models.recurrent import Recurrent
 from encoderkit.models.transformer import Transformer
 from encoderkit.models.xlnet import Xlnet
 
-AnyEncoder = Transformer | Xlnet | Recurrent | Convolutional
+AnyEncoder = Transformer | Deberta | Xlnet | Recurrent | Convolutional
 
 ENCODERS: dict[type[Any], type[Any]] = {
     BertConfig: Transformer,
     RobertaConfig: Transformer,
     AlbertConfig: Transformer,
+    ElectraConfig: Transformer,
     ModernBertConfig: Transformer,
     EsmcConfig: Transformer,
     GptConfig: Transformer,
     T5Config: Transformer,
     XlnetConfig: Xlnet,
+    DebertaConfig: Deberta,
     RnnConfig: Recurrent,
     LstmConfig: Recurrent,
     GruConfig: Recurrent,
@@ -63,13 +68,15 @@ def build_vocabulary_head(config: EncoderConfig, vocab_size: int, dim: int | Non
     if isinstance(config, XlnetConfig):
         return TableHead(vocab_size)
     if isinstance(config, TransformerConfig):
-        fixed = isinstance(config, RobertaConfig | EsmcConfig)  # whose heads have GELU whatever the MLPs have
+        fixed = isinstance(config, RobertaConfig | ElectraConfig | EsmcConfig)  # whose heads have GELU whatever the MLPs have
         activation = "gelu" if fixed else config.activation
         # Embeddings from N(0, 1) would make the first logits large.
         scale = INIT_STD if config.init == "fan_in" else 1.0
         width = config.embedding_dim or config.dim
         return VocabularyHead(config.dim, width, vocab_size, activation, config.bias, config.norm_eps, scale)
     width = config.embedding_dim or config.dim
+    if isinstance(config, DebertaConfig):
+        return VocabularyHead(config.dim, width, vocab_size, config.activation, bias=True, eps=config.norm_eps)
     return VocabularyHead(dim or config.dim, width, vocab_size, "gelu", bias=True, eps=1e-5)
 
 
@@ -84,5 +91,13 @@ def build_classification_head(config: EncoderConfig, labels: int, dropout: float
         norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
         return DenseClassificationHead(config.dim, labels, dropout, config.activation, config.bias, norm)
     if isinstance(config, TransformerConfig | XlnetConfig):
-        return DenseClassificationHead(config.dim, labels, dropout, "tanh", bias=True, norm=nn.Identity())
+        activation = "gelu" if isinstance(config, ElectraConfig) else "tanh"
+        return DenseClassificationHead(config.dim, labels, dropout, activation, bias=True, norm=nn.Identity())
+    if isinstance(config, DebertaConfig):
+        return DenseClassificationHead(config.dim, labels, dropout, "gelu", bias=True, norm=nn.Identity())
     return ClassificationHead(config.dim, labels, dropout)
+
+
+def build_replaced_head(config: EncoderConfig) -> ReplacedHead:
+    """The head that tells from the vectors of `config`'s encoder which tokens were replaced: (N, D) -> (N,)."""
+    return ReplacedHead(config.dim, config.activation if isinstance(config, TransformerConfig | DebertaConfig) else "gelu")

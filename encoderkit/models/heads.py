@@ -1,10 +1,10 @@
-"""What turns the vectors of an encoder into logits: over the vocabulary, or over labels."""
+"""What turns the vectors of an encoder into logits: over the vocabulary, over labels, or whether a token was replaced."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.config import Activation
+from encoderkit.models.families import Activation
 from encoderkit.models.layers import ACTIVATIONS, dropout, initialise
 
 
@@ -95,3 +95,17 @@ class Projection(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         return torch.tanh(self.dense(pooled))
+
+
+class ReplacedHead(nn.Module):
+    """Whether a token was replaced: (N, D) -> (N,) logits. ELECTRA (Clark et al. 2020), with the dense layer of its code."""
+
+    def __init__(self, dim: int, activation: Activation) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.activation = ACTIVATIONS[activation]
+        self.out = nn.Linear(dim, 1)
+        initialise(self)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.out(self.activation(self.dense(hidden))).squeeze(-1)

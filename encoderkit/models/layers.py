@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.config import Activation, TransformerConfig
+from encoderkit.models.config import TransformerConfig
+from encoderkit.models.families import Activation
 
 INIT_STD = 0.02
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.models.attention import BIASES, Attention, Memory, Rotary, visible
-from encoderkit.models.config import Direction, TransformerConfig
+from encoderkit.models.config import TransformerConfig
+from encoderkit.models.families import Direction
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import MLPS, build_norm, dropout, initialise, initialise_by_inputs
 from encoderkit.models.relative import Distances, RelativeAttention

@@ -3,10 +3,18 @@
 from typing import Any
 
 from encoderkit.objectives.causal import Causal
-from encoderkit.objectives.config import CausalConfig, ContrastiveConfig, MaskedConfig, PermutedConfig, SpansConfig
+from encoderkit.objectives.config import (
+    CausalConfig,
+    ContrastiveConfig,
+    MaskedConfig,
+    PermutedConfig,
+    ReplacedConfig,
+    SpansConfig,
+)
 from encoderkit.objectives.contrastive import Contrastive
 from encoderkit.objectives.masked import Masked
 from encoderkit.objectives.permuted import Permuted
+from encoderkit.objectives.replaced import Replaced
 from encoderkit.objectives.spans import Spans
 
 OBJECTIVES: dict[type[Any], type[Any]] = {
@@ -15,4 +23,5 @@ OBJECTIVES: dict[type[Any], type[Any]] = {
     PermutedConfig: Permuted,
     SpansConfig: Spans,
     ContrastiveConfig: Contrastive,
+    ReplacedConfig: Replaced,
 }

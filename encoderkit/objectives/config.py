@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from encoderkit.config import Config
-from encoderkit.models.config import DecoderConfig, EncoderConfig, TransformerConfig, XlnetConfig, reading
+from encoderkit.models.config import DebertaConfig, DecoderConfig, EncoderConfig, TransformerConfig, XlnetConfig, reading
 from encoderkit.units import Share
 
 
@@ -32,10 +32,9 @@ class ObjectiveBase(Config):
         return 0
 
 
-class MaskedConfig(ObjectiveBase):
-    """Masked language modelling (Devlin et al. 2019): hide some tokens, predict them from the others."""
+class HidingConfig(ObjectiveBase):
+    """Which tokens are hidden, and what stands in their place: what every objective that hides some has in common."""
 
-    kind: Literal["masked"] = "masked"
     rate: Share = 0.15
     """The share of tokens to predict."""
     final_rate: Share | None = None
@@ -53,17 +52,23 @@ class MaskedConfig(ObjectiveBase):
     """The share left as it is."""
     evaluate_rate: Share = 0.15
     """The rate on held-out data, the same whatever the training rate, so that runs can be compared."""
-    pairs: Literal["none", "next", "order"] = "none"
-    """Rows of two stretches of a document, and one more head that tells whether the second follows the first: in one half of
-    them it is from another document (next: BERT), or stands before the first (order: ALBERT)."""
 
     @model_validator(mode="after")
-    def _shares(self) -> "MaskedConfig":
+    def _shares(self) -> "HidingConfig":
         if abs(self.mask + self.random + self.keep - 1) > 1e-6:
             raise ValueError(f"mask + random + keep must be 1, found {self.mask + self.random + self.keep:g}")
         if not (self.rate > 0 and self.evaluate_rate > 0):
             raise ValueError("rate must be more than 0, or there is nothing to learn")
         return self
+
+
+class MaskedConfig(HidingConfig):
+    """Masked language modelling (Devlin et al. 2019): hide some tokens, predict them from the others."""
+
+    kind: Literal["masked"] = "masked"
+    pairs: Literal["none", "next", "order"] = "none"
+    """Rows of two stretches of a document, and one more head that tells whether the second follows the first: in one half of
+    them it is from another document (next: BERT), or stands before the first (order: ALBERT)."""
 
     def obstacle(self, model: EncoderConfig) -> str | None:
         """Pairs are told apart by segments, at their [CLS], which must see them."""
@@ -71,7 +76,7 @@ class MaskedConfig(ObjectiveBase):
             return None
         if isinstance(model, XlnetConfig):
             return f"objective.pairs: {self.pairs} asks the first token, and xlnet has [CLS] last; take pairs: none"
-        if not isinstance(model, TransformerConfig):
+        if not isinstance(model, TransformerConfig | DebertaConfig):
             return None
         fits = "take bert or albert, a recurrent or a convolutional encoder, or pairs: none"
         if reading(model) != "both":
@@ -89,6 +94,88 @@ class MaskedConfig(ObjectiveBase):
     def metrics(self) -> tuple[str, ...]:
         own = () if self.pairs == "none" else (f"{self.pairs}_loss", f"{self.pairs}_accuracy")
         return (*super().metrics, *own)
+
+
+class GeneratorConfig(Config):
+    """The small encoder that thinks of replacements: of the discriminator's kind, and like it but for these sizes."""
+
+    share: Share = 0.25
+    """Of the discriminator's dim, heads and hidden, where they are not given; the layers are as many."""
+    dim: PositiveInt | None = None
+    """Width; share x the discriminator's if not given."""
+    layers: PositiveInt | None = None
+    """Number of layers; the discriminator's if not given."""
+    heads: PositiveInt | None = None
+    """Attention heads; share x the discriminator's if not given, at least 1."""
+    hidden: PositiveInt | None = None
+    """Inner width of the MLP; share x the discriminator's if not given."""
+
+    @model_validator(mode="after")
+    def _some_width(self) -> "GeneratorConfig":
+        if not self.share > 0:
+            raise ValueError("share must be more than 0: a generator of no width says nothing")
+        return self
+
+
+class ReplacedConfig(HidingConfig):
+    """Replaced token detection (ELECTRA, Clark et al. 2020): tell which tokens a small generator has put in."""
+
+    kind: Literal["replaced"] = "replaced"
+    generator: GeneratorConfig | None = GeneratorConfig()
+    """Sizes of the generator, a masked language model that is trained beside the encoder and not kept for use; null: an imported
+    discriminator, which has none and is not trained further."""
+    sharing: Literal["embeddings", "gradient_disentangled", "none"] = "embeddings"
+    """Embeddings of the two: one table that both train (ELECTRA); the generator's, which the discriminator reads and adds a
+    table of its own to without moving it (DeBERTaV3, He et al. 2021, section 3.3); or one each."""
+    discriminator_weight: PositiveFloat = 50.0
+    """Of the detection loss, beside 1 for the generator's."""
+    mask: Share = 1.0
+    random: Share = 0.0
+    keep: Share = 0.0
+
+    @property
+    def hiding(self) -> MaskedConfig:
+        """What the generator learns."""
+        return MaskedConfig(**{name: getattr(self, name) for name in HidingConfig.model_fields})
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        losses = ("discriminator_loss", "generator_loss", "generator_accuracy")
+        return (*super().metrics, "precision", "recall", *losses)
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """Sizes that no generator of the encoder's kind can have."""
+        if self.generator is None:
+            return "objective.generator is null, and there is nothing to find without one; give its sizes, or leave it out"
+        sizes = ("dim", "layers", "heads", "hidden")
+        foreign = [name for name in sizes if getattr(self.generator, name) is not None and not hasattr(model, name)]
+        if foreign:
+            return f"objective.generator.{foreign[0]}: the generator is of the encoder's kind, {model.kind}, which has none"
+        try:
+            found = self.generator_of(model)
+            if self.sharing != "none" and not hasattr(model, "embedding_dim") and found.dim != model.dim:
+                told = f"{model.kind} cannot read embeddings of another width than its own, and the two are to share them"
+                return f"{told}; set objective.generator.share: 100% with fewer layers, or objective.sharing: none"
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            return f"no generator of these sizes: {message}; give others in objective.generator"
+        return None
+
+    def generator_of(self, model: EncoderConfig) -> EncoderConfig:
+        """The generator's config. Raises pydantic's `ValidationError` where such an encoder cannot be."""
+        assert self.generator is not None
+        given, share = self.generator, self.generator.share
+        dim, width = given.dim or round(share * model.dim), getattr(model, "embedding_dim", None) or model.dim
+        sizes = {
+            "dim": dim,
+            "layers": given.layers or model.layers,
+            "heads": given.heads or max(1, round(share * getattr(model, "heads", 1))),
+            "hidden": given.hidden or (round(share * hidden) if (hidden := getattr(model, "hidden", None)) else None),
+        }
+        if self.sharing != "none":
+            sizes["embedding_dim"] = width if width != dim else None
+        known = type(model).model_fields
+        return type(model).model_validate(model.model_dump() | {name: size for name, size in sizes.items() if name in known})
 
 
 class CausalConfig(ObjectiveBase):
@@ -218,5 +305,5 @@ class PermutedConfig(ObjectiveBase):
 
 
 ObjectiveConfig = Annotated[
-    MaskedConfig | CausalConfig | PermutedConfig | SpansConfig | ContrastiveConfig, Field(discriminator="kind")
+    MaskedConfig | CausalConfig | PermutedConfig | SpansConfig | ContrastiveConfig | ReplacedConfig, Field(discriminator="kind")
 ]

@@ -88,8 +88,9 @@ class Masked(nn.Module):
         """The rows, with what is hidden in them."""
         return pictures(self.pairs.lay(examples, rngs).rows, batch, self.vocabulary.mask)
 
-    def _logits(self, hidden: Tensor, where: Tensor) -> Tensor:
-        return self.head(hidden.flatten(0, 1)[where], self.encoder.tokens.weight).float()  # (N, V)
+    def logits(self, hidden: Tensor, where: Tensor) -> Tensor:
+        """(N, V) of the vectors (B, T, D) at the flat places (N,)."""
+        return self.head(hidden.flatten(0, 1)[where], self.encoder.tokens.weight).float()
 
     def fill(self, inputs: Inputs, places: Tensor) -> Tensor:
         """(B, T) texts and (B, P) places, where they have [MASK] -> (B, P, V): what may stand there."""
@@ -100,14 +101,14 @@ class Masked(nn.Module):
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the hidden tokens, and that of the pairs where there are some."""
         hidden = self.encoder(inputs)  # (B, T, D)
-        logits = self._logits(hidden, targets["where"])
+        logits = self.logits(hidden, targets["where"])
         nats = cross_entropy(logits, targets["labels"], ignore_index=IGNORE, reduction="sum")
         return {"masked": nats, **self.pairs(hidden, inputs, targets)}
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each hidden token, and whether the likeliest token is the right one; likewise of the pairs."""
         hidden, real = self.encoder(inputs), targets["labels"] != IGNORE
-        logits, labels = self._logits(hidden, targets["where"])[real], targets["labels"][real]
+        logits, labels = self.logits(hidden, targets["where"])[real], targets["labels"][real]
         nats = cross_entropy(logits, labels, reduction="none")
         right = (logits.argmax(-1) == labels).float()
         return {"nats": nats, "right": right, **self.pairs.observe(hidden, inputs, targets)}

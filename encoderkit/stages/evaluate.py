@@ -16,6 +16,7 @@ from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, ope
 from encoderkit.learner import group_of
 from encoderkit.metrics import paired_differences
 from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.objectives.replaced import Replaced
 from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
 from encoderkit.tasks.task import Observed, Task
@@ -97,7 +98,8 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
     rows = rows_of(engine.model.config)(store, length, tokenizer.cls, tokenizer.sep, None, packed, summary, objective.before)
     measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
-    if group_of(learner) == 1:  # otherwise the loss is of telling texts apart, and no token's
+    # Otherwise the loss is of telling things apart, and no token's.
+    if group_of(learner) == 1 and not isinstance(learner, Replaced):
         metrics["perplexity"] = float(np.exp(metrics["loss"]))
     unknown = {"tokens": store.meta.unknown, "share": store.meta.unknown / max(store.meta.tokens, 1)}
     return {"rows": len(rows), "tokens": rows.tokens, "metrics": metrics, "unknown": unknown}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,22 @@ from torch import Tensor, nn
 from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.errors import CheckError, UsageError, shown
-from encoderkit.inference import Model, open_model
+from encoderkit.inference import EncoderAlone, Model, open_model
+from encoderkit.interop.families import obstacle
 from encoderkit.interop.hf import Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
 from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
 from encoderkit.learner import Export, pad
 from encoderkit.models.config import AlbertConfig, BertConfig, RobertaConfig, longest
 from encoderkit.models.inputs import Inputs
+from encoderkit.objectives.replaced import Replaced
 from encoderkit.preflight import find_step
 from encoderkit.tasks.texts import assemble
 
 TOLERANCE = 1e-5
 """On logits in fp32, absolute and relative."""
 TARGETS = ("hf",)
+Part = Literal["model", "encoder", "generator"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 
 TEXTS = (
@@ -53,8 +56,8 @@ class Parity(NamedTuple):
     rows: int
 
 
-def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write the model at `model_dir` (a run or a step of it) to `out` for the programs named in `to`.
+def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False, part: Part = "model") -> dict[str, Any]:
+    """Write the model at `model_dir` (a run or a step of it), or a part of it, to `out` for the programs named in `to`.
 
     Where transformers is installed the result is loaded by it and compared with the original before `out` exists; raises
     `CheckError` if the two differ.
@@ -63,7 +66,7 @@ def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False) 
         if target not in TARGETS:
             raise UsageError(f"unknown target {shown(target)}", where="--to", fix=f"known: {', '.join(TARGETS)}")
     files.refuse_existing(out, overwrite)
-    model = open_model(find_step(model_dir))
+    model = _part(open_model(find_step(model_dir)), part)
     exported = _exported(model)
     with files.staged(out, {"from": str(model.path)}, overwrite) as folder:
         for name, data in exported.files.items():
@@ -75,6 +78,23 @@ def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False) 
         "loads_with": exported.auto_class,
         "parity": None if parity is None else parity._asdict(),
     }
+
+
+def _part(model: Model, part: Part) -> Model:
+    """The model with what is to be exported as its learner."""
+    learner, config = model.learner, model.learner.encoder_config
+    if part == "generator":
+        if not isinstance(learner, Replaced):
+            raise UsageError("only a model that was pretrained on replaced tokens has a generator", where="--part")
+        return model._replace(learner=learner.masked)
+    if part == "model":
+        if not isinstance(learner, Replaced) or obstacle(config, Head("none")) or not obstacle(config, Head("replaced")):
+            return model
+        say(f"transformers has no {config.kind} that tells replaced tokens: the encoder goes without its head")
+    assert isinstance(learner, nn.Module)
+    alone = EncoderAlone(config, learner.vocabulary)
+    alone.load_state_dict({name: tensor for name, tensor in learner.state_dict().items() if name.startswith("encoder.")})
+    return model._replace(learner=alone.eval())  # pyright: ignore[reportArgumentType]
 
 
 def _exported(model: Model) -> Exported:
@@ -148,7 +168,7 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
     worst = 0.0
     for number, outputs in enumerate([ours.outputs, ours.second] if ours.second else [ours.outputs]):
         expected, other = outputs(inputs), found[number]
-        if expected.shape == (*inputs.ids.shape, expected.shape[-1]):
+        if expected.shape == (*inputs.ids.shape, expected.shape[-1]) or ours.head == "replaced":
             expected, other = expected[inputs.mask], other[there]
         difference = (expected - other).abs()
         worst = max(worst, float(difference.max()))

@@ -24,7 +24,7 @@ from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.learner import HeadKind
 from encoderkit.models.config import AlbertConfig, longest
-from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, SpansConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
@@ -208,6 +208,8 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
     elif head.kind in ("masked", "pairs"):
         relation = "none" if head.kind == "masked" else "order" if isinstance(found.config, AlbertConfig) else "next"
         part = {"objective": MaskedConfig(pairs=relation).model_dump(mode="json")}
+    elif head.kind == "replaced":
+        part = {"objective": ReplacedConfig(generator=None).model_dump(mode="json")}
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}

@@ -10,13 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+import numpy as np
+
 from encoderkit import files
 from encoderkit.console import progress, say
 from encoderkit.data.labelled import Row
 from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import UsageError
 from encoderkit.inference import (
-    BLANK,
     Account,
     Engine,
     Precision,
@@ -25,10 +26,12 @@ from encoderkit.inference import (
     fill,
     open_model,
     start,
+    suspicions,
     with_blanks,
 )
 from encoderkit.objectives.masked import Masked
 from encoderkit.objectives.permuted import Permuted
+from encoderkit.objectives.replaced import Replaced
 from encoderkit.tasks.task import Task
 from encoderkit.tasks.texts import Tokens, named
 
@@ -66,7 +69,7 @@ def predict(
         files.refuse_existing(out, overwrite)
     engine = start(open_model(step), precision, batch)
     task = engine.model.task
-    predictor = _Blanks(engine, top) if task is None else _Rows(engine, task, top)
+    predictor = _pretrained(engine, top) if task is None else _Rows(engine, task, top)
     header, line = _written(predictor, form)
     rows = _rows(predictor.columns, source, texts, columns)
     total = 0
@@ -185,12 +188,51 @@ class _Blanks:
         return {**named([text]), "predictions": guesses, "truncated": tokens.cut > 0}
 
 
+class _Replacements:
+    """What a discriminator suspects of not being what was there, token by token."""
+
+    columns = ("text",)
+    fields = ()
+
+    def __init__(self, engine: Engine, top: int | None) -> None:
+        self._engine, self._top = engine, top
+
+    def check(self, row: Row) -> None:
+        """Every text can be read."""
+        row.text("text")
+
+    def entries(self, rows: Sequence[Row]) -> tuple[Iterable[dict[str, Any]], list[list[Tokens]]]:
+        """Every token of a text in its order, or the `top` most suspicious ones."""
+        texts = [row.text("text") for row in rows]
+        read = self._engine.tokens([[text] for text in texts])
+        return map(self._flagged, texts, read, suspicions(self._engine, read)), [[tokens] for tokens in read]
+
+    def _flagged(self, text: str, tokens: Tokens, found: np.ndarray) -> dict[str, Any]:
+        tokenizer = self._engine.model.tokenizer
+        ordinary = np.flatnonzero(~np.isin(tokens.ids, (tokenizer.cls, tokenizer.sep)))
+        order = ordinary if self._top is None else ordinary[np.argsort(-found[ordinary], kind="stable")[: self._top]]
+        flags = [
+            {
+                "place": i,
+                "token": tokenizer.token(int(tokens.ids[i])),
+                "replaced": bool(found[i] > 0.5),
+                "score": float(f"{found[i]:.6g}"),
+            }
+            for i in order.tolist()
+        ]
+        return {**named([text]), "predictions": flags, "truncated": tokens.cut > 0}
+
+
+def _pretrained(engine: Engine, top: int | None) -> _Predictor:
+    return _Replacements(engine, top) if isinstance(engine.model.learner, Replaced) else _Blanks(engine, top)
+
+
 def _written(predictor: _Predictor, form: Form) -> tuple[bytes, Callable[[dict[str, Any]], str]]:
     """What stands before all predictions, and how each is written."""
     if form == "jsonl":
         return b"", _json_line
     if not predictor.fields:
-        raise UsageError(f"a pretrained model fills {BLANK} in single texts, as jsonl", fix="--format jsonl")
+        raise UsageError("what a pretrained model says of tokens is written as jsonl", fix="--format jsonl")
 
     def value(entry: dict[str, Any], field: str) -> Any:
         if field.startswith("score:"):

@@ -77,15 +77,18 @@ def go_on_from(learner: Learner, step: Path) -> None:
     """
     files.verify(step)
     assert isinstance(learner, nn.Module)
-    path, kept, fresh = step / "model.safetensors", [], []
+    path, kept, fresh, state = step / "model.safetensors", [], [], learner.state_dict()
     tensors = read_tensors(path)
-    for name, part in learner.named_children():
-        own, given = part.state_dict(), {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
+    for name in dict.fromkeys(full.split(".")[0] for full in state):
+        own, given = ({n: t for n, t in of.items() if n.split(".")[0] == name} for of in (state, tensors))
         fits = {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in given.items()}
-        if fits or name == "encoder":  # of an encoder that does not fit, say why
-            load_weights(part, given, path)
-        if own:
-            (kept if fits else fresh).append(name)
+        if fits:
+            state |= given
+        elif name == "encoder":  # of an encoder that does not fit, say why
+            assert isinstance(learner.encoder, nn.Module)
+            load_weights(learner.encoder, {n.removeprefix("encoder."): t for n, t in given.items()}, path)
+        (kept if fits else fresh).append(name)
+    learner.load_state_dict(state)
     say(f"from {step}: {' and '.join(kept)}" + (f"; with fresh weights: {' and '.join(fresh)}" if fresh else ""))
 
 

@@ -117,13 +117,13 @@ def _spell(annotation: Any) -> str:
         named = (words for unit, words in _UNITS.items() if get_args(unit)[1] in arguments[1:])
         return next(named, None) or _spell(arguments[0])
     if origin in (Union, UnionType):
-        if parts := _parts(annotation):
+        if len(parts := _parts(annotation)) > 1:
             return "{kind: " + " | ".join(map(_kind, parts)) + ", ...}"
         return " or ".join(dict.fromkeys(_spell(member) for member in arguments))
     if origin is Literal:
         return " | ".join(map(str, arguments))
     if origin in (list, tuple):
-        return "list of " + " and ".join(dict.fromkeys(_spell(inner) for inner in arguments))
+        return "list of " + " and ".join(dict.fromkeys(_spell(inner) for inner in arguments if inner is not ...))
     if origin is dict:
         return f"{{{_spell(arguments[0])}: {_spell(arguments[1])}}}"
     return "{...}" if _parts(annotation) else _NAMES[annotation]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from encoderkit.errors import UsageError
 from encoderkit.models.attention import Attention
 from encoderkit.models.config import TransformerConfig
+from encoderkit.models.deberta import DisentangledAttention
 from encoderkit.models.decoder import CausalAttention, CrossAttention
 from encoderkit.models.layers import GatedMlp
 from encoderkit.training.config import MuonConfig, OptimizerConfig
@@ -22,11 +23,8 @@ def depth(name: str, layers: int) -> int:
     """How deep a parameter lies: 0 for embeddings, i + 1 for block i, layers + 1 for all above."""
     if match := re.match(r"encoder\.layers\.(\d+)\.", name):
         return int(match[1]) + 1
-    return (
-        0
-        if re.match(r"encoder\.(tokens|positions|segments|distance_bias|embedding_norm|projection|unknown)\b", name)
-        else layers + 1
-    )
+    below = r"encoder\.(tokens|positions|segments|distance_bias|embedding_norm|projection|unknown|distances|distance_norm)\b"
+    return 0 if re.match(below, name) else layers + 1
 
 
 class Depths(NamedTuple):
@@ -149,7 +147,7 @@ def _fused(learner: nn.Module) -> dict[str, int]:
     """How many matrices a parameter holds, for those that hold more than one."""
     parts = {}
     for path, module in learner.named_modules():
-        if isinstance(module, Attention | CausalAttention):
+        if isinstance(module, Attention | CausalAttention | DisentangledAttention):
             parts[f"{path}.qkv.weight"] = 3
         elif isinstance(module, CrossAttention):
             parts[f"{path}.kv.weight"] = 2

@@ -16,6 +16,8 @@ from encoderkit.learner import Vocabulary
 from encoderkit.models.config import (
     AlbertConfig,
     BertConfig,
+    DebertaConfig,
+    ElectraConfig,
     EncoderConfig,
     EsmcConfig,
     GptConfig,
@@ -24,7 +26,7 @@ from encoderkit.models.config import (
     RobertaConfig,
 )
 from encoderkit.objectives.build import OBJECTIVES
-from encoderkit.objectives.config import CausalConfig, MaskedConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, ReplacedConfig
 from encoderkit.stages.export import TEXTS, compare, run
 from encoderkit.stages.finetune import load_pretrained
 from encoderkit.tasks.classify import Classify
@@ -35,7 +37,7 @@ from encoderkit.training.checkpoint import Description, State, save
 
 pytest.importorskip("transformers")
 
-Goal = ClassifyConfig | MaskedConfig | CausalConfig
+Goal = ClassifyConfig | MaskedConfig | CausalConfig | ReplacedConfig
 LABELS = ["negative", "positive", "很好"]
 SINGLE, PAIR = ClassifyConfig(text="a"), ClassifyConfig(text=["a", "b"], multiple=True)
 MASKED, NEXT, ORDER = MaskedConfig(), MaskedConfig(pairs="next"), MaskedConfig(pairs="order")
@@ -46,6 +48,8 @@ ENCODERS: dict[str, EncoderConfig] = {
     "modernbert": ModernBertConfig(dim=32, layers=3, heads=2, hidden=48, max_length=64, window=8),
     "esmc": EsmcConfig(dim=32, layers=2, heads=2, hidden=48, max_length=64),
     "gpt": GptConfig(dim=32, layers=2, heads=2, max_length=64),
+    "electra": ElectraConfig(dim=32, layers=2, heads=2, embedding_dim=12, max_length=64),
+    "deberta": DebertaConfig(dim=32, layers=2, heads=2, buckets=16, max_length=64),
     "lstm": LstmConfig(dim=8),
 }
 
@@ -91,6 +95,10 @@ def model_at(run_dir: Path, encoder: EncoderConfig, goal: Goal, tokenizer: dict[
         ("esmc", MASKED, "wordpiece"),
         ("gpt", SINGLE.model_copy(update={"pooling": "last"}), "wordpiece"),
         ("gpt", CausalConfig(), "bpe"),
+        ("electra", SINGLE, "wordpiece"),
+        ("electra", MASKED, "unigram"),
+        ("deberta", PAIR, "unigram"),
+        ("deberta", MASKED, "wordpiece"),
     ],
 )
 def test_transformers_loads_it_with_equal_tokens_and_logits(name: str, goal: Goal, kind: TokenizerKind, tmp_path: Path) -> None:
@@ -154,6 +162,32 @@ def test_a_weight_that_differs_is_found(tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(CheckError, match="logits"):
         compare(open_model(step), "AutoModelForSequenceClassification", tmp_path / "out")
+
+
+@pytest.mark.parametrize("sharing", ["embeddings", "gradient_disentangled"])
+@pytest.mark.parametrize("name", ["electra", "deberta"])
+def test_discriminator_and_generator(name: str, sharing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is a checkpoint of its own; a head that transformers has no class for is left out, and that is said."""
+    objective, tokenizer = (
+        ReplacedConfig.model_validate({"sharing": sharing, "generator": {"share": 0.5}}),
+        tokenizer_files("wordpiece"),
+    )
+    step = model_at(tmp_path / "run", ENCODERS[name], objective, tokenizer, length=48)
+    assert open_model(step).learner.head.dense.weight.any()
+    for part, loads_with in (
+        ("model", "AutoModelForPreTraining"),
+        ("encoder", "AutoModel"),
+        ("generator", "AutoModelForMaskedLM"),
+    ):
+        result = run(step, ["hf"], tmp_path / part, part=part)  # type: ignore[arg-type]
+        assert result["parity"]["max_abs_diff"] < 1e-5
+        assert result["loads_with"] == ("AutoModel" if (name, part) == ("deberta", "model") else loads_with)
+    assert ("goes without its head" in capsys.readouterr().err) == (name == "deberta")
+    begun = Classify(SINGLE, ENCODERS[name], open_model(step).learner.vocabulary, 32, LABELS)
+    load_pretrained(begun, step)
+    assert torch.equal(begun.encoder.tokens.weight, open_model(step).learner.encoder.tokens.weight)
+    with pytest.raises(UsageError, match="has a generator"):
+        run(model_at(tmp_path / "other", ENCODERS["bert"], MASKED, tokenizer, 48), ["hf"], tmp_path / "no", part="generator")
 
 
 @pytest.mark.parametrize(

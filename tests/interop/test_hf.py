@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from encoderkit.errors import DataError
-from encoderkit.interop.families import LAYOUTS, obstacle
+from encoderkit.interop.families import LAYOUTS, obstacle, rules
 from encoderkit.interop.hf import export, from_hf, to_hf
 from encoderkit.interop.layout import Head, HeadKind, SpecialIds
 from encoderkit.learner import IGNORE, Vocabulary
-from encoderkit.models.build import build_classification_head, build_encoder, build_vocabulary_head
+from encoderkit.models.build import build_classification_head, build_encoder, build_replaced_head, build_vocabulary_head
 from encoderkit.models.config import (
     AlbertConfig,
     BertConfig,
     CnnConfig,
+    DebertaConfig,
+    ElectraConfig,
     EncoderConfig,
     EsmcConfig,
     GptConfig,
@@ -37,7 +39,9 @@ transformers = pytest.importorskip("transformers")
 VOCABULARY = 67
 IDS = SpecialIds(pad=0, cls=2, sep=3)
 LABELS = ("bad", "good", "很好")
-FAMILIES: dict[str, BertConfig | RobertaConfig | AlbertConfig | ModernBertConfig | EsmcConfig | GptConfig] = {
+FAMILIES: dict[
+    str, BertConfig | RobertaConfig | AlbertConfig | ElectraConfig | ModernBertConfig | EsmcConfig | DebertaConfig | GptConfig
+] = {
     "bert": BertConfig(dim=20, layers=2, heads=4, hidden=33, max_length=40),
     "bert-other": BertConfig(
         dim=18, layers=3, heads=3, max_length=31, activation="relu_squared", bias=False, segments=0, position="sinusoidal"
@@ -57,6 +61,26 @@ FAMILIES: dict[str, BertConfig | RobertaConfig | AlbertConfig | ModernBertConfig
         dim=12, layers=3, heads=1, hidden=20, window=5, global_every=2, bias=True, activation="relu_squared", rotary_base=50.0
     ),
     "modernbert-global": ModernBertConfig(dim=12, layers=2, heads=2, hidden=20, window=None, norm_eps=1e-6),
+    "electra": ElectraConfig(dim=20, layers=2, heads=2, hidden=50, max_length=33, embedding_dim=7, activation="relu"),
+    "electra-other": ElectraConfig(dim=21, layers=2, heads=3, bias=False, segments=0, position="sinusoidal", embedding_dim=30),
+    "electra-wide": ElectraConfig(dim=20, layers=1, heads=4, segments=1),
+    "deberta": DebertaConfig(dim=20, layers=2, heads=2, hidden=33, max_length=40, buckets=8),
+    "deberta-other": DebertaConfig(
+        dim=18,
+        layers=3,
+        heads=3,
+        embedding_dim=7,
+        max_length=30,
+        buckets=None,
+        share_projections=False,
+        distance_norm=False,
+        position="learned",
+        segments=2,
+        activation="relu",
+        terms=("position_to_content", "content_to_position"),
+    ),
+    "deberta-c2p": DebertaConfig(dim=16, layers=2, heads=4, buckets=64, terms=("content_to_position",), share_projections=False),
+    "deberta-p2c": DebertaConfig(dim=16, layers=2, heads=1, max_length=31, buckets=7, terms=("position_to_content",)),
     "esmc": EsmcConfig(dim=24, layers=3, heads=2, hidden=31, max_length=44),
     "gpt": GptConfig(dim=24, layers=3, heads=3, hidden=31, max_length=40),
     "gpt-other": GptConfig(dim=20, layers=2, heads=5, max_length=31, bias=False, activation="relu", norm_eps=1e-4),
@@ -84,6 +108,8 @@ class Ours(nn.Module):
         self.head: Any = nn.Identity()
         if kind in ("masked", "pairs", "causal"):
             self.head = build_vocabulary_head(config, VOCABULARY)
+        if kind == "replaced":
+            self.head = build_replaced_head(config)
         if kind == "pairs":
             self.pairs = nn.ModuleDict({"head": build_classification_head(config, 2, 0.0)})
         if kind == "classify":
@@ -96,7 +122,7 @@ class Ours(nn.Module):
         hidden = self.encoder(inputs)
         if self.kind in ("masked", "pairs", "causal"):
             return self.head(hidden.flatten(0, 1), self.encoder.tokens.weight).view(*hidden.shape[:2], -1)
-        return self.head(pool(pooling, hidden, inputs.mask)) if self.kind == "classify" else hidden
+        return self.head(pool(pooling, hidden, inputs.mask) if self.kind == "classify" else hidden)
 
 
 def batch(segments: int) -> tuple[Inputs, dict[str, Tensor]]:
@@ -199,6 +225,33 @@ def test_classification_logits(name: str, several: bool, tmp_path: Path) -> None
     assert theirs.config.problem_type == ("multi" if several else "single") + "_label_classification"
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith("electra")])
+def test_logits_of_having_been_replaced(name: str, tmp_path: Path) -> None:
+    ours = Ours(FAMILIES[name], "replaced")
+    theirs = load(tmp_path, write(tmp_path, FAMILIES[name], Head("replaced"), ours))
+    inputs, arguments = batch(FAMILIES[name].segments)
+    difference = ours(inputs) - theirs(**arguments).logits
+    assert difference[inputs.mask].abs().max() < 1e-5
+
+
+def test_every_tensor_of_transformers_is_read(tmp_path: Path) -> None:
+    """From random weights of theirs, as an import begins: nothing is left over, hidden states and logits agree."""
+    for name in ("electra", "deberta", "deberta-other"):
+        config = FAMILIES[name]
+        write(tmp_path, config, Head("masked"), Ours(config, "masked"))
+        torch.manual_seed(5)
+        auto = transformers.AutoModelForMaskedLM.from_config(transformers.AutoConfig.from_pretrained(tmp_path)).eval()
+        for parameter in auto.parameters():
+            nn.init.normal_(parameter, std=0.25)
+        ours = Ours(config, "masked")
+        ours.load_state_dict(from_hf(config, "masked", auto.state_dict(), IDS.pad))
+        inputs, arguments = batch(config.segments)
+        assert (ours(inputs) - auto(**arguments).logits)[inputs.mask].abs().max() < 1e-5
+        named = {part for rule in rules(config, "masked", IDS.pad) for part in rule.theirs}
+        tied = {"generator_lm_head.weight", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+        assert auto.state_dict().keys() - named <= tied
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith(("bert", "roberta", "albert"))])
 def test_hidden_states_and_the_masked_loss_of_the_longest_input_padded_on_either_side(
@@ -241,7 +294,7 @@ def test_pretraining_logits_and_loss(name: str, tmp_path: Path) -> None:
     assert float(loss) == pytest.approx(float(found.loss), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["none", "masked", "pairs", "classify"])
+@pytest.mark.parametrize("kind", ["none", "masked", "pairs", "replaced", "classify"])
 @every_family
 def test_from_hf_undoes_to_hf(name: str, kind: HeadKind) -> None:
     config = FAMILIES[name]
@@ -250,8 +303,8 @@ def test_from_hf_undoes_to_hf(name: str, kind: HeadKind) -> None:
         return
     ours = Ours(config, kind).state_dict()
     back = from_hf(config, kind, to_hf(config, kind, ours, IDS.pad), IDS.pad)
-    if config.position == "sinusoidal":
-        assert back.pop("encoder.positions.weight").shape == (config.max_length, config.dim)
+    if getattr(config, "position", None) == "sinusoidal":
+        assert back.pop("encoder.positions.weight").shape == (config.max_length, config.embedding_dim or config.dim)
     assert back.keys() == ours.keys()
     for label, tensor in ours.items():
         torch.testing.assert_close(back[label], tensor, atol=0, rtol=1e-6)

@@ -64,8 +64,49 @@ MODELS = {
     "Bert": {"type_vocab_size": 3, "hidden_act": "gelu_new"},
     "Roberta": {"type_vocab_size": 1},
     "Albert": {"embedding_size": 10, "num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2},
+    "Electra": {"embedding_size": 10},
+    "DebertaV2": {
+        "position_buckets": 8,
+        "relative_attention": True,
+        "pos_att_type": "p2c|c2p",
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    },
     "ModernBert": {"local_attention": 8, "num_hidden_layers": 5},
 }
+
+
+KINDS = {"DebertaV2": "deberta"}
+
+
+@torch.no_grad()
+def test_debertas_head_that_is_not_legacy_and_its_convolution(tmp_path: Path) -> None:
+    theirs = published(tmp_path / "hf", "DebertaV2", **MODELS["DebertaV2"], legacy=False)
+    assert import_model.run(str(tmp_path / "hf"), tmp_path / "ours")["unused"] == []
+    inputs, arguments = batch()
+    found = open_model(tmp_path / "ours").learner.exported().outputs(inputs)  # type: ignore[union-attr]
+    assert (found - theirs(**arguments).logits)[inputs.mask].abs().max() < 1e-5
+    published(tmp_path / "conv", "DebertaV2", **MODELS["DebertaV2"], conv_kernel_size=3)
+    with pytest.raises(DataError, match='conv_kernel_size is "3"'):
+        import_model.run(str(tmp_path / "conv"), tmp_path / "no")
+
+
+@torch.no_grad()
+def test_a_discriminator_flags_tokens(tmp_path: Path) -> None:
+    theirs = published(tmp_path / "hf", "Electra", "ForPreTraining", **MODELS["Electra"])
+    assert import_model.run(str(tmp_path / "hf"), tmp_path / "ours")["head"] == "replaced"
+    predict(tmp_path / "ours", None, [["the film"], ["电影好!!"]], out=tmp_path / "out.jsonl", precision="fp32")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [[flag["token"] for flag in row["predictions"]] for row in rows] == [["the", "film"], ["电", "影", "好", "!", "!"]]
+    for row in rows:
+        ids = open_tokenizer(tmp_path / "ours" / "tokenizer").encode([row["text"]]).ids.tolist()
+        scores = theirs(torch.tensor([[3, *ids, 4]])).logits.sigmoid()[0, 1:-1].tolist()
+        assert [flag["score"] for flag in row["predictions"]] == pytest.approx(scores, abs=1e-5)
+        assert [flag["replaced"] for flag in row["predictions"]] == [score > 0.5 for score in scores]
+    with pytest.raises(UsageError, match="without its generator"):
+        open_model(tmp_path / "ours").learner.collate([], [], None)
+    assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["loads_with"] == "AutoModelForPreTraining"
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -73,7 +114,7 @@ MODELS = {
 def test_masked_models_agree(family: str, tmp_path: Path) -> None:
     theirs = published(tmp_path / "hf", family, **MODELS[family])
     result = import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
-    assert (result["family"], result["head"], result["unused"]) == (family.lower(), "masked", [])
+    assert (result["family"], result["head"], result["unused"]) == (KINDS.get(family, family.lower()), "masked", [])
     model = open_model(tmp_path / "ours")
     assert isinstance(model.learner, Masked)
     inputs, arguments = batch()

@@ -17,9 +17,10 @@ from encoderkit.errors import Interrupted
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import EncoderConfig
 from encoderkit.objectives.causal import Causal
-from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig
 from encoderkit.objectives.masked import Masked
 from encoderkit.objectives.permuted import Permuted
+from encoderkit.objectives.replaced import Replaced
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import pretrain
@@ -29,10 +30,25 @@ from encoderkit.tasks.texts import Tokens
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.loop import Plan
 
-KINDS = ("bert", "roberta", "albert", "modernbert", "esmc", "gpt", "t5", "xlnet", "rnn", "lstm", "gru", "cnn")
-TRANSFORMERS = KINDS[:7]
+KINDS = (
+    "bert",
+    "roberta",
+    "albert",
+    "electra",
+    "modernbert",
+    "esmc",
+    "gpt",
+    "t5",
+    "deberta",
+    "xlnet",
+    "rnn",
+    "lstm",
+    "gru",
+    "cnn",
+)
+TRANSFORMERS = KINDS[:9]
 LEFT_TO_RIGHT: list[tuple[str, dict[str, Any]]] = [
-    *((kind, {"direction": "left_to_right"}) for kind in (*TRANSFORMERS, "cnn")),
+    *((kind, {"direction": "left_to_right"}) for kind in (*KINDS[:8], "cnn")),
     *((kind, {"directions": 1}) for kind in ("rnn", "lstm", "gru")),
 ]
 """What reads in one direction."""
@@ -67,6 +83,13 @@ def permuted(**settings: Any) -> Permuted:
     """A permuted learner with fresh weights, the same each time."""
     torch.manual_seed(1)
     return Permuted(PermutedConfig(**settings), encoder("xlnet"), VOCABULARY, LENGTH)
+
+
+def replaced(kind: str = "bert", more: dict[str, Any] | None = None, **settings: Any) -> Replaced:
+    """A learner of replaced tokens with fresh weights, the same each time; its generator is half as wide."""
+    torch.manual_seed(1)
+    config = ReplacedConfig.model_validate({"rate": 0.3, "generator": {"share": 0.5}} | settings)
+    return Replaced(config, encoder(kind, **(more or {})), VOCABULARY, LENGTH)
 
 
 def classify(kind: str, labels: int = 2, dropout: float = 0.0, **settings: Any) -> Classify:

@@ -122,8 +122,8 @@ def test_eight_sequences_are_memorised_in_permuted_order(settings: dict[str, Any
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_eight_labels_are_memorised(kind: str) -> None:
-    learner = classify(kind)
-    optimizers = build_optimizers(learner, AdamWConfig(lr=5e-3, weight_decay=0.0), torch.float32)
+    learner, lr = classify(kind), 3e-3 if kind == "deberta" else 5e-3  # with more its loss falls to nothing, and jumps
+    optimizers = build_optimizers(learner, AdamWConfig(lr=lr, weight_decay=0.0), torch.float32)
     taken = list(updates(learner, optimizers, examples(8), plan(50, 8, clip=1.0)))
     assert taken[-1].loss < 0.1
     assert evaluate(learner, examples(8), 3, "cpu", "fp32")["accuracy"] == 1
