@@ -225,7 +225,8 @@ def _locate(model: type[Config], loc: KeyPath, data: Any) -> tuple[KeyPath, Any,
     definitions, here, legal = schema.get("$defs", {}), schema, list(schema.get("properties", {}))
     for i, part in enumerate(loc):
         last = i == len(loc) - 1
-        options = [definitions[o["$ref"].split("/")[-1]] for o in here.get("anyOf", []) + here.get("oneOf", []) if "$ref" in o]
+        branches = [inner for o in here.get("anyOf", []) + here.get("oneOf", []) for inner in o.get("oneOf", [o])]
+        options = [definitions[o["$ref"].split("/")[-1]] for o in branches if "$ref" in o]
         tagged = [o for o in options if o.get("properties", {}).get("kind", {}).get("const") == part or o.get("title") == part]
         if tagged:
             here = tagged[0]

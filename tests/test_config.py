@@ -111,11 +111,11 @@ GOLDEN = [
     ),
     (
         GOOD.replace("kind: bert", "kind: bart"),
-        'recipe.yaml:4: model.kind is "bart"\n  fix: did you mean bert? legal here: bert, cnn, ',
+        'recipe.yaml:4: model.kind is "bart"\n  fix: did you mean bert? legal here: albert, bert, cnn, ',
     ),
-    (GOOD.replace("kind: bert, ", ""), "recipe.yaml:4: model has no kind\n  fix: legal here: bert, cnn, "),
+    (GOOD.replace("kind: bert, ", ""), "recipe.yaml:4: model has no kind\n  fix: legal here: albert, bert, cnn, "),
     (GOOD.replace("{kind: adamw, lr: 1e-3}", "{lr: 1}"), "recipe.yaml:6: optimizer has no kind\n  fix: legal here: adamw, muon"),
-    (GOOD.replace("tokenizer: runs/tok\n", ""), "recipe.yaml: tokenizer is missing"),
+    (GOOD.replace("tokenizer: runs/tok\n", ""), "recipe.yaml: model and tokenizer go together"),
     (
         GOOD.replace("dim: 64", "dim: wide"),
         'recipe.yaml:4: model.dim: input should be a valid integer, unable to parse string as an integer, found "wide"',
