@@ -17,9 +17,10 @@ from encoderkit.data.pairs import ROWS
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.learner import Batch, Encoder, Export, Learner, Vocabulary
 from encoderkit.models.build import build_encoder
-from encoderkit.models.config import EncoderConfig
+from encoderkit.models.config import EncoderConfig, StaticConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import Pooling, apart, pool
+from encoderkit.models.static import Static
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.objectives.masked import Masked
@@ -29,6 +30,7 @@ from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.tasks.task import Observed, Task
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of
+from encoderkit.text.ngrams import Spelled
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights, read_tensors
 from encoderkit.training.evaluate import outputs
@@ -154,6 +156,14 @@ def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) 
         )
 
 
+def spell(learner: Learner, tokenizer: Tokenizer) -> None:
+    """Tell word vectors with n-grams how words are written; words that the tokenizer does not know get vectors then."""
+    config = learner.encoder_config
+    if isinstance(config, StaticConfig) and config.ngrams:
+        assert isinstance(learner.encoder, Static)
+        learner.encoder.spelling = Spelled(tokenizer.open_up(), config.ngram_min, config.ngram_max, config.ngrams)
+
+
 def open_model(step: Path) -> Model:
     """The model in a directory (see `preflight.find_step`), after checking that its files are as they were written."""
     files.verify(step)
@@ -162,6 +172,7 @@ def open_model(step: Path) -> Model:
     tokenizer = open_tokenizer(step / "tokenizer")
     check_vocabulary(tokenizer, config, step)
     learner = build_learner(config, labels, step)
+    spell(learner, tokenizer)
     assert isinstance(learner, nn.Module)
     with torch.no_grad():
         load_weights(learner, read_tensors(step / "model.safetensors"), step / "model.safetensors")

@@ -237,6 +237,15 @@ class Pictured(Protocol):
         ...
 
 
+@runtime_checkable
+class Surveying(Protocol):
+    """An objective that must have seen the whole of the training text before its first update."""
+
+    def survey(self, rows: Any) -> Any:
+        """Count what there is in `rows` (a `data.blocks.Rows`); the examples to train on."""
+        ...
+
+
 def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:
     """Rows of different lengths as one (B, width) int64 tensor, filled up with `value`."""
     out = np.full((len(rows), width), value, dtype=np.int64)

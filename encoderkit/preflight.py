@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from encoderkit import files, world
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.models.config import EncoderConfig
+from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, blind
 from encoderkit.tasks.config import TaskConfig
 
@@ -93,11 +94,12 @@ def pretrain(recipe: PretrainRecipe, out: Path, resume: bool, overwrite: bool) -
 
 def pretrain_inputs(recipe: PretrainRecipe) -> list[str]:
     """All that a pretraining recipe names is there, and is of the kind it should be; its token stores."""
+    embeddings(recipe.embeddings)
     tokenizer = recipe.tokenizer
     if recipe.checkpoint is not None:
         step = find_step(recipe.checkpoint)
         check_length(step, recipe.data.length)
-        if reason := recipe.objective.obstacle(encoder_of(step, recipe.dropout)):
+        if reason := misfit(recipe.objective, encoder_of(step, recipe.dropout)):
             raise UsageError(reason, where=recipe.checkpoint)
         tokenizer = str(step / "tokenizer")
     directory(tokenizer or "", "a tokenizer directory", "train-tokenizer")
@@ -122,6 +124,7 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
     data = [path for path in (recipe.data.train, recipe.data.dev, recipe.data.test) if isinstance(path, str)]
     for path in data:
         input_file(path)
+    embeddings(recipe.embeddings)
     if recipe.tokenizer is not None:
         directory(recipe.tokenizer, "a tokenizer directory", "train-tokenizer")
     if recipe.checkpoint is not None:
@@ -131,6 +134,14 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
         if reason := blind(encoder, recipe.task):
             raise UsageError(reason, where=step, fix="--set task.pooling=last")
     return data
+
+
+def embeddings(path: str | None) -> None:
+    """What a recipe begins with is there: a file of word vectors, or a model."""
+    if path is not None and Path(path).is_dir():
+        find_step(path)
+    elif path is not None:
+        input_file(path)
 
 
 def check_length(step: Path, length: int) -> None:
@@ -176,14 +187,14 @@ def evaluated(step: Path, data: Path) -> None:
         )
 
 
-def suite(step: Path, data: list[Path], against: Path | None = None) -> None:
-    """The files of a suite are there, and the model in `step` was pretrained and not fine-tuned."""
+def suite(kind: str, step: Path, data: list[Path], against: Path | None = None) -> None:
+    """The files of a suite are there, and for minimal pairs the model in `step` was pretrained and not fine-tuned."""
     if against is not None:
         raise UsageError("is for labelled rows, not for a suite", where="--against")
     for path in data:
         if not path.is_dir():
             input_file(path)
-    if "task" in _config(step):
+    if kind == "minimal_pairs" and "task" in _config(step):
         raise UsageError(
             "was fine-tuned for a task, and gives sentences no likelihood", where=step, fix="the run it was fine-tuned from"
         )

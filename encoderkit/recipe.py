@@ -10,10 +10,18 @@ from pydantic import Field, model_validator
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, longest, reading
-from encoderkit.objectives.config import ContrastiveConfig, MaskedConfig, ObjectiveConfig
+from encoderkit.objectives.config import ContrastiveConfig, GloveConfig, MaskedConfig, ObjectiveConfig, WordVectorConfig, misfit
 from encoderkit.tasks.config import ClassifyConfig, TaskConfig
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
-from encoderkit.training.config import AdamWConfig, EveryConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from encoderkit.training.config import (
+    AdagradConfig,
+    AdamWConfig,
+    EveryConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SgdConfig,
+    TrainingConfig,
+)
 from encoderkit.units import Every, Share, interval
 
 HeldOut = Annotated[Share | str, Field(union_mode="left_to_right")]
@@ -95,6 +103,17 @@ def _check_patience(training: TrainingConfig, every: EveryConfig, dev: float | s
         raise ValueError("training.patience needs every.evaluate in updates or epochs: by the clock, a run could not be repeated")
 
 
+def _check_word_vectors(
+    objective: WordVectorConfig, data: PretrainData, optimizer: OptimizerConfig, training: TrainingConfig
+) -> None:
+    if isinstance(objective, GloveConfig) and data.dev:
+        raise ValueError("objective glove fits the counts of all of the text: nothing can be held out; set data.dev: null")
+    if not isinstance(optimizer, SgdConfig | AdagradConfig):
+        raise ValueError("word vectors have sparse gradients, which optimizer.kind sgd and adagrad take")
+    if training.compile == "on":
+        raise ValueError("training.compile has nothing to compile in word vectors; set it to off")
+
+
 class PretrainRecipe(Config):
     """Train an encoder on raw text."""
 
@@ -110,6 +129,9 @@ class PretrainRecipe(Config):
     """From random weights."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The encoder's dropout, with `checkpoint`; its own if not given."""
+    embeddings: str | None = None
+    """Word vectors to begin with, for `model`, in place of random embeddings of the pieces that are words: a file of GloVe,
+    word2vec or fastText, or a model. training.freeze: embeddings keeps them."""
     objective: ObjectiveConfig = MaskedConfig()
     optimizer: OptimizerConfig = AdamWConfig(lr=1e-3)
     schedule: ScheduleConfig = ScheduleConfig()
@@ -121,13 +143,17 @@ class PretrainRecipe(Config):
         _check_start(self.checkpoint, self.model, self.tokenizer)
         if self.model is not None:
             _check_length(self.model, self.data.length)
-            if reason := self.objective.obstacle(self.model):
+            if reason := misfit(self.objective, self.model):
                 raise ValueError(reason)
-            if self.training.freeze:
-                raise ValueError("training.freeze needs a checkpoint: without one nothing is trained yet")
+            if self.training.freeze and not (self.embeddings and self.training.freeze == "embeddings"):
+                raise ValueError("training.freeze needs a checkpoint, or `embeddings`: without one nothing is trained yet")
             if self.dropout is not None:
                 raise ValueError("dropout is for a checkpoint; here set model.dropout")
+        elif self.embeddings is not None:
+            raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
         _check_patience(self.training, self.every, self.data.dev)
+        if isinstance(self.objective, WordVectorConfig):
+            _check_word_vectors(self.objective, self.data, self.optimizer, self.training)
         if isinstance(self.objective, ContrastiveConfig) and self.training.batch % self.objective.group:
             raise ValueError(
                 f"training.batch ({self.training.batch}) must be a multiple of objective.group ({self.objective.group}): "
@@ -149,6 +175,8 @@ class FinetuneRecipe(Config):
     """From random weights."""
     tokenizer: str | None = None
     """A tokenizer directory, for `model`."""
+    embeddings: str | None = None
+    """Word vectors to begin with, for `model`: a file of GloVe, word2vec or fastText, or a model. See training.freeze."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The encoder's dropout while fine-tuning; its own if not given."""
     data: LabelledData
@@ -171,6 +199,8 @@ class FinetuneRecipe(Config):
             _check_length(self.model, self.data.length)
             if reason := blind(self.model, self.task):
                 raise ValueError(f"{reason}; task.pooling: last, mean or max")
+        elif self.embeddings is not None:
+            raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
         _check_patience(self.training, self.every, self.data.dev)
         sides = self.task.sides
         if self.data.length < 2 * sides + 1:

@@ -19,7 +19,9 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SRC", help="A directory of transformers, a file of UER-py, or a name on the hub.", show_default=False
+            metavar="SRC",
+            help="A directory of transformers, a file of UER-py or of word vectors, or a name on the hub.",
+            show_default=False,
         ),
     ],
     out: Out,
@@ -50,7 +52,9 @@ def import_(
 def export(
     model: Model,
     out: Out,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf: a directory that transformers loads.")] = "hf",
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="hf: a directory that transformers loads; word2vec, word2vec-text.")
+    ] = "hf",
     part: Annotated[
         Literal["model", "encoder", "generator"],
         typer.Option("--part", help="The encoder without its head; the generator of a model of replaced tokens."),

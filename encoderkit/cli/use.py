@@ -13,7 +13,7 @@ PrecisionOption = Annotated[
 BatchOption = Annotated[
     int | None, typer.Option("--batch", min=1, help="Rows at once; as many as 16,384 tokens if not given.", show_default=False)
 ]
-Suite = Literal["minimal_pairs"]
+Suite = Literal["minimal_pairs", "wordsim", "analogy"]
 Column = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="NAME", help="The column of the text; twice for a pair.", show_default=False),
@@ -31,7 +31,11 @@ def evaluate(
     ],
     suite: Annotated[
         Suite | None,
-        typer.Option("--suite", help="What a pretrained model knows: minimal_pairs (BLiMP's form).", show_default=False),
+        typer.Option(
+            "--suite",
+            help="minimal_pairs (BLiMP's form) of a pretrained model; wordsim or analogy of the words of any.",
+            show_default=False,
+        ),
     ] = None,
     masking: Annotated[
         Literal["token", "within_word"] | None,
@@ -53,7 +57,7 @@ def evaluate(
 
     step = preflight.find_step(model)
     if suite is not None:
-        preflight.suite(step, data, against)
+        preflight.suite(suite, step, data, against)
         from encoderkit.stages import suites
 
         found = suites.evaluate(suite, step, data, precision, batch, masking=masking)

@@ -6,6 +6,7 @@ a histogram of sizes (after Krell et al. 2021, "Efficient Sequence Packing witho
 row are numbered and their positions restart, so that an encoder can keep them apart.
 """
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -91,6 +92,26 @@ class Rows:
         """The share of the places in all rows that hold a token, special ones included."""
         return (self.tokens + self.special * self.pieces) / max(len(self) * self.length, 1)
 
+    def chunks(self, size: int = 1 << 20) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All tokens of all documents, at most about `size` at a time: (n,) ids and (n,) int64 numbers of their documents.
+
+        A document longer than `size` comes in several chunks.
+        """
+        held: list[np.ndarray] = []
+        numbers: list[int] = []
+        room = size
+        for number, (first, end) in enumerate(zip(self._first.tolist(), self._end.tolist(), strict=True)):
+            for start in range(first, end, size):
+                piece = self.store.ids[start : min(start + size, end)]
+                if len(piece) > room and held:
+                    yield _joined(held, numbers)
+                    held, numbers, room = [], [], size
+                held.append(piece)
+                numbers.append(number)
+                room -= len(piece)
+        if held:
+            yield _joined(held, numbers)
+
     def __getitem__(self, row: int) -> Row:
         if not 0 <= row < len(self):
             raise IndexError(row)
@@ -140,6 +161,10 @@ class Rows:
         ids[special] = np.tile(self._special, len(wide))
         starts = (self.store.bits[where >> 3] >> (where & 7) & 1).astype(bool) & ~special
         return Row(ids, documents + 1, positions, starts, special, self._text_before(int(first[0]), before))
+
+
+def _joined(pieces: list[np.ndarray], numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate(pieces), np.repeat(np.array(numbers, np.int64), [len(piece) for piece in pieces])
 
 
 def pack(sizes: np.ndarray, length: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from encoderkit.models.config import (
     ModernBertConfig,
     RnnConfig,
     RobertaConfig,
+    StaticConfig,
     T5Config,
     TransformerConfig,
     XlnetConfig,
@@ -30,10 +31,11 @@ from encoderkit.models.deberta import Deberta
 from encoderkit.models.heads import ClassificationHead, DenseClassificationHead, ReplacedHead, TableHead, VocabularyHead
 from encoderkit.models.layers import INIT_STD
 from encoderkit.models.recurrent import Recurrent
+from encoderkit.models.static import Static
 from encoderkit.models.transformer import Transformer
 from encoderkit.models.xlnet import Xlnet
 
-AnyEncoder = Transformer | Deberta | Xlnet | Recurrent | Convolutional
+AnyEncoder = Transformer | Deberta | Xlnet | Recurrent | Convolutional | Static
 
 ENCODERS: dict[type[Any], type[Any]] = {
     BertConfig: Transformer,
@@ -50,6 +52,7 @@ ENCODERS: dict[type[Any], type[Any]] = {
     LstmConfig: Recurrent,
     GruConfig: Recurrent,
     CnnConfig: Convolutional,
+    StaticConfig: Static,
 }
 
 
@@ -74,6 +77,7 @@ def build_vocabulary_head(config: EncoderConfig, vocab_size: int, dim: int | Non
         scale = INIT_STD if config.init == "fan_in" else 1.0
         width = config.embedding_dim or config.dim
         return VocabularyHead(config.dim, width, vocab_size, activation, config.bias, config.norm_eps, scale)
+    assert not isinstance(config, StaticConfig), "the recipe says so to the user"
     width = config.embedding_dim or config.dim
     if isinstance(config, DebertaConfig):
         return VocabularyHead(config.dim, width, vocab_size, config.activation, bias=True, eps=config.norm_eps)

@@ -99,6 +99,31 @@ class CnnConfig(Config):
         return self
 
 
+class StaticConfig(Config):
+    """Word vectors alone: a token has the same vector wherever it stands (Mikolov et al. 2013; Bojanowski et al. 2017)."""
+
+    kind: Literal["static"] = "static"
+    dim: PositiveInt = 100
+    """Width of the vectors."""
+    ngrams: int = Field(default=0, ge=0)
+    """Rows that the character n-grams of words are hashed to, as fastText does: a word is the mean of its own row and those
+    of its n-grams, and a word that the vocabulary lacks the mean of the latter. 0: no n-grams; fastText has 2,000,000."""
+    ngram_min: PositiveInt = 3
+    """Characters of the shortest n-gram, the marks < and > around a word included."""
+    ngram_max: PositiveInt = 6
+    """Characters of the longest n-gram."""
+    context: Literal["drop", "add"] = "drop"
+    """add: a token's vector as a context is added to that as a word (Pennington et al. 2014, section 4.2)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the vectors, where they are fine-tuned."""
+
+    @model_validator(mode="after")
+    def _ngrams_in_order(self) -> "StaticConfig":
+        if self.ngram_min > self.ngram_max:
+            raise ValueError(f"ngram_min ({self.ngram_min}) is more than ngram_max ({self.ngram_max})")
+        return self
+
+
 EncoderConfig = Annotated[
     BertConfig
     | RobertaConfig
@@ -113,7 +138,8 @@ EncoderConfig = Annotated[
     | RnnConfig
     | LstmConfig
     | GruConfig
-    | CnnConfig,
+    | CnnConfig
+    | StaticConfig,
     Field(discriminator="kind"),
 ]
 
@@ -143,7 +169,7 @@ class DecoderConfig(Config):
     kind: Literal["auto", "plain", "t5"] = "auto"
     """The blocks: layer norms, biases and GELU (plain) or T5's; auto: T5's behind a T5 encoder."""
     layers: Layers | None = None
-    """Number of blocks."""
+    """Number of blocks; behind word vectors, which have none, 1."""
     dim: PositiveInt | None = None
     """Width; where it is that of the encoder's word embeddings, these are shared."""
     heads: PositiveInt | None = None
@@ -170,7 +196,7 @@ class DecoderConfig(Config):
         like = model is not None and self.dim is None and self.heads is None
         settings = {
             "dim": dim,
-            "layers": self.layers or encoder.layers,
+            "layers": self.layers or (1 if isinstance(encoder, StaticConfig) else encoder.layers),
             "heads": heads,
             "head_dim": self.head_dim or (model.head_dim if model and like else None) or (None if model else -(-dim // heads)),
             "hidden": self.hidden or (model.hidden if model and self.dim is None else None),

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from encoderkit.config import Config
-from encoderkit.models.config import DebertaConfig, DecoderConfig, EncoderConfig, TransformerConfig, XlnetConfig, reading
+from encoderkit.models.config import (
+    DebertaConfig,
+    DecoderConfig,
+    EncoderConfig,
+    StaticConfig,
+    TransformerConfig,
+    XlnetConfig,
+    reading,
+)
 from encoderkit.units import Share
 
 
@@ -304,6 +312,88 @@ class PermutedConfig(ObjectiveBase):
         return self.memory
 
 
+class WordVectorConfig(ObjectiveBase):
+    """What the objectives of word vectors have in common."""
+
+    window: PositiveInt = 5
+    """Words on either side that are a word's contexts."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("loss",)
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """They train a table of vectors, and there is nothing else in a static encoder."""
+        if not isinstance(model, StaticConfig):
+            kind = self.model_dump()["kind"]
+            return f"objective {kind} trains word vectors alone; set model.kind: static, or objective.kind: masked"
+        return None
+
+
+class _SampledConfig(WordVectorConfig):
+    """Word vectors by negative sampling."""
+
+    shrink: Literal["dynamic", "full"] = "dynamic"
+    """dynamic: each word's window is drawn from 1 to `window` words, so that near ones count more."""
+    negatives: PositiveInt = 5
+    """Words drawn for each target, that it is told apart from."""
+    subsample: PositiveFloat | None = 1e-3
+    """Words more frequent than this share are dropped at random, the more the more frequent; null: none."""
+    noise_power: float = Field(default=0.75, ge=0)
+    """Negatives are drawn in proportion to frequency to this power."""
+    block: PositiveInt = 16
+    """Neighbouring words that are computed together, and told apart from the same negatives."""
+    draws: PositiveInt = 16
+    """Negatives drawn for a block, weighted so that they count as `negatives` for each target."""
+
+
+class SkipGramConfig(_SampledConfig):
+    """Skip-gram with negative sampling (Mikolov et al. 2013, "Distributed Representations"): a word tells its contexts."""
+
+    kind: Literal["skipgram"] = "skipgram"
+
+
+class CbowConfig(_SampledConfig):
+    """Continuous bag of words (Mikolov et al. 2013, "Efficient Estimation"): the mean of the contexts tells the word."""
+
+    kind: Literal["cbow"] = "cbow"
+
+
+class GloveConfig(WordVectorConfig):
+    """GloVe (Pennington et al. 2014): products of vectors fit the logarithms of how often words are near one another."""
+
+    kind: Literal["glove"] = "glove"
+    window: PositiveInt = 10
+    x_max: PositiveFloat = 100.0
+    """Counts up to this one weigh less than 1."""
+    alpha: float = Field(default=0.75, ge=0)
+    """They weigh (count / x_max) to this power."""
+
+    def obstacle(self, model: EncoderConfig) -> str | None:
+        """Its two tables are symmetric, and have no part for n-grams."""
+        if isinstance(model, StaticConfig) and model.ngrams:
+            return "objective glove has no place for model.ngrams; set it to 0, or objective.kind: skipgram"
+        return super().obstacle(model)
+
+
 ObjectiveConfig = Annotated[
-    MaskedConfig | CausalConfig | PermutedConfig | SpansConfig | ContrastiveConfig | ReplacedConfig, Field(discriminator="kind")
+    MaskedConfig
+    | CausalConfig
+    | PermutedConfig
+    | SpansConfig
+    | ContrastiveConfig
+    | ReplacedConfig
+    | SkipGramConfig
+    | CbowConfig
+    | GloveConfig,
+    Field(discriminator="kind"),
 ]
+
+
+def misfit(objective: ObjectiveConfig, model: EncoderConfig) -> str | None:
+    """Why `objective` cannot train an encoder of this kind, and what fits; None if it can."""
+    if isinstance(model, StaticConfig) and not isinstance(objective, WordVectorConfig):
+        return (
+            f"objective {objective.kind} asks about context, and model.kind static sees none; skipgram, cbow and glove train it"
+        )
+    return objective.obstacle(model)

@@ -19,16 +19,18 @@ from encoderkit.interop.families import obstacle
 from encoderkit.interop.hf import Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
 from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
+from encoderkit.interop.vectors import written
 from encoderkit.learner import Export, pad
 from encoderkit.models.config import AlbertConfig, BertConfig, RobertaConfig, longest
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.preflight import find_step
+from encoderkit.stages.embeddings import listed
 from encoderkit.tasks.texts import assemble
 
 TOLERANCE = 1e-5
 """On logits in fp32, absolute and relative."""
-TARGETS = ("hf",)
+TARGETS = ("hf", "word2vec", "word2vec-text")
 Part = Literal["model", "encoder", "generator"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 
@@ -59,23 +61,28 @@ class Parity(NamedTuple):
 def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False, part: Part = "model") -> dict[str, Any]:
     """Write the model at `model_dir` (a run or a step of it), or a part of it, to `out` for the programs named in `to`.
 
-    Where transformers is installed the result is loaded by it and compared with the original before `out` exists; raises
-    `CheckError` if the two differ.
+    word2vec and word2vec-text are files of the word embeddings alone, of any model. hf is a directory: where transformers is
+    installed it is loaded by it and compared with the original before `out` exists; raises `CheckError` if the two differ.
     """
     for target in to:
         if target not in TARGETS:
             raise UsageError(f"unknown target {shown(target)}", where="--to", fix=f"known: {', '.join(TARGETS)}")
     files.refuse_existing(out, overwrite)
     model = _part(open_model(find_step(model_dir)), part)
-    exported = _exported(model)
+    exported = _exported(model) if "hf" in to else None
+    parts = {} if exported is None else dict(exported.files)
+    vectors = None if set(to) == {"hf"} else listed(model)
+    if vectors is not None:
+        parts |= {f"vectors.{'bin' if form == 'word2vec' else 'txt'}": written(vectors, form) for form in to if form != "hf"}
     with files.staged(out, {"from": str(model.path)}, overwrite) as folder:
-        for name, data in exported.files.items():
+        for name, data in parts.items():
             files.write_new(folder / name, data)
-        parity = _check(model, exported, folder)
+        parity = None if exported is None else _check(model, exported, folder)
     return {
         "out": str(out),
-        "files": sorted(exported.files),
-        "loads_with": exported.auto_class,
+        "files": sorted(parts),
+        **({} if vectors is None else {"words": len(vectors.words), "dim": vectors.table.shape[1]}),
+        "loads_with": None if exported is None else exported.auto_class,
         "parity": None if parity is None else parity._asdict(),
     }
 

@@ -15,13 +15,14 @@ from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.errors import DataError, UsageError
-from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, vocabulary_of
+from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, vocabulary_of
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import AlbertConfig, BertConfig, DecoderConfig, EncoderConfig, ModernBertConfig, TransformerConfig
 from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
+from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
@@ -64,6 +65,9 @@ def prepare(recipe: FinetuneRecipe) -> Material:
     encoder = _encoder(recipe, step)
     _check_segments(encoder, tokenizer)
     learner: Task = TASKS[type(recipe.task)](_task(recipe, step), encoder, vocabulary, recipe.data.length, labels)
+    spell(learner, tokenizer)
+    if recipe.embeddings is not None:
+        begin_with(learner, tokenizer, recipe.embeddings)
     parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     for name, examples in parts.items():
         _report(name, examples, recipe.data.length)
@@ -71,6 +75,8 @@ def prepare(recipe: FinetuneRecipe) -> Material:
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
     if isinstance(recipe.data.dev, str):
         inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
+    if recipe.embeddings is not None:
+        inputs["embeddings"] = embeddings_hash(recipe.embeddings)
     if step is not None:
         inputs["checkpoint"] = files.sha256(step / "model.safetensors")
         load_pretrained(learner, step)

@@ -21,10 +21,12 @@ from encoderkit.interop.families import Recognised, recognise
 from encoderkit.interop.hf import from_hf
 from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
+from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.learner import HeadKind
 from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
+from encoderkit.stages.import_vectors import import_vectors
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
@@ -54,12 +56,15 @@ def run(
     vocabulary: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the checkpoint at `source` (a directory, a file of UER-py, a name on the hub) to `out`; the JSON of the command.
+    """Write the checkpoint at `source` to `out`; the JSON of the command.
 
-    `config` and `vocabulary` are UER-py's files, which lie elsewhere. Raises `DataError` for what cannot be held here; no
-    tensor is made up, and each that is not used is named.
+    `source` is a directory, a file of UER-py or of word vectors, or a name on the hub. `config` and `vocabulary` are
+    UER-py's files, which lie elsewhere. Raises `DataError` for what cannot be held here; no tensor is made up, and each
+    that is not used is named.
     """
     files.refuse_existing(out, overwrite)
+    if Path(source).is_file() and is_vectors(Path(source)):
+        return import_vectors(Path(source), out, overwrite=overwrite)
     found = _found(source, trust_pickle, config, vocabulary)
     try:
         recognised = recognise(found.described)

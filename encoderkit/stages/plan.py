@@ -12,6 +12,7 @@ from encoderkit.config import Config
 from encoderkit.console import duration, say, table
 from encoderkit.errors import UsageError
 from encoderkit.learner import Learner
+from encoderkit.models.config import StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
@@ -113,6 +114,8 @@ def _bytes(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> int:
 def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: float) -> list[dict[str, Any]]:
     """How far each size would come within the budget, from the smallest to the first that sees too little text."""
     assert recipe.model is not None
+    if isinstance(recipe.model, StaticConfig):
+        raise UsageError("--budget compares sizes of layers, and word vectors have none", fix="leave --budget out")
     found: list[dict[str, Any]] = []
     length = [f"training.budget={budget:g}s", *(f"training.{key}=null" for key in _LENGTHS)]
     own = (recipe.model.layers, recipe.model.dim)

@@ -13,11 +13,12 @@ from encoderkit.data.blocks import Rows
 from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError
-from encoderkit.inference import check_vocabulary, read_config, vocabulary_of
-from encoderkit.learner import Learner, Measured, group_of
+from encoderkit.inference import check_vocabulary, read_config, spell, vocabulary_of
+from encoderkit.learner import Learner, Measured, Surveying, group_of
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.preflight import encoder_of, find_step
 from encoderkit.recipe import PretrainRecipe
+from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.session import Material, outcome, run, session
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
@@ -56,6 +57,9 @@ def prepare(recipe: PretrainRecipe) -> Material:
     torch.manual_seed(recipe.seed)
     encoder = recipe.model if step is None else encoder_of(step, recipe.dropout)
     learner: Learner = OBJECTIVES[type(recipe.objective)](recipe.objective, encoder, vocabulary_of(tokenizer), recipe.data.length)
+    spell(learner, tokenizer)
+    if recipe.embeddings is not None:
+        begin_with(learner, tokenizer, recipe.embeddings)
     held = _open(recipe.data.dev, tokenizer) if isinstance(recipe.data.dev, str) else store
     measure(learner, held)
     train, dev, inputs = _data(recipe, store, held, tokenizer, learner.encoder.packs)
@@ -64,7 +68,9 @@ def prepare(recipe: PretrainRecipe) -> Material:
         go_on_from(learner, step)
     say(f"{len(train):,} rows of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
     one_shape = learner.encoder.packs and group_of(learner) == 1  # a group has as many texts as its rows happen to hold
-    parts = Material(learner, train, dev, None, tokenizer, None, recipe.data.length, inputs, one_shape)
+    surveyed = isinstance(learner, Surveying)
+    source = learner.survey(train) if surveyed else train
+    parts = Material(learner, source, dev, None, tokenizer, None, recipe.data.length, inputs, one_shape and not surveyed)
     assert isinstance(learner, nn.Module)
     say(f"{sum(p.numel() for p in learner.parameters()):,} parameters")
     return parts
@@ -114,6 +120,8 @@ def _data(
 ) -> tuple[Rows, Evenly | None, dict[str, str]]:
     """Training rows, held-out rows, and the fingerprints of what they come from."""
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": store.meta.fingerprint}
+    if recipe.embeddings is not None:
+        inputs["embeddings"] = embeddings_hash(recipe.embeddings)
 
     def rows(of: TokenStore, documents: np.ndarray | None = None) -> Rows:
         summary, before = vocabulary_of(tokenizer).summary, recipe.objective.before

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from encoderkit.inference import Engine, Precision, open_model, start
-from encoderkit.stages import minimal_pairs
+from encoderkit.stages import minimal_pairs, word_suites
 
-SUITES: dict[str, Callable[..., dict[str, Any]]] = {"minimal_pairs": minimal_pairs.evaluate}
+SUITES: dict[str, Callable[..., dict[str, Any]]] = {
+    "minimal_pairs": minimal_pairs.evaluate,
+    "wordsim": word_suites.wordsim,
+    "analogy": word_suites.analogy,
+}
 """An engine, the files and the suite's own settings to the figures."""
-TOLD: dict[str, Callable[[dict[str, Any]], str]] = {"minimal_pairs": minimal_pairs.describe}
+TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
+    "minimal_pairs": minimal_pairs.describe,
+    "wordsim": word_suites.describe,
+    "analogy": word_suites.describe,
+}
 """The figures for a person."""
 
 

@@ -9,7 +9,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from encoderkit.errors import DataError, MissingDependency
+from encoderkit.text.alphabet import is_han
 from encoderkit.text.panics import panics_explained
+from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
 
 KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
@@ -136,3 +138,20 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise DataError("not text in UTF-8", where=path) from None
+
+
+def word_files(words: list[str]) -> tuple[dict[str, bytes], list[str]]:
+    """A tokenizer of whole words for a file of word vectors, and its pieces after the five special ones.
+
+    Text is split at spaces and punctuation; it is folded to lower case where no word of the file has a capital, and a run of
+    Chinese characters is one word where any word of the file has several: such text has to come with spaces between words.
+    """
+    kept = [word for word in words if word not in SPECIAL]
+    han = any(sum(is_han(ord(c)) for c in word) > 1 for word in kept)
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *kept])}, unk_token=UNK))
+    lower = all(word == word.lower() for word in kept)
+    tokenizer.normalizer = normalizers.BertNormalizer(True, not han, False, lower)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing((SEP, SPECIAL.index(SEP)), (CLS, SPECIAL.index(CLS)))
+    names = {"unk_token": UNK, "sep_token": SEP, "pad_token": PAD, "cls_token": CLS, "mask_token": MASK}
+    return _files(tokenizer, names) | {"encoderkit.json": b'{"kind": "word"}'}, kept

@@ -13,12 +13,13 @@ from tokenizers import Tokenizer as Engine
 
 from encoderkit import files
 from encoderkit.errors import DataError
+from encoderkit.text.opened import OpenWords
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.quick import Quick, quick_engine
 from encoderkit.text.segment import Segmenter, token_starts
 from encoderkit.text.special import SpecialIds
 from encoderkit.text.template import template_of
-from encoderkit.text.words import spelling, word_starts, word_tables
+from encoderkit.text.words import as_word, spelling, word_starts, word_tables
 
 MAX_BYTES = 64 * 2**20
 """A tokenizer.json is not larger; what is, is something else."""
@@ -83,6 +84,7 @@ class Tokenizer:
     def __init__(self, content: Mapping[str, bytes], where: str | Path = "tokenizer") -> None:
         self._content, self._where = dict(content), where
         self._quick: Quick | None = None
+        self._opened: OpenWords | None = None
         description = _json(content, "tokenizer.json", where)
         if not isinstance(description.get("model"), dict):
             raise DataError("tokenizer.json has no model; is it a file of the tokenizers library?", where=where)
@@ -137,6 +139,8 @@ class Tokenizer:
             ids, offsets = self._quick.encode(texts) if self._quick else self._laid(texts)
         ids = ids.astype(self.dtype, copy=False)
         starts = word_starts(ids, offsets, self._tables) if len(ids) else np.zeros(0, bool)
+        if self._opened is not None:
+            ids = self._opened.name(self._engine, texts, ids, offsets)
         return Encoded(ids, starts, offsets, int(np.count_nonzero(ids == self.unk)))
 
     def spans(self, texts: Sequence[str]) -> Spans:
@@ -151,6 +155,24 @@ class Tokenizer:
         ids = np.fromiter(chain.from_iterable(ids for ids, _ in lists), self.dtype, offsets[-1])
         pairs = chain.from_iterable(chain.from_iterable(spans for _, spans in lists))
         return Spans(ids, offsets, np.fromiter(pairs, np.int64, 2 * offsets[-1]).reshape(-1, 2))
+
+    def open_up(self) -> list[str | None]:
+        """From now on unknown words get ids beyond the vocabulary. The word of each id, None for special ones; it grows."""
+        if self._opened is None:
+            special = set(self.special)
+            words = [None if i in special else self.token(i) for i in range(self.vocab_size)]
+            self._opened = OpenWords(words, self.unk)
+        return self._opened.words
+
+    def pieces_as_words(self) -> list[str | None]:
+        """Of each id the word that it is; None for special tokens and for pieces that continue a word."""
+        style = spelling(_json(self._content, "tokenizer.json", self._where))
+        special = set(self.special)
+        return [None if i in special else as_word(self.token(i), style) for i in range(self.vocab_size)]
+
+    def find(self, piece: str) -> int | None:
+        """The id of a piece, None if the vocabulary has none that is written so."""
+        return self._engine.token_to_id(piece)
 
     def quicken(self, sample: Sequence[str], parallel: bool = True) -> str | None:
         """Encode with a much faster library from now on, if one is there that gives the same ids for `sample`; its name."""

@@ -84,6 +84,20 @@ def word_tables(pieces: list[str], special: set[int], style: Spelling) -> WordTa
     return WordTables(first, last, tail, heads, only_head, bool(tail.any()))
 
 
+def as_word(piece: str, style: Spelling) -> str | None:
+    """The word that a piece is where it stands alone; None for one that continues a word, or is a part of a character."""
+    if style.whole:
+        return piece
+    if style.inside:
+        return None if piece.startswith(style.inside) else piece
+    head, text, rest = _taken_apart(_bytes(piece, style))
+    if head or rest or (style.ending and not piece.endswith(style.ending)):
+        return None
+    if text.startswith(" ") or style.ending:
+        return text.removeprefix(" ") or None
+    return text if text and word_class(text[0]) == OWN else None
+
+
 def _byte_alphabet() -> dict[str, int]:
     """GPT-2's letters for bytes: printable ones stand for themselves, the others are moved to U+0100 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -15,25 +15,30 @@ class _StepConfig(Config):
 
     lr: PositiveFloat
     """The highest learning rate; muon: of the matrices, whose updates are orthogonal, so it is not that of AdamW."""
-    betas: tuple[Decay, Decay] = (0.9, 0.98)
-    """AdamW: decay of the averages of the gradient and of its square."""
-    eps: PositiveFloat = 1e-8
-    """AdamW: added to the root of the second average."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Decay of matrices, times the learning rate; norms and biases have none."""
     clip: PositiveFloat | None = 1.0
     """The largest norm of the gradient; longer ones are scaled down."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each layer's learning rate is this times that of the layer above it (Clark et al. 2020)."""
 
 
-class AdamWConfig(_StepConfig):
+class _AdamConfig(_StepConfig):
+    """What AdamW has, and Muon for what AdamW moves."""
+
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    """AdamW: decay of the averages of the gradient and of its square."""
+    eps: PositiveFloat = 1e-8
+    """AdamW: added to the root of the second average."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decay of matrices, times the learning rate; norms and biases have none."""
+
+
+class AdamWConfig(_AdamConfig):
     """AdamW (Loshchilov and Hutter 2019), with bias correction."""
 
     kind: Literal["adamw"] = "adamw"
 
 
-class MuonConfig(_StepConfig):
+class MuonConfig(_AdamConfig):
     """Muon (Jordan et al. 2024) for the matrices inside the encoder's layers, AdamW for everything else."""
 
     kind: Literal["muon"] = "muon"
@@ -43,7 +48,30 @@ class MuonConfig(_StepConfig):
     """Decay of the average of the gradient (Nesterov's)."""
 
 
-OptimizerConfig = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]
+class SgdConfig(_StepConfig):
+    """Stochastic gradient descent without momentum, as word2vec's: lr is that of one target, gradients are summed."""
+
+    kind: Literal["sgd"] = "sgd"
+    clip: PositiveFloat | None = None
+    """The largest norm of the gradient (of its mean over targets); longer ones are scaled down."""
+    row_clip: PositiveFloat | None = 32.0
+    """The largest norm of the gradient of a row of a matrix, summed over the targets of an update; null: any. Frequent words
+    would overshoot without it."""
+
+
+class AdagradConfig(_StepConfig):
+    """AdaGrad (Duchi et al. 2011): the more a number has moved, the less it moves. For word vectors: rare words learn too."""
+
+    kind: Literal["adagrad"] = "adagrad"
+    clip: PositiveFloat | None = None
+    """The largest norm of the gradient; its scale is of no account here, so there is little to clip."""
+    eps: PositiveFloat = 1e-10
+    """Added to the root of the sum of squares."""
+    initial: float = Field(default=0.0, ge=0)
+    """The sum of squares before the first update; gradients are summed over the targets of an update. GloVe's code has 1."""
+
+
+OptimizerConfig = Annotated[AdamWConfig | MuonConfig | SgdConfig | AdagradConfig, Field(discriminator="kind")]
 
 
 class ScheduleConfig(Config):

@@ -94,7 +94,9 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Each parameter's gradient becomes the sum over all processes; one message for all of them."""
     if world.size() == 1:
         return
-    gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    # What is sparse in one process may be empty in another: rows are added up as whole tables.
+    held = [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
+    gradients: list[Tensor] = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, held, strict=True)]
     joint = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(joint)
     for parameter, part in zip(parameters, joint.split([p.numel() for p in parameters]), strict=True):

@@ -21,6 +21,7 @@ from encoderkit.learner import Batch, Coupled, Learner, group_of
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.distributed import add_gradients, everyone, total
 from encoderkit.training.machine import DTYPES
+from encoderkit.training.rowwise import clip_gradients
 from encoderkit.training.schedule import factor
 
 FIXED = {"cpu": 512, "cuda": 16_384}
@@ -151,12 +152,14 @@ def updates(
                 batches = _batches(learner, source, plan, n)
                 coming = reader.submit(_batches, learner, source, plan, min(n + 1, plan.updates - 1))
             add_gradients(parameters)
-            norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip if plan.clip is not None else float("inf")))
+            norm = clip_gradients(parameters, plan.clip)
             losses = {term: s / counts[term] for term, s in zip(sums, total(list(sums.values())), strict=True)}
             loss = sum(learner.weights[term] * losses[term] for term in losses)
             if not (_finite(loss) and _finite(norm)):
                 raise _diverged(plan, n, loss, norm, len(source))
             for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["targets"] = sum(counts.values())
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)

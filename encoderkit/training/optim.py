@@ -16,15 +16,16 @@ from encoderkit.models.config import TransformerConfig
 from encoderkit.models.deberta import DisentangledAttention
 from encoderkit.models.decoder import CausalAttention, CrossAttention
 from encoderkit.models.layers import GatedMlp
-from encoderkit.training.config import MuonConfig, OptimizerConfig
+from encoderkit.training.config import AdagradConfig, MuonConfig, OptimizerConfig, SgdConfig
+from encoderkit.training.rowwise import Adagrad, Sgd
 
 
 def depth(name: str, layers: int) -> int:
     """How deep a parameter lies: 0 for embeddings, i + 1 for block i, layers + 1 for all above."""
     if match := re.match(r"encoder\.layers\.(\d+)\.", name):
         return int(match[1]) + 1
-    below = r"encoder\.(tokens|positions|segments|distance_bias|embedding_norm|projection|unknown|distances|distance_norm)\b"
-    return 0 if re.match(below, name) else layers + 1
+    embeddings = "tokens|ngrams|contexts|positions|segments|distance_bias|embedding_norm|projection|unknown"
+    return 0 if re.match(rf"encoder\.({embeddings}|distances|distance_norm)\b", name) else layers + 1
 
 
 class Depths(NamedTuple):
@@ -82,6 +83,7 @@ def build_optimizers(learner: nn.Module, config: OptimizerConfig, dtype: torch.d
     for name, p in named:
         groups.setdefault((name in hidden, p.ndim >= 2, levels[name]), []).append((name, p))
     adamw_lr = config.adamw_lr if isinstance(config, MuonConfig) else config.lr
+    decay = 0.0 if isinstance(config, SgdConfig | AdagradConfig) else config.weight_decay
 
     def settings(muon: bool) -> list[dict]:
         return [
@@ -90,14 +92,18 @@ def build_optimizers(learner: nn.Module, config: OptimizerConfig, dtype: torch.d
                 "names": [name for name, _ in members],
                 "lr_peak": (config.lr if muon else adamw_lr) * config.layer_decay ** (layers + 1 - level),
                 "lr": 0.0,
-                "weight_decay": config.weight_decay if matrix else 0.0,
+                "weight_decay": decay if matrix else 0.0,
             }
             for (is_muon, matrix, level), members in groups.items()
             if is_muon == muon
         ]
 
     optimizers: list[torch.optim.Optimizer] = []
-    if rest := settings(muon=False):
+    if isinstance(config, AdagradConfig):
+        optimizers.append(Adagrad(settings(muon=False), config.eps, config.initial))
+    elif isinstance(config, SgdConfig):
+        optimizers.append(Sgd(settings(muon=False), config.row_clip))
+    elif rest := settings(muon=False):
         optimizers.append(torch.optim.AdamW(rest, lr=adamw_lr, betas=config.betas, eps=config.eps, fused=True))
     if matrices := settings(muon=True):
         assert isinstance(config, MuonConfig)

@@ -1,0 +1,76 @@
+"""How often words stand near one another: the counts that GloVe fits, weighted by 1 / distance.
+
+Pennington et al. 2014, section 4.2. Counts are sparse matrices, added up in the way of a counter in base two, so that each
+is copied a few times only however long the text is. Memory is that of the pairs that occur.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+
+def cooccurrences(chunks: Iterable[tuple[np.ndarray, np.ndarray]], size: int, window: int, skip: np.ndarray) -> sparse.csr_matrix:
+    """(size, size) symmetric: of each pair of ids the sum of 1 / distance over all places where it is at most `window` apart.
+
+    `chunks` are of (n,) ids and (n,) numbers of their documents, which are kept apart; ids in `skip` are left out, and do
+    not count in distances.
+    """
+    known = np.ones(size, bool)
+    known[skip] = False
+    sums: list[sparse.csr_matrix | None] = []
+    for ids, documents in chunks:
+        kept = known[ids]
+        carried = _counted(ids[kept].astype(np.int32), documents[kept], size, window)
+        for level, other in enumerate(sums):
+            if other is None:
+                sums[level] = carried
+                break
+            sums[level], carried = None, carried + other
+        else:
+            sums.append(carried)
+    total = sparse.csr_matrix((size, size), dtype=np.float64)
+    for part in sums:
+        total = total if part is None else total + part
+    return total + total.T.tocsr()
+
+
+def _counted(ids: np.ndarray, documents: np.ndarray, size: int, window: int) -> sparse.csr_matrix:
+    """One direction: the earlier word is the row."""
+    total = sparse.csr_matrix((size, size), dtype=np.float64)
+    for distance in range(1, window + 1):
+        same = documents[distance:] == documents[:-distance]
+        left, right = ids[:-distance][same], ids[distance:][same]
+        total = total + sparse.csr_matrix((np.full(len(left), 1 / distance), (left, right)), (size, size))
+    return total
+
+
+class Portion(NamedTuple):
+    """Some of the counts."""
+
+    ids: np.ndarray
+    """(n,) int32: the words."""
+    others: np.ndarray
+    """(n,) int32: their contexts."""
+    counts: np.ndarray
+    """(n,) float32: how often, by 1 / distance."""
+
+
+class Cells:
+    """The counts that are not zero, in portions of `size`, in an order drawn once."""
+
+    def __init__(self, counts: sparse.csr_matrix, size: int) -> None:
+        coo = counts.tocoo()
+        order = np.random.default_rng(len(coo.data)).permutation(len(coo.data))
+        self.rows, self.columns = coo.row[order].astype(np.int32), coo.col[order].astype(np.int32)
+        self.counts, self._size = coo.data[order].astype(np.float32), size
+
+    def __len__(self) -> int:
+        return -(-len(self.counts) // self._size)
+
+    def __getitem__(self, index: int) -> Portion:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        here = slice(index * self._size, (index + 1) * self._size)
+        return Portion(self.rows[here], self.columns[here], self.counts[here])

@@ -1,0 +1,180 @@
+"""Word similarity and analogies, with the word embeddings of any model: static ones, or the mean of those of sub-words.
+
+Similarity: Spearman's rank correlation of people's scores and cosines (Finkelstein et al. 2002, WordSim-353). Analogy:
+"a is to b as c is to ...?", answered by the word whose vector is nearest to b - a + c of unit vectors (Mikolov et al. 2013,
+"Linguistic Regularities", 3CosAdd), the three of the question left out.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from encoderkit.console import table
+from encoderkit.data.streams import Source, blocks, texts
+from encoderkit.errors import DataError, UsageError, shown
+from encoderkit.inference import Engine, Model
+from encoderkit.learner import Masking
+from encoderkit.stages.embeddings import look_up, table_rows
+
+_AT_ONCE = 512  # questions, whose scores against all words are one product
+
+
+class Pair(NamedTuple):
+    """Two words and how alike people find them."""
+
+    first: str
+    second: str
+    score: float
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Pairs in any form that such sets come in: tab, comma or spaces between, a header or none, more columns or none.
+
+    The score is the first number after the two words. Raises `DataError` with the line for one that has none, but the first.
+    """
+    pairs = []
+    for number, line in _lines(path):
+        fields = [field.strip() for field in re.split(r"\t" if "\t" in line else "," if "," in line else r"\s+", line.strip())]
+        scores = [value for field in fields[2:] if (value := _number(field)) is not None]
+        if not scores:
+            if pairs or number > 1:
+                message = f"expected two words and a score, found {shown(line, 60)}"
+                raise DataError(message, where=f"{path}:{number}")
+            continue
+        pairs.append(Pair(fields[0], fields[1], scores[0]))
+    if len(pairs) < 2:
+        raise DataError("holds no two pairs of words with a score", where=path)
+    return pairs
+
+
+def wordsim(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> dict[str, Any]:
+    """Spearman's correlation over the pairs of a file of which both words have vectors; of several files their mean too."""
+    found = {path.stem: _similarity(engine.model, path) for path in _files(data, masking)}
+    mean = float(np.mean([part["spearman"] for part in found.values()]))
+    pairs, covered = (sum(part[name] for part in found.values()) for name in ("pairs", "covered"))
+    return {"rows": pairs, "covered": covered, "metrics": {"spearman": mean}, "sections": found}
+
+
+def _similarity(model: Model, path: Path) -> dict[str, Any]:
+    pairs = read_pairs(path)
+    first, second = (look_up(model, words) for words in ([p.first for p in pairs], [p.second for p in pairs]))
+    covered = np.array([bool(a) and bool(b) for a, b in zip(first.ids, second.ids, strict=True)])
+    if covered.sum() < 2:
+        raise DataError("the model has vectors for both words of fewer than two pairs", where=path)
+    cosines = (_unit(first.vectors) * _unit(second.vectors)).sum(1)[covered]
+    scores = np.array([pair.score for pair in pairs])[covered]
+    return {"pairs": len(pairs), "covered": int(covered.sum()), "spearman": float(np.asarray(spearmanr(scores, cosines))[0])}
+
+
+def read_questions(path: Path) -> dict[str, list[list[str]]]:
+    """The questions of each section: four words a line, a line with `: name` before each section."""
+    sections: dict[str, list[list[str]]] = {}
+    name = ""
+    for number, line in _lines(path):
+        fields = line.split()
+        if fields[0].startswith(":"):
+            name = line.removeprefix(":").strip()
+        elif len(fields) == 4:
+            sections.setdefault(name, []).append(fields)
+        else:
+            raise DataError(f"expected four words, found {shown(line, 60)}", where=f"{path}:{number}")
+    if not sections:
+        raise DataError("holds no questions", where=path)
+    return sections
+
+
+def analogy(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> dict[str, Any]:
+    """The share of questions that are answered right, of those whose four words have vectors; by section as well.
+
+    Answers are looked for among the whole words of the vocabulary and all words of the file. What is spelled by the same
+    tokens is the same word, so that Athens is right where the model knows athens.
+    """
+    model, sections = engine.model, dict[str, list[list[str]]]()
+    for path in _files(data, masking):
+        for name, questions in read_questions(path).items():
+            sections.setdefault(name, []).extend(questions)
+    names = sorted({word for questions in sections.values() for question in questions for word in question})
+    asked = look_up(model, names)
+    whole = [i for i, word in enumerate(model.tokenizer.pieces_as_words()) if word is not None]
+    rows = table_rows(model.learner, np.array(whole, np.int64))
+    number: dict[tuple[int, ...], int] = {(id,): i for i, id in enumerate(whole)}
+    more = []
+    for ids, vector in zip(asked.ids, asked.vectors, strict=True):
+        if ids and ids not in number:
+            number[ids] = len(number)
+            more.append(vector)
+    unit = _unit(np.concatenate([rows, np.stack(more)]) if more else rows)
+    known = {name: number[ids] for name, ids in zip(names, asked.ids, strict=True) if ids}
+    found = {name: _answered([[known[word] for word in q] for q in questions if all(word in known for word in q)], unit)
+             for name, questions in sections.items()}  # fmt: skip
+    total, right = sum(len(answers) for answers in found.values()), sum(int(answers.sum()) for answers in found.values())
+    if not total:
+        raise DataError("the model has vectors for all four words of no question", where=data[0])
+    return {
+        "rows": sum(map(len, sections.values())),
+        "covered": total,
+        "metrics": {"accuracy": right / total},
+        "sections": {
+            name: {
+                "questions": len(sections[name]),
+                "covered": len(answers),
+                "accuracy": float(answers.mean()) if len(answers) else None,
+            }
+            for name, answers in found.items()
+        },
+    }
+
+
+def _answered(questions: list[list[int]], unit: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether the nearest row of `unit` is the fourth of each question."""
+    right = np.zeros(len(questions), bool)
+    for start in range(0, len(questions), _AT_ONCE):
+        a, b, c, d = np.array(questions[start : start + _AT_ONCE]).T
+        scores = _unit(unit[b] - unit[a] + unit[c]) @ unit.T
+        for given in (a, b, c):
+            scores[np.arange(len(scores)), given] = -np.inf
+        right[start : start + len(d)] = scores.argmax(1) == d
+    return right
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A line for the whole, and one for each file or section."""
+    [(metric, value)] = result["metrics"].items()
+    asked = "pairs" if result["suite"] == "wordsim" else "questions"
+    rows = [["", metric, asked, "of them covered"], ["all", f"{value:.4f}", f"{result['rows']:,}", f"{result['covered']:,}"]]
+    for name, part in result["sections"].items():
+        shown_value = "" if part[metric] is None else f"{part[metric]:.4f}"
+        rows.append([name, shown_value, f"{part[asked]:,}", f"{part['covered']:,}"])
+    return table(rows)
+
+
+def _files(data: Sequence[Path], masking: Masking | None) -> Sequence[Path]:
+    if masking is not None:
+        raise UsageError("is for --suite minimal_pairs", where="--masking")
+    for path in data:
+        if path.is_dir():
+            raise UsageError("is a directory; a file of words is expected", where=path)
+    return data
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    source = Source(path, "txt", "")
+    content = "".join(texts(source, "auto", blocks(source)))
+    for number, line in enumerate(content.split("\n"), 1):
+        if line.strip() and not line.startswith("#"):
+            yield number, line.strip()
+
+
+def _number(field: str) -> float | None:
+    try:
+        return float(field)
+    except ValueError:
+        return None

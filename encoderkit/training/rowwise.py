@@ -1,0 +1,96 @@
+"""Optimizers for tables of which an update touches few rows, and the norm of gradients some of which are such tables'.
+
+Their gradients are sums over the targets of an update, as word2vec's and GloVe's code has them, not means: the learning
+rate is that of one target, whatever the size of the update. The loop says in each group how many targets there were.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class _Rowwise(torch.optim.Optimizer):
+    """One update of everything that has a gradient; of a sparse one only its rows are touched."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update."""
+        assert closure is None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    gradient = p.grad.coalesce()
+                    rows, values = gradient.indices()[0], gradient.values()
+                else:
+                    rows, values = None, p.grad
+                change = self.change(p, rows, values, group)
+                if rows is None:
+                    p.sub_(change)
+                else:
+                    p.index_add_(0, rows, change, alpha=-1)
+
+    def change(self, p: Tensor, rows: Tensor | None, gradient: Tensor, group: dict) -> Tensor:
+        """What is taken from `p`, or from its `rows`; `gradient`, a mean over targets, may be overwritten."""
+        raise NotImplementedError
+
+
+class Sgd(_Rowwise):
+    """Plain stochastic gradient descent, as word2vec's; a row whose gradient is longer than `row_clip` moves as if it were not.
+
+    Word by word, a frequent word would move many times and its gradient shrink while it does; summed over an update it
+    overshoots. The clip is of no account for all other words.
+    """
+
+    def __init__(self, groups: Iterable[dict], row_clip: float | None) -> None:
+        super().__init__(list(groups), {"row_clip": row_clip, "targets": 1.0})
+
+    def change(self, p: Tensor, rows: Tensor | None, gradient: Tensor, group: dict) -> Tensor:
+        """The gradient, clipped by rows, times the learning rate."""
+        most, scale = group["row_clip"], group["lr"] * group["targets"]
+        if most is None or p.ndim == 1:
+            return gradient.mul_(scale)
+        norm = torch.linalg.vector_norm(gradient, dim=tuple(range(1, p.ndim)), keepdim=True) * group["targets"]
+        return gradient.mul_(scale * (most / norm.clamp(min=1e-30)).clamp(max=1))
+
+
+class Adagrad(_Rowwise):
+    """AdaGrad (Duchi et al. 2011, figure 1), element by element. `initial`: its sum of squares before the first update.
+
+    torch.optim.Adagrad gives the same numbers and takes several times as long on sparse gradients.
+    """
+
+    def __init__(self, groups: Iterable[dict], eps: float, initial: float) -> None:
+        super().__init__(list(groups), {"eps": eps, "initial": initial, "targets": 1.0})
+
+    def change(self, p: Tensor, rows: Tensor | None, gradient: Tensor, group: dict) -> Tensor:
+        """The gradient by the root of its sum of squares so far, times the learning rate."""
+        if "sum" not in self.state[p]:
+            self.state[p]["sum"] = torch.full_like(p, group["initial"])
+        total: Tensor = self.state[p]["sum"]
+        gradient.mul_(group["targets"])
+        if rows is None:
+            seen = total.addcmul_(gradient, gradient).clone()
+        else:
+            seen = total.index_select(0, rows).addcmul_(gradient, gradient)
+            total.index_copy_(0, rows, seen)
+        return gradient.div_(seen.sqrt_().add_(group["eps"])).mul_(group["lr"])
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float | None) -> float:
+    """Scale the gradients down to a norm of `most`, sparse ones too; the norm that they had."""
+    limit = float("inf") if most is None else most
+    if not any(p.grad is not None and p.grad.is_sparse for p in parameters):
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+    values = []
+    for p in parameters:
+        if p.grad is not None:
+            p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad
+            values.append(p.grad.values() if p.grad.is_sparse else p.grad)
+    norm = float(nn.utils.get_total_norm(values))
+    if norm > limit:
+        for value in values:
+            value.mul_(limit / (norm + 1e-6))  # as torch does it
+    return norm

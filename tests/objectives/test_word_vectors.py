@@ -1,0 +1,273 @@
+"""Skip-gram, CBOW and GloVe: losses and gradients word by word in float64, their optima, and that runs are exact."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from encoderkit.config import validate
+from encoderkit.data.blocks import Row, Rows
+from encoderkit.data.cooccurrence import cooccurrences
+from encoderkit.data.store import open_store
+from encoderkit.errors import UserError
+from encoderkit.learner import Vocabulary
+from encoderkit.models.config import StaticConfig
+from encoderkit.models.static import Static
+from encoderkit.objectives.cbow import Cbow
+from encoderkit.objectives.config import CbowConfig, GloveConfig, SkipGramConfig
+from encoderkit.objectives.glove import Glove
+from encoderkit.objectives.skipgram import SkipGram
+from encoderkit.objectives.windows import Sampled
+from encoderkit.recipe import PretrainRecipe
+from encoderkit.text.ngrams import Spelled
+from encoderkit.training.config import AdagradConfig
+from encoderkit.training.loop import updates
+from encoderkit.training.optim import build_optimizers
+from tests.training.runs import go, go_until, plan, pretraining, weights
+
+VOCABULARY = Vocabulary(size=14, pad=0, unk=1, cls=2, sep=3, mask=4)
+PLAIN = {"window": 3, "negatives": 4, "subsample": None, "shrink": "full", "block": 4, "draws": 6}
+KINDS = {"skipgram": (SkipGram, SkipGramConfig), "cbow": (Cbow, CbowConfig)}
+
+
+def row(*documents: list[int]) -> Row:
+    """A row of documents, each between [CLS] and [SEP]."""
+    ids = np.concatenate([[2, *document, 3] for document in documents])
+    numbers = np.repeat(np.arange(len(documents)) + 1, [len(document) + 2 for document in documents])
+    special = ids < 5
+    return Row(ids, numbers, np.arange(len(ids)), ~special, special)
+
+
+ROWS = [row([5, 6, 7, 8, 9, 6, 1, 7], [10, 11]), row([12, 5, 5, 13, 8, 6, 9, 10, 11])]
+
+
+def sampled(kind: str, dim: int = 6, model: dict[str, Any] | None = None, **settings: Any) -> Sampled:
+    """A learner with random tables, and the frequencies of `ROWS`."""
+    torch.manual_seed(0)
+    learner_class, config = KINDS[kind]
+    encoder = StaticConfig.model_validate({"dim": dim, **(model or {})})
+    learner = learner_class(config.model_validate(PLAIN | settings), encoder, VOCABULARY, 32)
+    with torch.no_grad():
+        for p in learner.parameters():
+            nn.init.normal_(p)
+        counts = np.bincount(np.concatenate([r.ids for r in ROWS]), minlength=VOCABULARY.size)
+        counts[:5] = 0
+        learner.frequency.copy_(torch.from_numpy(counts))
+    return learner
+
+
+def rngs(count: int = 2) -> list[np.random.Generator]:
+    return [np.random.default_rng(i) for i in range(count)]
+
+
+def softplus(x: torch.Tensor) -> torch.Tensor:
+    return torch.log1p(torch.exp(x))
+
+
+def naive(learner: Sampled, words: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The loss word by word, and the number of targets; of the collation only the drawn words are taken."""
+    config = learner.config
+    drawn, total, targets, block = learner.thinned(ROWS, rngs()).drawn, torch.zeros((), dtype=torch.float64), 0, 0
+    share = config.negatives / config.draws
+    for r in ROWS:
+        kept = [(int(i), int(d)) for i, d in zip(r.ids, r.documents, strict=True) if i > 4]
+        for place, (word, document) in enumerate(kept):
+            around = kept[max(0, place - config.window) : place] + kept[place + 1 : place + 1 + config.window]
+            near = [other for other, number in around if number == document]
+            noise = outputs[drawn[block + place // config.block]]
+            if isinstance(config, SkipGramConfig):
+                for other in near:
+                    total = total + softplus(-words[word] @ outputs[other]) + share * softplus(noise @ words[word]).sum()
+                targets += len(near)
+            elif near:
+                mean = words[near].mean(0)
+                total = total + softplus(-mean @ outputs[word]) + share * softplus(noise @ mean).sum()
+                targets += 1
+        block += -(-len(kept) // config.block)
+    return total, targets
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients_are_those_word_by_word(kind: str) -> None:
+    learner = sampled(kind)
+    assert isinstance(learner.encoder, Static)
+    batch = learner.collate(ROWS, rngs(), 0.5)
+    loss = learner(batch.inputs, batch.targets)[kind]
+    loss.backward()
+    words, outputs = (t.detach().double().requires_grad_() for t in (learner.encoder.tokens.weight, learner.outputs))
+    expected, targets = naive(learner, words, outputs)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6) and batch.counts == {kind: targets}
+    for ours, theirs in ((learner.encoder.tokens.weight, words), (learner.outputs, outputs)):
+        assert ours.grad is not None and theirs.grad is not None and ours.grad.is_sparse
+        torch.testing.assert_close(ours.grad.to_dense().double(), theirs.grad, rtol=1e-5, atol=1e-5)
+    observed = {name: t.detach().numpy() for name, t in learner.observe(batch.inputs, batch.targets).items()}
+    assert learner.metrics(observed)["loss"] == pytest.approx(expected.item() / targets, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_with_ngrams_are_means_and_all_parts_have_gradients(kind: str) -> None:
+    learner = sampled(kind, model={"ngrams": 20, "ngram_min": 2, "ngram_max": 3})
+    encoder = learner.encoder
+    assert isinstance(encoder, Static) and encoder.ngrams is not None
+    spelled = Spelled([None] * 5 + ["ab", "abc", "机器", "x", "the", "of", "to", "bc", "cab"], 2, 3, 20)
+    encoder.spelling = spelled
+    own, table = (t.detach().double().requires_grad_() for t in (encoder.tokens.weight, encoder.ngrams.weight))
+    parts = [own[i : i + 1] for i in range(5)]
+    for i in range(5, VOCABULARY.size):
+        flat, _ = spelled(np.array([i]))
+        parts.append((own[i] + table[flat].sum(0))[None] / (1 + len(flat)))
+    batch = learner.collate(ROWS, rngs(), 0.5)
+    loss = learner(batch.inputs, batch.targets)[kind]
+    loss.backward()
+    expected, _ = naive(learner, torch.cat(parts), learner.outputs.detach().double())
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for ours, theirs in ((encoder.tokens.weight, own), (encoder.ngrams.weight, table)):
+        assert ours.grad is not None and theirs.grad is not None
+        torch.testing.assert_close(ours.grad.to_dense().double(), theirs.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_skipgram_finds_the_shifted_mutual_information() -> None:
+    """Levy and Goldberg 2014: with enough dimensions the products are log(#(w, c) |D| / (#w #c)) - log k."""
+    rng = np.random.default_rng(0)
+    source = [row(rng.choice(np.arange(5, 11), 60, p=[0.3, 0.2, 0.2, 0.1, 0.1, 0.1]).tolist()) for _ in range(6)]
+    torch.manual_seed(0)
+    settings = PLAIN | {"noise_power": 1.0, "window": 1, "block": 64, "draws": 256, "negatives": 2}
+    learner = SkipGram(SkipGramConfig.model_validate(settings), StaticConfig(dim=16), VOCABULARY, 64)
+    pairs = Counter(p for r in source for a, b in zip(r.ids[1:-2], r.ids[2:-1], strict=True) for p in ((a, b), (b, a)))
+    counts = np.zeros((14, 14))
+    for (a, b), n in pairs.items():
+        counts[a, b] = n
+    learner.frequency.copy_(torch.from_numpy(counts.sum(1).astype(np.int64)))
+    optimizers = build_optimizers(learner, AdagradConfig(lr=0.2), torch.float32)
+    for _ in updates(learner, optimizers, source, plan(400, 6)):
+        pass
+    seen = np.ix_(range(5, 11), range(5, 11))
+    products = (learner.encoder.tokens.weight @ learner.outputs.T).detach().numpy()[seen]
+    share = counts[seen]
+    expected = np.log(share * share.sum() / np.outer(share.sum(1), share.sum(0))) - np.log(2)
+    assert np.abs(products - expected).max() < 0.15
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_sequences_are_memorised(kind: str) -> None:
+    """Of words that occur once each: what stands around a place scores highest with the words that belong there."""
+    torch.manual_seed(0)
+    vocabulary = VOCABULARY._replace(size=69)
+    learner_class, config = KINDS[kind]
+    learner = learner_class(config.model_validate(PLAIN | {"window": 7}), StaticConfig(dim=48), vocabulary, 16)
+    learner.frequency.copy_(torch.cat([torch.zeros(5), torch.ones(64)]))
+    source = [row(sequence.tolist()) for sequence in np.arange(5, 69).reshape(8, 8)]
+    optimizers = build_optimizers(learner, AdagradConfig(lr=0.3 if kind == "cbow" else 0.1), torch.float32)
+    for _ in updates(learner, optimizers, source, plan(400, 8)):
+        pass
+    words, outputs = (table.detach()[5:].view(8, 8, 48) for table in (learner.encoder.tokens.weight, learner.outputs))
+    if kind == "cbow":
+        others = (words.sum(1, keepdim=True) - words) / 7
+        best = (others.view(64, 48) @ outputs.view(64, 48).T).argmax(1)
+        assert best.tolist() == list(range(64))
+    else:
+        best = (words.view(64, 48) @ outputs.view(64, 48).T).topk(7).indices
+        assert (best // 8 == torch.arange(64)[:, None] // 8).all()
+
+
+def test_glove_counts_and_fits(tokenizer_dir: Path, store_dir: Path) -> None:
+    """Counts as in a loop over the text; with enough dimensions the products and biases are their logarithms."""
+    store = open_store(store_dir)
+    rows = Rows(store, 16, 2, 3)
+    expected: Counter[tuple[int, int]] = Counter()
+    for document in range(len(store)):
+        ids = [int(i) for i in store[document] if i != 1]
+        for place, word in enumerate(ids):
+            for other in range(max(0, place - 4), place):
+                for pair in ((word, ids[other]), (ids[other], word)):
+                    expected[pair] += 1 / (place - other)
+    found = cooccurrences(rows.chunks(100), store.meta.vocab_size, 4, np.array([1])).tocoo()
+    counted = {(int(r), int(c)): x for r, c, x in zip(found.row, found.col, found.data, strict=True)}
+    assert counted.keys() == expected.keys()
+    assert all(counted[pair] == pytest.approx(x) for pair, x in expected.items())
+
+    torch.manual_seed(0)
+    vocabulary = VOCABULARY._replace(size=store.meta.vocab_size)
+    learner = Glove(GloveConfig(window=4, x_max=10), StaticConfig(dim=48, context="add"), vocabulary, 16)
+    source = learner.survey(rows)
+    first = last = 0.0
+    for update in updates(learner, build_optimizers(learner, AdagradConfig(lr=0.1), torch.float32), source, plan(300, 4)):
+        first, last = first or update.loss, update.loss
+    assert first > 1 and last < 0.01
+    part = source[0]
+    left, right = learner.encoder.tokens.weight[part.ids.astype(int)], learner.contexts[part.others.astype(int)]
+    fitted = (left * right).sum(1) + learner.bias[part.ids.astype(int)] + learner.context_bias[part.others.astype(int)]
+    heavy = part.counts > 10
+    assert np.abs(fitted.detach().numpy() - np.log(part.counts))[heavy].max() < 0.1
+    sums = learner.encoder.vectors(torch.arange(9))
+    torch.testing.assert_close(sums, learner.encoder.tokens.weight[:9] + learner.contexts[:9])
+
+
+MODELS = {
+    "skipgram": ({"kind": "static", "dim": 8}, {"kind": "skipgram", "window": 2, "block": 4, "draws": 4}),
+    "ngrams": ({"kind": "static", "dim": 8, "ngrams": 50}, {"kind": "skipgram", "window": 2, "block": 4, "draws": 4}),
+    "cbow": ({"kind": "static", "dim": 8, "context": "add"}, {"kind": "cbow", "subsample": 0.01}),
+    "glove": ({"kind": "static", "dim": 8, "context": "add"}, {"kind": "glove"}),
+}
+
+
+def word_vectors(name: str, tokenizer: Path, store: Path, **training: Any) -> PretrainRecipe:
+    model, objective = MODELS[name]
+    data = {"train": str(store), "dev": None if name == "glove" else 0.2, "length": 32}
+    optimizer = {"kind": "adagrad", "lr": 0.05} if name == "glove" else {"kind": "sgd", "lr": 0.05}
+    more = {"data": data, "model": model, "objective": objective, "optimizer": optimizer}
+    batch = {"batch": 2, "micro_batch": 1} if name == "glove" else {}
+    return pretraining(tokenizer, store, **more, training=batch | training)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_that_was_stopped_ends_with_the_same_weights(
+    name: str, tokenizer_dir: Path, store_dir: Path, tmp_path: Path
+) -> None:
+    recipe = word_vectors(name, tokenizer_dir, store_dir)
+    go(recipe, tmp_path / "whole")
+    go_until(recipe, tmp_path / "parts", 3)
+    go(recipe, tmp_path / "parts", resume=True)
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_portions_change_nothing_but_rounding(name: str, tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+    results = []
+    for micro in (1, 2):
+        go(word_vectors(name, tokenizer_dir, store_dir, micro_batch=micro), tmp_path / str(micro))
+        results.append(safetensors.torch.load(weights(tmp_path / str(micro))))
+    for key, tensor in results[0].items():
+        torch.testing.assert_close(tensor, results[1][key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objective": {"kind": "masked"}}, "objective masked asks about context, and model.kind static sees none"),
+        ({"model": {"kind": "lstm", "dim": 8}}, "objective skipgram trains word vectors alone; set model.kind: static"),
+        ({"optimizer": {"kind": "adamw", "lr": 0.1}}, "optimizer.kind sgd and adagrad"),
+        ({"objective": {"kind": "glove"}}, "nothing can be held out; set data.dev: null"),
+        ({"training": {"updates": 1, "compile": "on"}}, "nothing to compile"),
+        ({"model": {"kind": "static", "ngram_min": 7}}, "ngram_min"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_the_recipe_loads(change: dict[str, Any], message: str) -> None:
+    recipe = {
+        "tokenizer": "tok",
+        "data": {"train": "tokens"},
+        "model": {"kind": "static"},
+        "objective": {"kind": "skipgram"},
+        "optimizer": {"kind": "sgd", "lr": 0.025},
+        "training": {"updates": 1},
+    }
+    validate(PretrainRecipe, recipe, "recipe")
+    with pytest.raises(UserError, match=message):
+        validate(PretrainRecipe, recipe | change, "recipe")
