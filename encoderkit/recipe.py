@@ -5,7 +5,7 @@ Nothing here imports torch, so that a mistake is told in a fraction of a second.
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
@@ -138,6 +138,11 @@ class PretrainRecipe(Config):
     training: TrainingConfig
     every: EveryConfig = EveryConfig()
 
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _masked_by_default(cls, objective: object) -> object:
+        return {"kind": "masked", **objective} if isinstance(objective, dict) else objective
+
     @model_validator(mode="after")
     def _fits(self) -> "PretrainRecipe":
         _check_start(self.checkpoint, self.model, self.tokenizer)
@@ -191,6 +196,11 @@ class FinetuneRecipe(Config):
     """Cut data.train into so many parts and train as often, each time with another part as dev (cross-validation)."""
     fold: int | None = Field(default=None, ge=1)
     """Train this fold alone (1 to folds), for example on another machine."""
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _classify_by_default(cls, task: object) -> object:
+        return {"kind": "classify", **task} if isinstance(task, dict) else task
 
     @model_validator(mode="after")
     def _fits(self) -> "FinetuneRecipe":

@@ -176,7 +176,7 @@ class ReplacedConfig(HidingConfig):
         dim, width = given.dim or round(share * model.dim), getattr(model, "embedding_dim", None) or model.dim
         sizes = {
             "dim": dim,
-            "layers": given.layers or model.layers,
+            "layers": given.layers or getattr(model, "layers", 1),
             "heads": given.heads or max(1, round(share * getattr(model, "heads", 1))),
             "hidden": given.hidden or (round(share * hidden) if (hidden := getattr(model, "hidden", None)) else None),
         }

@@ -108,7 +108,7 @@ def test_pairs_hold_every_token_once_but_for_what_is_from_elsewhere(
         again = paired(rows[i], relation, np.random.default_rng((seed, i)))
         assert all(np.array_equal(a, b) for a, b in zip([*made.row, *made[1:]], [*again.row, *again[1:]], strict=True))
         row, labels = made.row, dict(zip(made.firsts.tolist(), made.labels.tolist(), strict=True))
-        assert len(row.ids) <= length and {len(part) for part in (*row, made.segments)} == {len(row.ids)}
+        assert len(row.ids) <= length and {len(part) for part in (*row[:5], made.segments)} == {len(row.ids)}
         pieces = np.split(np.arange(len(row.ids)), np.flatnonzero(np.diff(row.documents)) + 1)
         assert packed or len(pieces) == 1
         for number, (piece, place) in enumerate(zip(pieces, rows.places(i), strict=True), 1):

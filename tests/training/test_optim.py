@@ -51,7 +51,7 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(kind: str, conf
         groups = [group for o in build_optimizers(learner, config, torch.float32) for group in o.param_groups]
         held = [id(p) for group in groups for p in group["params"]]
         assert len(held) == len(set(held)) and set(held) == {id(p) for p in learner.parameters()}
-        norms = {id(p) for m in learner.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+        norms = {id(p) for m in learner.modules() if isinstance(m, nn.LayerNorm | nn.RMSNorm) for p in m.parameters()}
         for group in groups:
             for name, p in zip(group["names"], group["params"], strict=True):
                 plain = id(p) in norms or "bias" in name.rpartition(".")[2]
