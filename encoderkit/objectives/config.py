@@ -171,7 +171,7 @@ class ReplacedConfig(HidingConfig):
 
     def generator_of(self, model: EncoderConfig) -> EncoderConfig:
         """The generator's config. Raises pydantic's `ValidationError` where such an encoder cannot be."""
-        assert self.generator is not None
+        assert self.generator is not None and not isinstance(model, StaticConfig)
         given, share = self.generator, self.generator.share
         dim, width = given.dim or round(share * model.dim), getattr(model, "embedding_dim", None) or model.dim
         sizes = {
