@@ -114,7 +114,10 @@ GOLDEN = [
         'recipe.yaml:4: model.kind is "bart"\n  fix: did you mean bert? legal here: albert, bert, cnn, ',
     ),
     (GOOD.replace("kind: bert, ", ""), "recipe.yaml:4: model has no kind\n  fix: legal here: albert, bert, cnn, "),
-    (GOOD.replace("{kind: adamw, lr: 1e-3}", "{lr: 1}"), "recipe.yaml:6: optimizer has no kind\n  fix: legal here: adagrad, adamw, muon, sgd"),
+    (
+        GOOD.replace("{kind: adamw, lr: 1e-3}", "{lr: 1}"),
+        "recipe.yaml:6: optimizer has no kind\n  fix: legal here: adagrad, adamw, muon, sgd",
+    ),
     (GOOD.replace("tokenizer: runs/tok\n", ""), "recipe.yaml: model and tokenizer go together"),
     (
         GOOD.replace("dim: 64", "dim: wide"),
