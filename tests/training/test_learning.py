@@ -71,7 +71,7 @@ def test_eight_sequences_are_memorised(kind: str, reads: dict[str, Any]) -> None
     for group in optimizer.param_groups:
         group["lr"] = 1e-2
     loss = torch.tensor(torch.inf)
-    for _ in range(100):
+    for _ in range(200):
         loss = learner(batch.inputs, batch.targets)["masked"] / batch.counts["masked"]
         loss.backward()
         optimizer.step()
