@@ -109,7 +109,7 @@ def test_eight_rows_of_pairs_are_memorised(kind: str, relation: Relation, tmp_pa
     batch = collated(made, rows, numbers)
     (optimizer,) = build_optimizers(made, AdamWConfig(lr=1e-3, weight_decay=0.0), torch.float32)
     for group in optimizer.param_groups:
-        group["lr"] = 1e-2
+        group["lr"] = 3e-3 if kind == "t5" else 1e-2  # its scores are not scaled: with more it jumps about
     losses: dict[str, torch.Tensor] = {}
     for step in range(400 if kind == "t5" else 120):
         losses = {term: nats / batch.counts[term] for term, nats in made(batch.inputs, batch.targets).items()}
