@@ -90,7 +90,6 @@ def bert_demands(config: BertConfig | RobertaConfig | ElectraConfig, head: Head)
     yield Demand("mlp", config.mlp, ("plain",))
     yield Demand("embedding_norm", config.embedding_norm, (True,))
     yield Demand("query_key_norm", config.query_key_norm, (False,))
-    yield from unshared(config)
     if head.kind == "classify":
         yield Demand("pooling", head.pooling, ("cls",))
     if config.global_every > 1:
