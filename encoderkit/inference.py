@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from encoderkit import files
 from encoderkit.data.blocks import Rows
 from encoderkit.data.pairs import ROWS
+from encoderkit.data.store import TokenStore
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.learner import Batch, Encoder, Export, Learner, Vocabulary
 from encoderkit.models.build import build_encoder
@@ -22,7 +23,7 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import Pooling, apart, pool
 from encoderkit.models.static import Static
 from encoderkit.objectives.build import OBJECTIVES
-from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig, SpansConfig
 from encoderkit.objectives.masked import Masked
 from encoderkit.objectives.permuted import Permuted
 from encoderkit.objectives.replaced import Replaced
@@ -61,7 +62,8 @@ class Model(NamedTuple):
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     """What a learner must know of a tokenizer."""
-    summary = "last" if tokenizer.template.single[-1].id == tokenizer.cls else "first"
+    ids = [part.id for part in tokenizer.template.single]
+    summary = "last" if ids[-1] == tokenizer.cls != ids[0] else "first"  # in GPT-2 one token is both [CLS] and [SEP]
     return Vocabulary(tokenizer.vocab_size, *tokenizer.special, summary)
 
 
@@ -134,11 +136,27 @@ def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path)
         raise DataError(f"cannot be understood: {str(error).splitlines()[0]}", where=where / "config.json") from None
 
 
-def rows_of(config: dict[str, Any]) -> type[Rows]:
+def open_rows(
+    objective: ObjectiveConfig,
+    store: TokenStore,
+    length: int,
+    vocabulary: Vocabulary,
+    documents: np.ndarray | None = None,
+    packed: bool = True,
+) -> Rows:
+    """What an objective reads of a token store, or of some of its documents.
+
+    [CLS] stands where texts have it, but always first in pairs and where a text is written, from [CLS] to [SEP].
+    """
+    first = objective.rows == "pairs" or isinstance(objective, CausalConfig | SpansConfig)
+    kind, summary = ROWS[objective.rows], "first" if first else vocabulary.summary
+    return kind(store, length, vocabulary.cls, vocabulary.sep, documents, packed, summary, objective.before)
+
+
+def rows_of(config: dict[str, Any], store: TokenStore, packed: bool) -> Rows:
     """What the objective of a config.json reads of a token store."""
-    if "objective" not in config:
-        return Rows
-    return ROWS[TypeAdapter(ObjectiveConfig).validate_python(config["objective"]).rows]
+    objective = TypeAdapter(ObjectiveConfig).validate_python(config.get("objective", MaskedConfig()))
+    return open_rows(objective, store, config["length"], Vocabulary(**config["vocabulary"]), None, packed)
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) -> None:

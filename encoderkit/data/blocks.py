@@ -28,8 +28,8 @@ class Row(NamedTuple):
     """(n,) bool: a word begins here; False at special tokens."""
     special: np.ndarray
     """(n,) bool: [CLS] or [SEP]."""
-    before: np.ndarray | None = None
-    """(m,) int64: the tokens that stand before the first piece in its document; None where none were asked for."""
+    before: np.ndarray = np.zeros(0, np.int64)
+    """(m,) int64: the tokens that stand before the first piece in its document, as many as were asked for."""
 
 
 class Rows:
@@ -133,8 +133,8 @@ class Rows:
         low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
         return self._tail_first[low:high]
 
-    def _text_before(self, first: int, count: int) -> np.ndarray | None:
-        return self.store.ids[first - count : first].astype(np.int64) if self._before else None
+    def _text_before(self, first: int, count: int) -> np.ndarray:
+        return self.store.ids[first - count : first].astype(np.int64)
 
     def _single(self, first: int, size: int, before: int) -> Row:
         ids = np.empty(size + 2, np.int64)

@@ -70,8 +70,8 @@ class PairRows(Rows):
         sep: int,
         documents: np.ndarray | None = None,
         packed: bool = True,
-        summary: Literal["first", "last"] = "first",
-        before: int = 0,
+        summary: Literal["first"] = "first",
+        before: Literal[0] = 0,
     ) -> None:
         super().__init__(store, length, cls, sep, documents, packed, summary, before)
         if len(self._first) < 2:

@@ -50,12 +50,13 @@ def by_head(bias: Tensor, query: Tensor) -> Tensor:
 class RelativePositions(nn.Module):
     """The two parts of a layer's scores that relative positions add to q'k, for heads of width K."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, width: int, scale: float) -> None:
+        """`width`: of a head; `scale`: what scores are multiplied by."""
         super().__init__()
-        self.project = nn.Linear(dim, dim, bias=False)
-        self.heads = heads
-        self.content_bias = nn.Parameter(torch.empty(dim).normal_(std=INIT_STD))
-        self.position_bias = nn.Parameter(torch.empty(dim).normal_(std=INIT_STD))
+        self.project = nn.Linear(dim, heads * width, bias=False)
+        self.heads, self.scale = heads, scale
+        self.content_bias = nn.Parameter(torch.empty(heads * width).normal_(std=INIT_STD))
+        self.position_bias = nn.Parameter(torch.empty(heads * width).normal_(std=INIT_STD))
 
     def forward(self, query: Tensor, table: Tensor, keys: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, H, Q, K) queries and the `table` of `sinusoids` -> queries for the product with the keys, and what is added.
@@ -64,7 +65,7 @@ class RelativePositions(nn.Module):
         row, if they are not all its tokens in order.
         """
         distances = self.project(table).view(len(table), self.heads, -1).permute(1, 2, 0)  # (H, K, keys + T)
-        scores = torch.matmul(query + by_head(self.position_bias, query), distances) * query.shape[-1] ** -0.5
+        scores = torch.matmul(query + by_head(self.position_bias, query), distances) * self.scale
         added = shifted(scores, keys) if places is None else picked(scores, places, keys)
         return query + by_head(self.content_bias, query), added
 
@@ -88,7 +89,7 @@ class RelativeAttention(Attention):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.relative = RelativePositions(config.dim, config.heads)
+        self.relative = RelativePositions(config.dim, config.heads, config.head_width, self.scale)
 
     def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, ...] | None, memory: Memory | None = None) -> Tensor:
         """`bias` is from `visible`, `rotation` from `Distances`; `memory` as in any attention."""
@@ -99,5 +100,5 @@ class RelativeAttention(Attention):
             key, value = memory.add(key, value)
         keys, (table,) = key.shape[2], rotation
         query, added = self.relative(query, table[len(table) - keys - x.shape[1] :], keys)
-        mixed = attend(query, key, value, bias + added, self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+        mixed = attend(query, key, value, bias + added, self.dropout if self.training else 0.0, self.scale)
+        return self.out(mixed.transpose(1, 2).flatten(2))

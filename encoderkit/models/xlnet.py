@@ -64,8 +64,8 @@ class XlnetAttention(nn.Module):
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
         self.query, self.key, self.value, self.out = (nn.Linear(config.dim, config.dim, bias=False) for _ in range(4))
-        self.relative = RelativePositions(config.dim, config.heads)
         width = config.dim // config.heads
+        self.relative = RelativePositions(config.dim, config.heads, width, width**-0.5)
         self.segment_bias = nn.Parameter(torch.empty(config.dim).normal_(std=INIT_STD))
         self.segments = nn.Parameter(torch.empty(2, config.heads, width).normal_(std=INIT_STD))  # the same, another one
 

@@ -100,10 +100,10 @@ class Contrastive(nn.Module):
         sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for row in examples:
             for piece in _pieces(row):
-                cls, *own, sep = row.ids[piece]
+                before, own, after = _around(row, piece)
                 middle = len(own) // 2
-                for side, half in zip(sides, (own[:middle] or own, own[middle:]), strict=True):
-                    side.append(np.array([cls, *half, sep]))
+                for side, half in zip(sides, (own[: middle or None], own[middle:]), strict=True):
+                    side.append(np.concatenate([before, half, after]))
         rows = [*sides[0], *sides[1]]
         width = max(map(len, rows))
         ids = pad(rows, width, self.vocabulary.pad)
@@ -113,7 +113,8 @@ class Contrastive(nn.Module):
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of finding each text's second pass among its group's, and of the hidden tokens."""
         hidden = self.encoder(inputs)
-        pooled = self.projection(pool(self.config.pooling, *apart(hidden, inputs)))  # (2N, D)
+        pooling = self.vocabulary.pooling(self.config.pooling)
+        pooled = self.projection(pool(pooling, *apart(hidden, inputs)))  # (2N, D)
         groups = targets["groups"]
         with torch.autocast(hidden.device.type, enabled=False):  # bf16 has two digits, and the temperature takes one
             first, second = normalize(pooled.float(), dim=-1).chunk(2)
@@ -127,7 +128,8 @@ class Contrastive(nn.Module):
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The vectors of both halves of each text, of length 1, without the projection, which is for training alone."""
-        first, second = normalize(pool(self.config.pooling, *apart(self.encoder(inputs), inputs)).float(), dim=-1).chunk(2)
+        pooling = self.vocabulary.pooling(self.config.pooling)
+        first, second = normalize(pool(pooling, *apart(self.encoder(inputs), inputs)).float(), dim=-1).chunk(2)
         return {"first": first, "second": second}
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
@@ -147,6 +149,12 @@ class Contrastive(nn.Module):
         """The encoder alone: its vectors, pooled, are what was trained."""
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("encoder.")}
         return Export("none", tensors, self.encoder)
+
+
+def _around(row: Row, piece: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The special tokens before a piece, its own tokens, and the special ones after it."""
+    ids, own = row.ids[piece], np.flatnonzero(~row.special[piece])
+    return ids[: own[0]], ids[own], ids[own[-1] + 1 :]
 
 
 def _pieces(row: Row) -> Iterator[np.ndarray]:

@@ -78,9 +78,9 @@ class Permuted(nn.Module):
     def _memory(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         if not self.config.memory:
             return {}
-        before = [np.zeros(0, np.int64) if row.before is None else row.before for row in rows]
-        ids = pad([part[::-1] for part in before], self.config.memory, self.vocabulary.pad).flip(1)
-        return {"before": ids, "before_documents": pad([np.ones_like(part) for part in before], self.config.memory, 0).flip(1)}
+        ids = pad([row.before[::-1] for row in rows], self.config.memory, self.vocabulary.pad).flip(1)
+        there = pad([np.ones_like(row.before) for row in rows], self.config.memory, 0).flip(1)
+        return {"before": ids, "before_documents": there}
 
     def draw(self, row: Row, rng: np.random.Generator, most: int) -> Drawn:
         """An order of a row's tokens, special ones first, of which one in `one_in` is guessed, at least one, at most `most`."""

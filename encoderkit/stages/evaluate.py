@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from encoderkit import files
 from encoderkit.console import number, say, table, warn
@@ -15,7 +14,6 @@ from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, rows_of, start
 from encoderkit.learner import group_of
 from encoderkit.metrics import paired_differences
-from encoderkit.objectives.config import ObjectiveConfig
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
@@ -93,9 +91,7 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
             where=data,
             fix=f"encoderkit tokenize --tokenizer {engine.model.path / 'tokenizer'} --data FILE --out DIR",
         )
-    objective = TypeAdapter(ObjectiveConfig).validate_python(engine.model.config["objective"])
-    packed, summary = learner.encoder.packs, learner.vocabulary.summary
-    rows = rows_of(engine.model.config)(store, length, tokenizer.cls, tokenizer.sep, None, packed, summary, objective.before)
+    rows = rows_of(engine.model.config, store, learner.encoder.packs)
     measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
     # Otherwise the loss is of telling things apart, and no token's.

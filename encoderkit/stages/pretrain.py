@@ -10,10 +10,9 @@ from torch import nn
 from encoderkit import files
 from encoderkit.console import say
 from encoderkit.data.blocks import Rows
-from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError
-from encoderkit.inference import check_vocabulary, read_config, spell, vocabulary_of
+from encoderkit.inference import check_vocabulary, open_rows, read_config, spell, vocabulary_of
 from encoderkit.learner import Learner, Measured, Surveying, group_of
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.preflight import encoder_of, find_step
@@ -124,9 +123,7 @@ def _data(
         inputs["embeddings"] = embeddings_hash(recipe.embeddings)
 
     def rows(of: TokenStore, documents: np.ndarray | None = None) -> Rows:
-        summary, before = vocabulary_of(tokenizer).summary, recipe.objective.before
-        kind = ROWS[recipe.objective.rows]
-        return kind(of, recipe.data.length, tokenizer.cls, tokenizer.sep, documents, packed, summary, before)
+        return open_rows(recipe.objective, of, recipe.data.length, vocabulary_of(tokenizer), documents, packed)
 
     if not recipe.data.dev:
         return rows(store), None, inputs

@@ -114,7 +114,8 @@ class Choice(nn.Module):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, M questions with an option in them, to (M, 1) scores."""
-        return self.head(pool(self.config.pooling, *apart(self.encoder(inputs), inputs))).float()
+        pooling = self.vocabulary.pooling(self.config.pooling)
+        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
 
     def _apart(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """For each of N questions (n,) the scores of its options."""

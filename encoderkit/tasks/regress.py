@@ -120,7 +120,8 @@ class Regress(nn.Module):
         return Batch(inputs, {"numbers": targets}, {"regress": targets.numel()}, size)
 
     def _standard(self, inputs: Inputs) -> Tensor:
-        return self.head(pool(self.config.pooling, *apart(self.encoder(inputs), inputs))).float()
+        pooling = self.vocabulary.pooling(self.config.pooling)
+        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N texts in them, to (N, L) numbers in the units of the data."""

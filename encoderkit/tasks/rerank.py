@@ -109,7 +109,8 @@ class Rerank(nn.Module):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N pairs in them, to (N, 1) logits of being relevant."""
-        return self.head(pool(self.config.pooling, *apart(self.encoder(inputs), inputs))).float()
+        pooling = self.vocabulary.pooling(self.config.pooling)
+        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy with the share of the greatest relevance."""

@@ -129,7 +129,8 @@ class Similarity(nn.Module):
 
     def vectors(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         """(N, K, D) the vectors of the K texts of each example."""
-        return pool(self.config.pooling, *apart(self.encoder(inputs), inputs)).float().view(*targets["keys"].shape, -1)
+        pooling = self.vocabulary.pooling(self.config.pooling)
+        return pool(pooling, *apart(self.encoder(inputs), inputs)).float().view(*targets["keys"].shape, -1)
 
     def joint(self, vectors: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of all examples of an update, times their number; the mean over `dimensions` where there are some."""

@@ -81,7 +81,7 @@ def test_every_token_is_in_exactly_one_row(
             [own] = [store[d] for d in documents if len(store[d]) and store[d][0] <= tokens[0] and tokens[-1] <= store[d][-1]]
             there = min(before, int(tokens[0] - own[0]))
             if before and number == 1:
-                assert row.before is not None and row.before.tolist() == list(range(tokens[0] - there, tokens[0]))
+                assert row.before.tolist() == list(range(tokens[0] - there, tokens[0]))
             assert there == 0 or number == 1 or (before and len(row.before)), "one with a predecessor comes first"
             found += tokens.tolist()
     assert sorted(found) == sorted(int(i) for d in documents for i in store[d])

@@ -1,7 +1,8 @@
 """Transformer-XL's positions against its equation, term by term and distance by distance."""
 
-import math
+from typing import Literal
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -23,14 +24,14 @@ def scores(module: RelativePositions, query: Tensor, key: Tensor, distance: int,
     weight = module.project.weight.double().view(heads, width, -1)[head]
     relative = weight @ sinusoid(distance, weight.shape[1])
     u, v = (bias.double().view(heads, width)[head] for bias in (module.content_bias, module.position_bias))
-    return float(query @ key + query @ relative + u @ key + v @ relative) / math.sqrt(width)
+    return float(query @ key + query @ relative + u @ key + v @ relative) * module.scale
 
 
 @torch.no_grad()
 def test_scores_are_those_of_the_equation_for_keys_of_a_memory_too_and_for_queries_anywhere() -> None:
     torch.manual_seed(0)
     dim, heads, tokens, memory = 12, 3, 5, 4
-    module = RelativePositions(dim, heads)
+    module = RelativePositions(dim, heads, 4, 0.5)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     query, key = torch.randn(2, heads, tokens, 4), torch.randn(2, heads, memory + tokens, 4)
@@ -51,22 +52,24 @@ def test_scores_are_those_of_the_equation_for_keys_of_a_memory_too_and_for_queri
                         assert abs(float(found_some[b, h, slot, j]) - expected) < 1e-5
 
 
+@pytest.mark.parametrize(("width", "scale"), [(4, "width"), (6, "none")])
 @torch.no_grad()
-def test_attention_is_a_softmax_of_those_scores_within_a_document() -> None:
+def test_attention_is_a_softmax_of_those_scores_within_a_document(width: int, scale: Literal["width", "none"]) -> None:
     torch.manual_seed(0)
-    config = BertConfig(dim=8, heads=2, layers=1, position="transformer_xl", attention_dropout=0)
+    sizes = {"dim": 8, "heads": 2, "head_dim": width, "attention_scale": scale}
+    config = BertConfig.model_validate({"layers": 1, "position": "transformer_xl", "attention_dropout": 0, **sizes})
     attention = RelativeAttention(config)
     for parameter in attention.parameters():
         nn.init.normal_(parameter, std=0.5)
     x, documents = torch.randn(1, 6, 8), torch.tensor([[1, 1, 1, 2, 2, 0]])
-    query, key, value = (y.view(6, 2, 4).double() for y in attention.qkv(x)[0].chunk(3, dim=-1))
-    mixed = torch.zeros(6, 2, 4, dtype=torch.float64)
+    query, key, value = (y.view(6, 2, width).double() for y in attention.qkv(x)[0].chunk(3, dim=-1))
+    mixed = torch.zeros(6, 2, width, dtype=torch.float64)
     for i in range(6):
         mine = [j for j in range(6) if documents[0, j] == documents[0, i]]
         for h in range(2):
             found = torch.tensor([scores(attention.relative, query[i, h], key[j, h], i - j, h) for j in mine])
             mixed[i, h] = found.double().softmax(0) @ value[mine, h]
-    expected = attention.out.double()(mixed.view(1, 6, 8)).float()
+    expected = attention.out.double()(mixed.view(1, 6, 2 * width)).float()
     attention.out.float()
     torch.testing.assert_close(attention(x, visible(documents), (sinusoids(6, 6, 8, x),)), expected, atol=1e-5, rtol=1e-5)
 

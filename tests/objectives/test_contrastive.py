@@ -70,6 +70,23 @@ def test_the_loss_is_that_of_each_text_against_its_group(kind: str, pooling: str
     torch.testing.assert_close(learner(batch.inputs, batch.targets)["contrastive"], expected, atol=1e-4, rtol=1e-5)
 
 
+def test_the_vector_is_that_of_cls_where_the_tokenizer_puts_it() -> None:
+    """Last, as XLNet's does: the same loss as by taking the last token, and halves that end with it."""
+    learner = contrastive("xlnet")
+    learner.vocabulary = VOCABULARY._replace(summary="last")
+    texts = [row._replace(ids=np.r_[row.ids[1:], 2], special=np.r_[row.special[1:], True]) for row in rows(4)]
+    batch = learner.collate(texts, rngs(4), 0.0)
+    vectors = torch.stack(
+        [learner.projection(learner.encoder(Inputs.of(torch.from_numpy(row.ids)[None]))[0, -1]) for row in texts]
+    )
+    scores = cosine_similarity(vectors[:, None], vectors, dim=-1) / 0.05
+    expected = cross_entropy(scores, torch.arange(4), reduction="sum")
+    torch.testing.assert_close(learner(batch.inputs, batch.targets)["contrastive"], expected, atol=1e-4, rtol=1e-5)
+    halves = learner.collate(texts, (), None).inputs
+    for row, length in zip(halves.ids, halves.mask.sum(1), strict=True):
+        assert row[length - 2 : length].tolist() == [3, 2] and (row[: length - 2] > 4).all()
+
+
 def test_the_two_passes_differ_by_dropout_alone() -> None:
     learner = contrastive("bert", dropout=0.1).train()
     seen: list[torch.Tensor] = []

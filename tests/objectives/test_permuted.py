@@ -130,9 +130,8 @@ def test_the_memory_is_read_by_the_first_document_alone_and_gets_no_gradient() -
     made = learner(memory=6)
     row = make_row(np.random.default_rng(0), [30, 20])
 
-    def of(before: list[int] | None) -> tuple[Batch, Tensor]:
-        own = None if before is None else np.array(before, np.int64)
-        batch = made.collate([row._replace(before=own)], rngs(1), None)
+    def of(before: list[int]) -> tuple[Batch, Tensor]:
+        batch = made.collate([row._replace(before=np.array(before, np.int64))], rngs(1), None)
         return batch, guesses(made, batch, batch.inputs.ids)[0]
 
     batch, with_one = of([400, 401, 402])
@@ -142,7 +141,7 @@ def test_the_memory_is_read_by_the_first_document_alone_and_gets_no_gradient() -
     first = (batch.inputs.documents[0][batch.targets["places"][0]] == 1) & real
     moved = (of([400, 401, 403])[1] != with_one).any(-1)
     assert torch.equal(moved & real, first) and first.any() and not first[real].all()
-    assert torch.equal(of(None)[1][~first & real], with_one[~first & real])
+    assert torch.equal(of([])[1][~first & real], with_one[~first & real])
     order, documents = Order(batch.targets["ranks"], batch.targets["places"]), batch.targets["before_documents"]
     memory = made.encoder.remember(Inputs(batch.targets["before"], documents, documents))
     made.encoder.queries(batch.inputs, order, memory).square().sum().backward()

@@ -8,8 +8,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from encoderkit.data.store import open_store
 from encoderkit.errors import DataError
-from encoderkit.inference import open_model, start
+from encoderkit.inference import open_model, open_rows, start
+from encoderkit.learner import Vocabulary
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, SpansConfig
 from encoderkit.objectives.permuted import Permuted
 from encoderkit.preflight import find_step
 from encoderkit.recipe import PretrainRecipe
@@ -42,8 +45,8 @@ def trained(recipe: PretrainRecipe, tmp_path_factory: pytest.TempPathFactory) ->
 def test_rows_bring_what_stands_before_them(recipe: PretrainRecipe) -> None:
     material = prepare(recipe)
     befores = [material.train[i].before for i in range(len(material.train))]
-    assert all(before is not None and len(before) <= 6 for before in befores)
-    assert np.mean([len(before) == 6 for before in befores if before is not None]) > 0.4
+    assert all(len(before) <= 6 for before in befores)
+    assert np.mean([len(before) == 6 for before in befores]) > 0.4
 
 
 def test_a_run_with_memory_is_resumed_exactly_and_micro_batches_change_rounding_alone(
@@ -89,3 +92,11 @@ def test_it_is_tuned_and_handed_over(trained: Path, labelled: dict[str, Path], t
     for run, loads_with in ((trained, "AutoModelForCausalLM"), (tmp_path / "tuned", "AutoModelForSequenceClassification")):
         result = export(run, ["hf"], tmp_path / f"{run.name}-hf")
         assert result["loads_with"] == loads_with and result["parity"]["max_abs_diff"] < 1e-5
+
+
+def test_rows_are_laid_out_as_texts_are_but_for_pairs_and_what_is_written(store_dir: Path) -> None:
+    store = open_store(store_dir)
+    vocabulary = Vocabulary(store.meta.vocab_size, 0, 1, 2, 3, 4, "last")
+    for objective, first in ((PermutedConfig(), False), (MaskedConfig(), False), (CausalConfig(), True), (SpansConfig(), True)):
+        assert (open_rows(objective, store, 12, vocabulary)[0].ids[0] == 2) == first
+    assert open_rows(MaskedConfig(pairs="next"), store, 12, vocabulary)[0].ids[0] == 2

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import models, pre_tokenizers, processors
 
 from encoderkit.errors import DataError
+from encoderkit.inference import vocabulary_of
 from encoderkit.tasks.texts import assemble
 from encoderkit.text.tokenizers import Tokenizer
 
@@ -53,6 +54,16 @@ def test_without_a_word_on_it_texts_stand_between_cls_and_sep() -> None:
         ours, _ = tokenizer(processor)
         assert [row.ids.tolist() for row in assemble([["a", "b"]], ours, 9)] == [[2, 5, 3, 6, 3]]
         assert ours.template.around == ([2], [3])
+
+
+def test_where_cls_stands() -> None:
+    """Where one token is both [CLS] and [SEP], as in GPT-2, it is the first."""
+    names = {"cls_token": "[SEP]", "sep_token": "[SEP]"}
+    for name, summary in (("bert", "first"), ("xlnet", "last"), ("roberta", "first"), ("t5", "first")):
+        assert vocabulary_of(tokenizer(PROCESSORS[name])[0]).summary == summary
+    _, engine = tokenizer(None)
+    files = {"tokenizer.json": engine.to_str().encode(), "tokenizer_config.json": json.dumps(names).encode()}
+    assert vocabulary_of(Tokenizer(files)).summary == "first"
 
 
 def test_a_broken_one_is_data_that_cannot_be_used() -> None:
