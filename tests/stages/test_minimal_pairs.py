@@ -145,13 +145,13 @@ def test_files_of_other_forms(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(pretrained_dir: Path, classifier_dir: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [{"good": "x", "bad": "y"}])
-    suite(find_step(pretrained_dir), [file, tmp_path])
+    suite("minimal_pairs", find_step(pretrained_dir), [file, tmp_path])
     with pytest.raises(UsageError, match="fine-tuned"):
-        suite(find_step(classifier_dir), [file])
+        suite("minimal_pairs", find_step(classifier_dir), [file])
     with pytest.raises(UsageError, match="not for a suite"):
-        suite(find_step(pretrained_dir), [file], pretrained_dir)
+        suite("minimal_pairs", find_step(pretrained_dir), [file], pretrained_dir)
     with pytest.raises(UsageError, match="no such file"):
-        suite(find_step(pretrained_dir), [tmp_path / "nothing.jsonl"])
+        suite("minimal_pairs", find_step(pretrained_dir), [tmp_path / "nothing.jsonl"])
     assert only_for_suites([file], None) == file
     for data, masking in (([file, file], None), ([file], "token")):
         with pytest.raises(UsageError, match="suite"):
