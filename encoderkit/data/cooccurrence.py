@@ -58,19 +58,29 @@ class Portion(NamedTuple):
 
 
 class Cells:
-    """The counts that are not zero, in portions of `size`, in an order drawn once."""
+    """The counts that are not zero, in tiles: those of words of one group with contexts of another.
+
+    Words are dealt into groups of about `size` at random. A tile touches few rows of the tables and each of them often, as in
+    distributed matrix factorisation (Gemulla et al. 2011, section 4.1), where counts drawn at random would touch two rows each.
+    """
 
     def __init__(self, counts: sparse.csr_matrix, size: int) -> None:
         coo = counts.tocoo()
-        order = np.random.default_rng(len(coo.data)).permutation(len(coo.data))
+        words = len(counts.indptr) - 1
+        groups = -(-words // size)
+        group = np.random.default_rng(words).permutation(words) % groups
+        tile = group[coo.row] * groups + group[coo.col]
+        order = np.argsort(tile, kind="stable")
+        sizes = np.bincount(tile)
+        self._ends = np.cumsum(sizes[sizes > 0])
         self.rows, self.columns = coo.row[order].astype(np.int32), coo.col[order].astype(np.int32)
-        self.counts, self._size = coo.data[order].astype(np.float32), size
+        self.counts = coo.data[order].astype(np.float32)
 
     def __len__(self) -> int:
-        return -(-len(self.counts) // self._size)
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> Portion:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        here = slice(index * self._size, (index + 1) * self._size)
+        here = slice(int(self._ends[index - 1]) if index else 0, int(self._ends[index]))
         return Portion(self.rows[here], self.columns[here], self.counts[here])

@@ -1,7 +1,7 @@
 """GloVe: products of word and context vectors fit the logarithms of how often words are near one another.
 
-Pennington et al. 2014, "GloVe: Global Vectors for Word Representation", equation 8. The examples are portions of the
-counts, not of the text: each pair of words that occurs is seen once an epoch, in an order drawn from the seed.
+Pennington et al. 2014, "GloVe: Global Vectors for Word Representation", equation 8. The examples are tiles of the
+matrix of counts, not rows of text: each pair of words that occurs is seen once an epoch, in an order drawn from the seed.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from encoderkit.models.static import Static, sparse_rows
 from encoderkit.objectives.config import GloveConfig
 from encoderkit.objectives.places import Places, spread
 
-PORTION = 1024
-"""Pairs of words in an example."""
+TILE = 1024
+"""Words, and contexts, of which an example has all the counts."""
 
 
 class Glove(nn.Module):
@@ -62,7 +62,7 @@ class Glove(nn.Module):
         if not counts.nnz:
             raise DataError("no two known words stand near one another; there is nothing to fit")
         say(f"{counts.nnz:,} pairs of words are near one another")
-        return Cells(counts, PORTION)
+        return Cells(counts, TILE)
 
     def collate(self, examples: Sequence[Portion], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
         """Portions end to end: (N,) logarithms of the counts, and their weights; nothing is drawn."""

@@ -89,7 +89,8 @@ def _batches(material: Material, plan: Plan) -> _Sample:
     count = min(plan.updates, 20)
     made = [batch for n in range(count) for batch in micro_batches(material.learner, material.train, plan, n)]
     tokens, places = sum(batch.tokens for batch in made), sum(batch.inputs.ids.numel() for batch in made)
-    return _Sample(tokens / count, 1 - tokens / places)
+    # Word vectors have no rows that could be padded, only the words that occur.
+    return _Sample(tokens / count, max(0.0, 1 - tokens / places))
 
 
 def _parameters(learner: nn.Module) -> dict[str, int]:

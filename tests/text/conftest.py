@@ -6,10 +6,10 @@ import pathlib
 import textwrap
 
 import pytest
-from text_samples import CHINESE, CONFIGS, MIXED
 
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.text.training import Trained, train
+from tests.text.text_samples import CHINESE, CONFIGS, MIXED
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from text_samples import CHINESE, CONFIGS, MIXED
 
 from encoderkit.errors import DataError
 from encoderkit.text import quick
 from encoderkit.text.quick import Laid, Quick
 from encoderkit.text.tokenizers import Tokenizer
+from tests.text.text_samples import CHINESE, CONFIGS, MIXED
 
 WORDPIECE = ["wordpiece", "wordpiece-uncased"]
 NASTY = [

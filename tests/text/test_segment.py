@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rjieba
-from text_samples import CHINESE, CONFIGS, MIXED
 from tokenizers import Tokenizer as Engine
 from tokenizers import models, pre_tokenizers
 
@@ -16,6 +15,7 @@ from encoderkit.text import segment
 from encoderkit.text.config import SegmentConfig
 from encoderkit.text.segment import Segmenter, read_segmentation
 from encoderkit.text.tokenizers import Tokenizer
+from tests.text.text_samples import CHINESE, CONFIGS, MIXED
 
 TEXTS = [
     *CHINESE.split("\n"),

@@ -13,7 +13,6 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
-from text_samples import CHINESE, CONFIGS, MIXED
 
 from encoderkit.errors import DataError, UsageError
 from encoderkit.text.alphabet import HAN_CLASS
@@ -21,6 +20,7 @@ from encoderkit.text.config import TokenizerConfig
 from encoderkit.text.sampling import Amount, cut, draw
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.text.training import Trained, train
+from tests.text.text_samples import CHINESE, CONFIGS, MIXED
 
 
 def pieces(tokenizer: Tokenizer) -> list[str]:

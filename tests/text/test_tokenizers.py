@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_samples import CHINESE, CONFIGS, MIXED
 from tokenizers import Tokenizer as Engine
 
 from encoderkit import files
@@ -15,6 +14,7 @@ from encoderkit.errors import DataError
 from encoderkit.text.alphabet import OWN, WORD, word_class
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.text.training import Trained
+from tests.text.text_samples import CHINESE, CONFIGS, MIXED
 
 TEXTS = [
     *CHINESE.split("\n"),

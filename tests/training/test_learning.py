@@ -69,7 +69,7 @@ def test_eight_sequences_are_memorised(kind: str, reads: dict[str, Any]) -> None
     batch = learner.collate(rows(8), [rng(1, 0, i) for i in range(8)], 0.0)
     (optimizer,) = build_optimizers(learner, AdamWConfig(lr=1e-3, weight_decay=0.0), torch.float32)
     for group in optimizer.param_groups:
-        group["lr"] = 1e-2
+        group["lr"] = 5e-3
     loss = torch.tensor(torch.inf)
     for _ in range(200):
         loss = learner(batch.inputs, batch.targets)["masked"] / batch.counts["masked"]

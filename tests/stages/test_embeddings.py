@@ -204,7 +204,7 @@ def test_embeddings_may_be_frozen(
 def test_embeddings_that_do_not_fit_are_refused(
     vectors_file: Path, tokenizer_dir: Path, store_dir: Path, pretrained_dir: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"8 numbers, and the embeddings of the model 16\n  fix: --set model.dim=8"):
+    with pytest.raises(UsageError, match=r"8 numbers, and the embeddings of the model 16\n  fix: --set model.embedding_dim=8"):
         prepare(starting(tokenizer_dir, store_dir, vectors_file, model={"kind": "bert", "dim": 16, "layers": 1, "heads": 2}))
     with pytest.raises(UserError, match="random weights"):
         validate(FinetuneRecipe, {"checkpoint": "x", "embeddings": "y", "data": {"train": "z"}}, "recipe")
