@@ -31,21 +31,35 @@ class Tokens(NamedTuple):
 def assemble(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int) -> list[Tokens]:
     """Each row of one or two texts as at most `length` tokens; the longer text of a pair is cut first."""
     sides = [tokenizer.encode([row[side] for row in texts]) for side in range(len(texts[0]))] if texts else []
-    template = tokenizer.template.of(len(sides))
-    special = sum(part.id is not None for part in template)
+    special = len(tokenizer.template.of(len(sides))) - len(sides)
     rows = []
     for i in range(len(texts)):
         parts = [side.ids[side.offsets[i] : side.offsets[i + 1]] for side in sides]
         kept = _fit([len(part) for part in parts], length - special)
-        texts_left = iter([part[:keep].tolist() for part, keep in zip(parts, kept, strict=True)])
-        ids: list[int] = []
-        segments: list[int] = []
-        for part in template:
-            ids += next(texts_left) if part.id is None else [part.id]
-            segments += [part.segment] * (len(ids) - len(segments))
-        several = np.array(segments, dtype=np.int64) if any(part.segment for part in template) else None
-        rows.append(Tokens(np.array(ids, dtype=np.int64), several, sum(map(len, parts)) - sum(kept), special))
+        row, _ = lay([part[:keep] for part, keep in zip(parts, kept, strict=True)], tokenizer)
+        rows.append(row._replace(cut=sum(map(len, parts)) - sum(kept)))
     return rows
+
+
+def lay(parts: Sequence[np.ndarray], tokenizer: Tokenizer) -> tuple[Tokens, list[int]]:
+    """The ids of a text, or of a pair, with the special tokens of the tokenizer; and where each text begins in it."""
+    template = tokenizer.template.of(len(parts))
+    left = iter(parts)
+    pieces = [next(left) if part.id is None else np.array([part.id]) for part in template]
+    ends = np.cumsum([len(piece) for piece in pieces])
+    segments = np.repeat([part.segment for part in template], [len(piece) for piece in pieces])
+    begins = [int(ends[i]) - len(pieces[i]) for i, part in enumerate(template) if part.id is None]
+    several = segments.astype(np.int64) if any(part.segment for part in template) else None
+    return Tokens(np.concatenate(pieces).astype(np.int64), several, 0, len(template) - len(parts)), begins
+
+
+def windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:
+    """Where to cut a text of `length` tokens into windows of at most `room`, each begun `overlap` before the last one ends.
+
+    A text that fits is one window, an empty one too.
+    """
+    starts = range(0, max(1, length - overlap), room - overlap)
+    return [(start, min(start + room, length)) for start in starts]
 
 
 def names_of(columns: Sequence[str]) -> list[str]:
