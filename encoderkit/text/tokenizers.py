@@ -176,7 +176,7 @@ class Tokenizer:
 
     def quicken(self, sample: Sequence[str], parallel: bool = True) -> str | None:
         """Encode with a much faster library from now on, if one is there that gives the same ids for `sample`; its name."""
-        self._quick = quick_engine(_json(self._content, "tokenizer.json", self._where), parallel)
+        self._quick = quick_engine(self._engine, self._content, parallel)
         if self._quick is not None and not self.agrees(sample):
             self._quick = None
         return self._quick.name if self._quick else None

@@ -22,6 +22,7 @@ CONFIGS = {
     "wordpiece-uncased": TokenizerConfig(kind="wordpiece", vocab_size=1500, lowercase=True, strip_accents=True),
     "wordpiece-keep": TokenizerConfig(kind="wordpiece", vocab_size=1500, chinese="keep"),
     "bpe": TokenizerConfig(kind="bpe", vocab_size=900, nfkc=False),
+    "bpe-nfkc": TokenizerConfig(kind="bpe", vocab_size=900),
     "bpe-split": TokenizerConfig(kind="bpe", vocab_size=900, chinese="split", lowercase=True),
     "unigram": TokenizerConfig(kind="unigram", vocab_size=1200),
     "unigram-bytes": TokenizerConfig(kind="unigram", vocab_size=1200, byte_fallback=True, lowercase=True, strip_accents=True),
