@@ -1,11 +1,12 @@
 """The table of ratios: encoderkit beside its peers, in one run, on the same machine, data, model and arithmetic.
 
-  python -m tests.benchmarks.compare --corpus corpus.txt --data train.jsonl --out bench
-  python -m tests.benchmarks.compare ... --only tokenize,finetune
+  python -m tests.benchmarks.compare --corpus corpus.txt --chinese chinese.txt --data train.jsonl --out bench
+  python -m tests.benchmarks.compare ... --only tokenizers,finetune
 
 corpus.txt is raw text (paragraphs, blank lines between documents), train.jsonl has rows {"sentence", "label"}. Ours and
 the peers run in processes of their own, in turn, so that what else the machine does falls on both; peak memory is that
-of each process. Needs the extra `test`, and accelerate. Takes about a quarter of an hour on two cores.
+of each process. Needs the extra `test`, and accelerate; sentence-transformers, ONNX Runtime (with onnx and onnxscript)
+and OpenVINO have rows where they are installed. Takes about twenty minutes on two cores.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +40,15 @@ optimizer: {{kind: adamw, lr: 1e-3}}
 training: {{updates: {updates}, batch: {batch}, precision: {precision}}}
 every: {{log: 5 updates}}
 """
+
+
+ENGINES = {
+    "sentence-transformers": "sentence_transformers",
+    "onnx": "onnxruntime",
+    "onnx-int8": "onnxruntime",
+    "openvino": "openvino",
+}
+"""What else computes vectors, where it is installed."""
 
 
 class Result(NamedTuple):
@@ -86,26 +97,30 @@ def arithmetics(name: str) -> list[tuple[str, tuple[str, ...]]]:
 class Bench:
     """The measurements; each gives rows, and uses what earlier ones left in `out`."""
 
-    def __init__(self, corpus: Path, data: Path, out: Path) -> None:
-        self.corpus, self.data, self.out = corpus, data, out
+    def __init__(self, corpus: Path, chinese: Path, data: Path, out: Path) -> None:
+        self.corpus, self.chinese, self.data, self.out = corpus, chinese, data, out
 
-    def train_tokenizer(self) -> list[Row]:
-        said, memory = process(
-            "encoderkit", "train-tokenizer", "--data", str(self.corpus), "--out", str(self.out / "tok"),
-            "--set", "lowercase=true", "--set", "strip_accents=true", "--overwrite", "--json",
-        )  # fmt: skip
-        ours = Result(self.corpus.stat().st_size / 1e6 / json.loads(said)["seconds"], memory)
-        theirs = peer("train_tokenizer", "--corpus", self.corpus)
-        return [Row("train-tokenizer, WordPiece 16,384", "MB/s", "tokenizers", ours, theirs)]
-
-    def tokenize(self) -> list[Row]:
-        said, memory = process(
-            "encoderkit", "tokenize", "--data", str(self.corpus), "--tokenizer", str(self.out / "tok"),
-            "--out", str(self.out / "tokens"), "--overwrite", "--json",
-        )  # fmt: skip
-        ours = Result(self.corpus.stat().st_size / 1e6 / json.loads(said)["seconds"], memory)
-        theirs = peer("tokenize", "--tokenizer", self.out / "tok", "--corpus", self.corpus)
-        return [Row("tokenize, into the store", "MB/s", "encode_batch", ours, theirs)]
+    def tokenizers(self) -> list[Row]:
+        """Each kind is trained and used; `tok` and `tokens` are what the others need."""
+        rows = []
+        for kind, corpus, trainer, encoder in (
+            ("bpe", self.corpus, "tokenizers", "encode_batch"),
+            ("unigram", self.chinese, "sentencepiece", "sentencepiece"),
+            ("wordpiece", self.corpus, "tokenizers", "encode_batch"),
+        ):
+            megabytes, text = corpus.stat().st_size / 1e6, ("--data", str(corpus), "--overwrite", "--json")
+            name = "" if kind == "wordpiece" else f"-{kind}"
+            folder, store = str(self.out / f"tok{name}"), str(self.out / f"tokens{name}")
+            folded = ("--set", "lowercase=true", "--set", "strip_accents=true") if kind == "wordpiece" else ()
+            made, memory = process("encoderkit", "train-tokenizer", "--kind", kind, *text, "--out", folder, *folded)
+            ours = Result(megabytes / json.loads(made)["seconds"], memory)
+            theirs = peer("train_tokenizer", "--kind", kind, "--corpus", corpus)
+            rows.append(Row(f"train-tokenizer, {kind} 16,384", "MB/s", trainer, ours, theirs))
+            made, memory = process("encoderkit", "tokenize", *text, "--tokenizer", folder, "--out", store)
+            ours = Result(megabytes / json.loads(made)["seconds"], memory)
+            theirs = peer("tokenize", "--kind", kind, "--tokenizer", folder, "--corpus", corpus)
+            rows.append(Row(f"tokenize, {kind}, into the store", "MB/s", encoder, ours, theirs))
+        return rows
 
     def pretrain(self) -> list[Row]:
         ours = self._run("pretrain", PRETRAIN, "tokens", {"updates": 30, "compile": "on", "precision": "auto"})
@@ -139,14 +154,26 @@ class Bench:
         for name, options in arithmetics("transformers"):
             theirs = peer("embed", "--model", model, "--data", texts, *options)
             rows.append(Row("embed, BERT 4 x 256", "texts/s", name, ours, theirs))
+        for engine, package in ENGINES.items():
+            if find_spec(package):
+                theirs = peer("embed", "--model", model, "--data", texts, "--engine", engine)
+                rows.append(Row("embed, BERT 4 x 256", "texts/s", engine, ours, theirs))
         return rows
 
-    def lstm(self) -> list[Row]:
-        start = f"tokenizer: {self.out}/tok\nmodel: {{kind: lstm, dim: 512, layers: 1, embedding_dim: 256, dropout: 0.0}}"
-        values = {"start": start, "pooling": "max", "updates": 60, "batch": 64, "precision": "auto"}
-        ours = self._run("finetune", FINETUNE, "examples", values)
-        theirs = peer("lstm", "--tokenizer", self.out / "tok", "--data", self.data, "--updates", 40)
-        return [Row("LSTM 512 classifier", "examples/s", "plain torch loop", ours, theirs)]
+    def classifiers(self) -> list[Row]:
+        """From random weights, with the maximum over time."""
+        rows = []
+        for kind, model in (
+            ("lstm", "dim: 512, layers: 1, embedding_dim: 256"),
+            ("gru", "dim: 512, layers: 1, embedding_dim: 256"),
+            ("cnn", "dim: 256, layers: 4"),
+        ):
+            start = f"tokenizer: {self.out}/tok\nmodel: {{kind: {kind}, {model}, dropout: 0.0}}"
+            values = {"start": start, "pooling": "max", "updates": 60, "batch": 64, "precision": "auto"}
+            ours = self._run("finetune", FINETUNE, "examples", values)
+            theirs = peer("classifier", "--kind", kind, "--tokenizer", self.out / "tok", "--data", self.data, "--updates", 40)
+            rows.append(Row(f"{kind} classifier, {model.split(',')[0][5:]}", "examples/s", "plain torch loop", ours, theirs))
+        return rows
 
     def _exported(self) -> Path:
         model = self.out / "hf"
@@ -168,7 +195,7 @@ class Bench:
         return Result(done / seconds, memory)
 
 
-WORK = ("train_tokenizer", "tokenize", "pretrain", "finetune", "embed", "lstm")
+WORK = ("tokenizers", "pretrain", "finetune", "embed", "classifiers")
 
 
 def main() -> None:
@@ -176,10 +203,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("corpus", "data", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--chinese", type=Path, help="raw text for unigram; corpus.txt if not given")
     parser.add_argument("--only", help=f"some of {', '.join(WORK)}, in this order; later ones need what earlier ones made")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(a.corpus, a.data, a.out)
+    bench = Bench(a.corpus, a.chinese or a.corpus, a.data, a.out)
     lines = [["work", "peer", "ours", "theirs", "", "ratio", "MiB", "theirs"]]
     for name in a.only.split(",") if a.only else WORK:
         for row in getattr(bench, name)():

@@ -6,14 +6,19 @@ Needs transformers and accelerate. Nothing here is tuned against anybody: a fast
 """
 
 import argparse
+import importlib
+import io
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sentencepiece
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -107,9 +112,17 @@ def finetune(a: argparse.Namespace) -> float:
 
 def embed(a: argparse.Namespace) -> float:
     """Texts a second, tokenizing included: sorted by length, 32 at a time, the mean over all tokens."""
+    texts = sorted((json.loads(line)["sentence"] for line in lines(a.data, 1e6)), key=len, reverse=True)
+    if a.engine == "sentence-transformers":
+        library = importlib.import_module("sentence_transformers").SentenceTransformer(str(a.model), device="cpu")
+        library.max_seq_length = 128
+        library.encode(texts[: 32 * WARM], show_progress_bar=False)
+        started = time.perf_counter()
+        library.encode(texts, show_progress_bar=False)
+        return len(texts) / (time.perf_counter() - started)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(a.model)
     model = AutoModel.from_pretrained(a.model).eval()
-    texts = sorted((json.loads(line)["sentence"] for line in lines(a.data, 1e6)), key=len, reverse=True)
+    hidden = model if a.engine == "transformers" else converted(model, a.engine)
     started, done = 0.0, 0
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=a.precision == "bf16"):
         for number, i in enumerate(range(0, len(texts), 32)):
@@ -117,31 +130,74 @@ def embed(a: argparse.Namespace) -> float:
                 started, done = time.perf_counter(), 0
             batch = tokenizer(texts[i : i + 32], padding=True, truncation=True, max_length=128, return_tensors="pt")
             mask = batch["attention_mask"][:, :, None]
-            (model(**batch).last_hidden_state.float() * mask).sum(1) / mask.sum(1)
+            vectors = hidden(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+            (torch.as_tensor(vectors).float() * mask).sum(1) / mask.sum(1)
             done += len(batch["input_ids"])
     return done / (time.perf_counter() - started)
 
 
-class Recurrent(torch.nn.Module):
-    """The classifier of a tutorial: embeddings, torch's own LSTM in two directions, the maximum over time."""
+def converted(model: torch.nn.Module, engine: str) -> Any:
+    """The model as ONNX Runtime runs it (int8: weights and activations by its dynamic quantisation), or OpenVINO."""
+    model.config.return_dict = False
+    folder, names = Path(tempfile.mkdtemp()), ["input_ids", "attention_mask"]
+    ids = torch.ones(2, 16, dtype=torch.int64)
+    rows, width = torch.export.Dim("rows"), torch.export.Dim("width", max=128)
+    shapes = {name: {0: rows, 1: width} for name in names}
+    saved = folder / "model.onnx"
+    torch.onnx.export(
+        model, kwargs=dict.fromkeys(names, ids), f=str(saved), input_names=names, dynamo=True, dynamic_shapes=shapes
+    )
+    if engine == "openvino":
+        openvino = importlib.import_module("openvino")
+        compiled = openvino.Core().compile_model(str(saved), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+        return lambda **batch: [compiled([tensor.numpy() for tensor in batch.values()])[0]]
+    if engine == "onnx-int8":
+        quantization = importlib.import_module("onnxruntime.quantization")
+        quantization.quantize_dynamic(str(saved), str(folder / "int8.onnx"))
+        saved = folder / "int8.onnx"
+    session = importlib.import_module("onnxruntime").InferenceSession(str(saved))
+    return lambda **batch: session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
 
-    def __init__(self, vocabulary: int, labels: int) -> None:
+
+class Recurrent(torch.nn.Module):
+    """The classifier of a tutorial: embeddings, torch's own LSTM or GRU in two directions, the maximum over time."""
+
+    def __init__(self, kind: str, vocabulary: int, labels: int) -> None:
         super().__init__()
         self.tokens = torch.nn.Embedding(vocabulary, 256, padding_idx=0)
-        self.layer = torch.nn.LSTM(256, 256, batch_first=True, bidirectional=True)
+        layer = torch.nn.LSTM if kind == "lstm" else torch.nn.GRU
+        self.layer = layer(256, 256, batch_first=True, bidirectional=True)
         self.out = torch.nn.Linear(512, labels)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.out(self.layer(self.tokens(ids))[0].amax(1))
 
 
-def lstm(a: argparse.Namespace) -> float:
-    """Examples a second of that classifier in a plain loop, each batch padded to its longest, in fp32."""
+class Convolutional(torch.nn.Module):
+    """As `cnn` computes: residual convolutions of 3 tokens, twice as far apart from layer to layer, the maximum over time."""
+
+    def __init__(self, vocabulary: int, labels: int) -> None:
+        super().__init__()
+        self.tokens = torch.nn.Embedding(vocabulary, 256, padding_idx=0)
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(256) for _ in range(5))
+        self.layers = torch.nn.ModuleList(torch.nn.Conv1d(256, 256, 3, padding=2**i, dilation=2**i) for i in range(4))
+        self.out = torch.nn.Linear(256, labels)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x, mask = self.tokens(ids), (ids != 0)[:, :, None]
+        for norm, layer in zip(self.norms, self.layers, strict=False):
+            x = x + torch.nn.functional.gelu(layer((norm(x) * mask).transpose(1, 2)).transpose(1, 2))
+        return self.out(self.norms[-1](x).masked_fill(~mask, -torch.inf).amax(1))
+
+
+def classifier(a: argparse.Namespace) -> float:
+    """Examples a second of such a classifier in a plain loop, each batch padded to its longest, in fp32."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(a.tokenizer)
     rows = [json.loads(line) for line in lines(a.data, 3e6)]
     ids = [tokenizer(row["sentence"], truncation=True, max_length=128)["input_ids"] for row in rows]
     labels = torch.tensor([int(row["label"]) for row in rows])
-    model, order, started = Recurrent(len(tokenizer), 2), np.random.default_rng(0).permutation(len(rows)), 0.0
+    model = Convolutional(len(tokenizer), 2) if a.kind == "cnn" else Recurrent(a.kind, len(tokenizer), 2)
+    order, started = np.random.default_rng(0).permutation(len(rows)), 0.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for update in range(WARM + a.updates):
         if update == WARM:
@@ -157,27 +213,44 @@ def lstm(a: argparse.Namespace) -> float:
 
 
 def tokenize(a: argparse.Namespace) -> float:
-    """Megabytes a second of `encode_batch` over the lines of a corpus, 10,000 at a time."""
-    tokenizer = Tokenizer.from_file(str(a.tokenizer / "tokenizer.json"))
-    texts = list(lines(a.corpus, 1e12))
+    """Megabytes a second of `encode_batch` over the lines of a corpus, 10,000 at a time; for unigram of sentencepiece."""
+    texts, threads = list(lines(a.corpus, 1e12)), os.cpu_count() or 1
+    if a.kind == "unigram":
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(a.tokenizer / "tokenizer.model"))
+        encode = partial(pieces.encode, num_threads=threads)
+    else:
+        tokenizer = Tokenizer.from_file(str(a.tokenizer / "tokenizer.json"))
+
+        def encode(batch: list[str]) -> list[list[int]]:
+            return [encoding.ids for encoding in tokenizer.encode_batch(batch, add_special_tokens=False)]
+
     started = time.perf_counter()
     for i in range(0, len(texts), 10_000):
-        encoded = tokenizer.encode_batch(texts[i : i + 10_000], add_special_tokens=False)
-        np.concatenate([np.asarray(e.ids, np.uint16) for e in encoded])
+        np.concatenate([np.asarray(ids, np.uint16) for ids in encode(texts[i : i + 10_000])])
     return a.corpus.stat().st_size / 1e6 / (time.perf_counter() - started)
 
 
 def train_tokenizer(a: argparse.Namespace) -> float:
-    """Megabytes a second of training BERT's tokenizer."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    """Megabytes a second of training BERT's tokenizer, GPT-2's, or one of sentencepiece."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     started = time.perf_counter()
-    tokenizer.train([str(a.corpus)], trainers.WordPieceTrainer(vocab_size=16384, special_tokens=special, show_progress=False))
+    if a.kind == "unigram":
+        sizes = {"vocab_size": 16384, "num_threads": os.cpu_count() or 1, "minloglevel": 2}
+        sentencepiece.SentencePieceTrainer.train(input=str(a.corpus), model_writer=io.BytesIO(), **sizes)
+    elif a.kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        letters = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=16384, special_tokens=special, initial_alphabet=letters, show_progress=False)
+        tokenizer.train([str(a.corpus)], trainer)
+    else:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        tokenizer.train([str(a.corpus)], trainers.WordPieceTrainer(vocab_size=16384, special_tokens=special, show_progress=False))
     return a.corpus.stat().st_size / 1e6 / (time.perf_counter() - started)
 
 
-WORK = {f.__name__: f for f in (pretrain, finetune, embed, lstm, tokenize, train_tokenizer)}
+WORK = {f.__name__: f for f in (pretrain, finetune, embed, classifier, tokenize, train_tokenizer)}
 
 
 def main() -> None:
@@ -186,6 +259,8 @@ def main() -> None:
     parser.add_argument("work", choices=WORK)
     for name in ("tokenizer", "corpus", "model", "data"):
         parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--kind", help="of a tokenizer or a classifier")
+    parser.add_argument("--engine", default="transformers", help="or sentence-transformers, onnx, onnx-int8, openvino")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--compile", action="store_true")
     for name, value in (("updates", 20), ("batch", 64), ("layers", 4), ("dim", 256), ("heads", 4)):
