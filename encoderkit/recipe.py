@@ -11,12 +11,13 @@ from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, longest, reading
 from encoderkit.objectives.config import ContrastiveConfig, GloveConfig, MaskedConfig, ObjectiveConfig, WordVectorConfig, misfit
-from encoderkit.tasks.config import ClassifyConfig, TaskConfig
+from encoderkit.tasks.config import ClassifyConfig, SimilarityConfig, TaskConfig
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.training.config import (
     AdagradConfig,
     AdamWConfig,
     EveryConfig,
+    MuonConfig,
     OptimizerConfig,
     ScheduleConfig,
     SgdConfig,
@@ -103,6 +104,17 @@ def _check_patience(training: TrainingConfig, every: EveryConfig, dev: float | s
         raise ValueError("training.patience needs every.evaluate in updates or epochs: by the clock, a run could not be repeated")
 
 
+def _undropped(model: EncoderConfig | None) -> bool:
+    return model is not None and not any(getattr(model, name, 0) for name in ("dropout", "attention_dropout"))
+
+
+def _check_tricks(checkpoint: str | None, optimizer: OptimizerConfig, training: TrainingConfig) -> None:
+    if checkpoint is None and (name := training.of_checkpoint):
+        raise ValueError(f"training.{name} needs a checkpoint: without one nothing is trained yet")
+    if training.lora and isinstance(optimizer, MuonConfig):
+        raise ValueError("training.lora leaves muon no matrices to move; set optimizer.kind to adamw (lr 5e-4 to 2e-3)")
+
+
 def _check_word_vectors(
     objective: WordVectorConfig, data: PretrainData, optimizer: OptimizerConfig, training: TrainingConfig
 ) -> None:
@@ -112,6 +124,8 @@ def _check_word_vectors(
         raise ValueError("word vectors have sparse gradients, which optimizer.kind sgd and adagrad take")
     if training.compile == "on":
         raise ValueError("training.compile has nothing to compile in word vectors; set it to off")
+    if training.average:
+        raise ValueError("training.average would go over the whole tables at every update, of which few rows have changed")
 
 
 class PretrainRecipe(Config):
@@ -157,6 +171,9 @@ class PretrainRecipe(Config):
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
         _check_patience(self.training, self.every, self.data.dev)
+        _check_tricks(self.checkpoint, self.optimizer, self.training)
+        if name := next((name for name in ("unfreeze", "reinit", "adversarial") if getattr(self.training, name)), None):
+            raise ValueError(f"training.{name} is for finetune")
         if isinstance(self.objective, WordVectorConfig):
             _check_word_vectors(self.objective, self.data, self.optimizer, self.training)
         if isinstance(self.objective, ContrastiveConfig) and self.training.batch % self.objective.group:
@@ -212,6 +229,11 @@ class FinetuneRecipe(Config):
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
         _check_patience(self.training, self.every, self.data.dev)
+        _check_tricks(self.checkpoint, self.optimizer, self.training)
+        if self.training.adversarial and isinstance(self.task, SimilarityConfig) and self.task.loss != "cosine":
+            raise ValueError(f"training.adversarial moves a text by its own loss, and loss {self.task.loss} is of all together")
+        if isinstance(self.task, ClassifyConfig) and self.task.rdrop and not self.task.dropout and _undropped(self.model):
+            raise ValueError("task.rdrop compares passes with other dropout, and here is none; set task.dropout or model.dropout")
         sides = self.task.sides
         if self.data.length < 2 * sides + 1:
             raise ValueError(f"data.length ({self.data.length}) has no room for a token of each of {sides} texts")

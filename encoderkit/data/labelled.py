@@ -68,6 +68,16 @@ class Row(NamedTuple):
             raise self._wrong(column, "a number")
         return number
 
+    def scores(self, column: str) -> dict[str, float]:
+        """Probabilities by their labels, as `predict` writes them."""
+        value = self._value(column)
+        if not isinstance(value, dict) or not value:
+            raise self._wrong(column, 'the scores of labels, such as {"yes": 0.8, "no": 0.2}')
+        for p in value.values():
+            if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+                raise self._wrong(column, "scores between 0 and 1")
+        return value
+
     def _value(self, column: str) -> Any:
         if column not in self.values:
             raise missing(column, list(self.values), self.place)

@@ -6,7 +6,9 @@ workers read and how large a micro-batch is change nothing.
 
 import hashlib
 import struct
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
@@ -25,13 +27,48 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return order
 
 
-def examples_of(update: int, batch: int, size: int, seed: int, total: int) -> list[tuple[int, int]]:
+Order = Callable[[int, int, int], np.ndarray]
+"""(seed, epoch, size) to the numbers of the examples of an epoch, in their order."""
+
+
+def examples_of(
+    update: int, batch: int, size: int, seed: int, total: int, order: Order = permutation
+) -> list[tuple[int, int]]:  # fmt: skip
     """The (epoch, example) pairs of `update`, where the data hold `size` examples and the run sees `total`.
 
-    Each epoch has each example once; batches go on from one epoch into the next.
+    Each epoch has each example once; batches go on from one epoch into the next. Another `order` may have an example
+    several times: then the first of the pair is its place in the run, so that pairs differ, and what is random in them.
     """
-    places = (divmod(slot, size) for slot in slots(update, batch, total))
-    return [(epoch, int(permutation(seed, epoch, size)[place])) for epoch, place in places]
+    places = ((slot, *divmod(slot, size)) for slot in slots(update, batch, total))
+    whole = order is permutation
+    return [(epoch if whole else slot, int(order(seed, epoch, size)[place])) for slot, epoch, place in places]
+
+
+class Balanced:
+    """Examples of which an epoch has as many of each label, and so frequent ones now and then and rare ones repeatedly.
+
+    An epoch is as long as ever. How often each example is in it is what its label allots to it, rounded up or down.
+    """
+
+    def __init__(self, examples: Sequence[Any], labels: Sequence[Hashable]) -> None:
+        self._examples = examples
+        _, own, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+        self._shares = 1 / (counts * len(counts))[own]  # they add up to 1
+        self.order = lru_cache(maxsize=2)(self._order)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._examples[index]
+
+    def _order(self, seed: int, epoch: int, size: int) -> np.ndarray:
+        """(size,) int64: the shares of the examples laid end to end in a random order, and a mark at every 1 / size."""
+        draw = np.random.default_rng((seed, epoch))
+        shuffled = draw.permutation(size)
+        marks = (draw.random() + np.arange(size)) / size
+        found = np.searchsorted(np.cumsum(self._shares[shuffled]), marks, side="right")
+        return draw.permutation(shuffled[np.minimum(found, size - 1)])
 
 
 class _Words(ISeedSequence):

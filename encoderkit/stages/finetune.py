@@ -14,6 +14,8 @@ from torch import nn
 from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.data.labelled import Row, read_rows
+from encoderkit.data.order import Balanced
+from encoderkit.data.records import missing
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, vocabulary_of
 from encoderkit.learner import Vocabulary
@@ -26,11 +28,12 @@ from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
-from encoderkit.tasks.config import GenerateConfig, TaskConfig
+from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
 from encoderkit.tasks.task import Task
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
+from encoderkit.training.optim import renewed
 
 
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -79,9 +82,15 @@ def prepare(recipe: FinetuneRecipe) -> Material:
         inputs["embeddings"] = embeddings_hash(recipe.embeddings)
     if step is not None:
         inputs["checkpoint"] = files.sha256(step / "model.safetensors")
+        assert isinstance(learner, nn.Module)
+        fresh = renewed(learner, recipe.training.reinit)
         load_pretrained(learner, step)
+        learner.load_state_dict(fresh, strict=False)
     dev, test = parts.get("dev"), parts.get("test")
-    return Material(learner, parts["train"], dev, test, tokenizer, labels or None, recipe.data.length, inputs, one_shape=False)
+    train = parts["train"]
+    if isinstance(recipe.task, ClassifyConfig) and recipe.task.sampling == "balanced":
+        train = Balanced(train, [example.target for example in train])
+    return Material(learner, train, dev, test, tokenizer, labels or None, recipe.data.length, inputs, one_shape=False)
 
 
 def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
@@ -91,7 +100,7 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
     def read(path: str) -> list[Row]:
         return read_rows(path, task.all_columns, task.optional_columns)
 
-    parts = {"train": read(data.train)}
+    parts = {"train": _sure(read(data.train), task, data.train)}
     if recipe.folds:
         fold = recipe.fold or 1
         held = partial(_fold, fold, recipe.folds)
@@ -109,6 +118,26 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
     if data.test is not None:
         parts["test"] = read(data.test)
     return parts
+
+
+def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
+    """Without rows of whose label their teacher is not sure enough."""
+    if not isinstance(task, ClassifyConfig) or task.soft is None:
+        return rows
+    if not any(task.soft in row.values for row in rows):
+        raise missing(task.soft, list(rows[0].values), path)
+
+    def sure(row: Row) -> bool:
+        scores = row.scores(task.soft).values() if task.soft in row.values else (1.0,)
+        return (min(max(p, 1 - p) for p in scores) if task.several else max(scores)) >= task.confidence
+
+    kept = [row for row in rows if sure(row)]
+    if not kept:
+        raise DataError(f"no row has a label of which the teacher is as sure as {task.confidence:g}", where=path)
+    if len(kept) < len(rows):
+        count, least = len(rows) - len(kept), task.confidence
+        say(f"train: {count:,} of {len(rows):,} rows left out, as their teacher is less sure than {least:g}")
+    return kept
 
 
 def _labelled(recipe: FinetuneRecipe, split: dict[str, list[Row]]) -> list[Row]:

@@ -18,6 +18,7 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
 from encoderkit.stages.session import Material, find_goal, looks
 from encoderkit.training.loop import Plan, micro_batches
+from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
 from encoderkit.training.optim import Muon, build_optimizers, depth, freeze
 from encoderkit.training.plan import FORWARD, Trial, draft, settle
@@ -49,6 +50,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     learner = material.learner
     assert isinstance(learner, nn.Module)
     freeze(learner, training.freeze)
+    adapt(learner, training.lora, recipe.seed)
     find_goal(learner, training.metric, training.patience)
     plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
     learner.to(plan.device)
@@ -106,6 +108,8 @@ def _parameters(learner: nn.Module) -> dict[str, int]:
 def _bytes(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> int:
     """Of a checkpoint: weights, and the averages of the optimizer, one of them for Muon and two for AdamW."""
     size = sum(t.numel() * t.element_size() for t in learner.state_dict().values())
+    if average := recipe.training.average:  # of the weights: saved as the model, beside them and what it is made of
+        size *= 2 + getattr(average, "count", 1)
     for optimizer in build_optimizers(learner, recipe.optimizer, DTYPES["fp32"]):
         moments = 1 if isinstance(optimizer, Muon) else 2
         size += moments * sum(4 * p.numel() for group in optimizer.param_groups for p in group["params"])

@@ -22,9 +22,11 @@ from encoderkit.inference import read_config
 from encoderkit.learner import Learner
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
+from encoderkit.training.average import build_average
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
 from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
+from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, keep_memory
 from encoderkit.training.optim import build_optimizers, freeze
 from encoderkit.training.plan import draft, settle
@@ -121,6 +123,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     assert isinstance(learner, nn.Module)
     training = recipe.training
     freeze(learner, training.freeze)
+    adapt(learner, training.lora, recipe.seed)
     goal = find_goal(learner, training.metric, training.patience)
     found, plan = by_first(lambda: _before(out, material, overwrite))
     if plan is None:
@@ -138,6 +141,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
         if plan.compile:
             learner.compile()
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
+    made += build_average(learner, training.average, len(material.train) / plan.batch, plan.updates)
     if found is not None:
         step, state = found
         read_config(step)  # one of another version is refused, not continued

@@ -29,6 +29,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import ClassifyConfig
+from encoderkit.tasks.losses import against, disagreement, each_of, focal, one_of, soften
 from encoderkit.tasks.task import Baseline, Observed
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
@@ -42,6 +43,8 @@ class Example(NamedTuple):
     """The number of its label, or (L,) of 0 and 1 where there may be several; None: not known."""
     row: int = 0
     """The number of its row."""
+    soft: np.ndarray | None = None
+    """(L,) the probabilities that a teacher gives the labels, if it is trained on them."""
 
     @property
     def texts(self) -> list[Tokens]:
@@ -67,7 +70,8 @@ class Classify(nn.Module):
         self.encoder_config = encoder
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
         self.head = build_classification_head(encoder, len(self.labels), config.dropout)
-        self.weights = {"classify": 1.0}
+        self.weights = {"classify": 1.0, **({"rdrop": config.rdrop / 2} if config.rdrop else {})}
+        self._passes, self._chances = 2 if config.rdrop else 1, each_of if config.several else one_of
         self.directions: dict[str, Literal["min", "max"]] = {
             "loss": "min",
             "accuracy": "max",
@@ -87,6 +91,7 @@ class Classify(nn.Module):
         if isinstance(config.label, list):
             return list(config.label)
         found = {name for row in rows for name in _names(row, config)}
+        found |= {name for row in rows if config.soft in row.values for name in row.scores(config.soft)}
         if len(found) < 2 and not config.several:
             raise DataError(f"all rows have the label {shown(min(found))}; a classifier needs two", where=rows[0].source)
         return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() and name.isascii() else (1, 0, name))
@@ -118,21 +123,38 @@ class Classify(nn.Module):
         """Rows as examples; raises `DataError` with file and line for a label that is not known."""
         tokens = assemble([self.texts(row) for row in rows], tokenizer, self.length)
         pairs = enumerate(zip(rows, tokens, strict=True))
-        return [Example(own, self.target(row) if labelled else None, i) for i, (row, own) in pairs]
+        if not labelled:
+            return [Example(own, None, i) for i, (_, own) in pairs]
+        return [Example(own, self.target(row), i, self._soft(row)) for i, (row, own) in pairs]
 
     def target(self, row: Row) -> int | np.ndarray:
         """The number of a row's label, or (L,) of 0 and 1; raises `DataError` for a label that is not known."""
         names = _names(row, self.config)
         for name in names:
-            if name not in self._numbers:
-                raise DataError(
-                    f"label {shown(name)} was not seen in training; the labels are: {_listed(self.labels)}",
-                    where=row.place,
-                    fix="correct the row, or train with it",
-                )
+            self._check(name, row)
         if not self.config.several:
             return self._numbers[names[0]]
         return np.array([label in names for label in self.labels], dtype=np.int64)
+
+    def _check(self, name: str, row: Row) -> None:
+        if name not in self._numbers:
+            raise DataError(
+                f"label {shown(name)} was not seen in training; the labels are: {_listed(self.labels)}",
+                where=row.place,
+                fix="correct the row, or train with it",
+            )
+
+    def _soft(self, row: Row) -> np.ndarray | None:
+        """(L,) the probabilities that a row's teacher gives the labels, softened; None where there are none to train on."""
+        if self.config.soft is None or not self.config.soft_share or self.config.soft not in row.values:
+            return None
+        scores = row.scores(self.config.soft)
+        for name in scores:
+            self._check(name, row)
+        p = torch.tensor([scores.get(label, 0.0) for label in self.labels], dtype=torch.float64)
+        if not self.config.several and not p.any():
+            raise DataError(f"{shown(self.config.soft)} gives every label a probability of 0", where=row.place)
+        return soften(p, self.config.temperature, self._chances).float().numpy()
 
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
@@ -147,7 +169,17 @@ class Classify(nn.Module):
         labels = torch.from_numpy(np.array([example.target for example in examples]))
         # The count goes with the weights, as in torch's weighted mean.
         count = labels.numel() if self.config.several else float(self.class_weights.cpu()[labels].sum())
-        return Batch(inputs, {"labels": labels}, {"classify": count}, size)
+        targets, counts = {"labels": labels}, dict.fromkeys(self.weights, labels.numel()) | {"classify": count}
+        if self.config.soft and self.config.soft_share and progress is not None:
+            targets |= self._teachers(examples)
+        return Batch(inputs, targets, counts, size)
+
+    def _teachers(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """(N, L) what the teacher says, and (N, 1) the share of the loss that is against it."""
+        there = torch.tensor([[float(example.soft is not None)] for example in examples])
+        nothing = np.zeros(len(self.labels), np.float32)
+        soft = np.stack([nothing if example.soft is None else example.soft for example in examples])
+        return {"soft": torch.from_numpy(soft), "share": there * self.config.soft_share}
 
     def _with_words_dropped(self, row: Tokens, rng: np.random.Generator) -> Tokens:
         special = (row.ids == self.vocabulary.cls) | (row.ids == self.vocabulary.sep)
@@ -160,14 +192,39 @@ class Classify(nn.Module):
         return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed cross-entropy (several labels: of each label on its own), weighted and smoothed."""
-        return {"classify": self._nats(self.logits(inputs), targets["labels"], self.config.label_smoothing).sum()}
+        """The summed cross-entropy (several labels: of each label on its own), weighted and smoothed; of two passes the mean.
 
-    def _nats(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        With R-Drop also by how much two passes disagree.
+        """
+        passes = [self.logits(inputs) for _ in range(self._passes)]
+        terms = {"classify": torch.stack([self._loss(logits, targets).sum() for logits in passes]).mean()}
+        if "rdrop" in self.weights:
+            terms["rdrop"] = disagreement(passes[0], passes[1], self._chances).sum()
+        return terms
+
+    def _loss(self, logits: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """(N,), of several labels (N, L): against the labels and, by its share, against the teacher."""
+        hard = self._nats(logits, targets["labels"])
+        if "soft" not in targets:
+            return hard
+        share = targets["share"] if self.config.several else targets["share"][:, 0]
+        return (1 - share) * hard + share * against(logits, targets["soft"], self.config.temperature, self._chances)
+
+    def _nats(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        if self.config.focal:
+            return self._focal(logits, labels)
         if self.config.several:
             goal = labels.float() * (1 - smoothing) + smoothing / 2
             return binary_cross_entropy_with_logits(logits, goal, weight=self.class_weights, reduction="none")
         return cross_entropy(logits, labels, self.class_weights, reduction="none", label_smoothing=smoothing)
+
+    def _focal(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.several:
+            nats, weights = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none"), self.class_weights
+        else:
+            nats, weights = cross_entropy(logits, labels, reduction="none"), self.class_weights[labels]
+        return weights * focal(nats, self.config.focal)
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scores of each example."""

@@ -95,12 +95,49 @@ class ClassifyConfig(RowsConfig):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each target spread over all labels (Szegedy et al. 2016)."""
 
+    focal: float = Field(default=0.0, ge=0)
+    """The power of (1 - p) that the loss of a label with the probability p is multiplied by, so that what is learnt already
+    counts for little (Lin et al. 2017, "Focal loss", equation 4; they have 2); 0: the plain loss."""
+    rdrop: float = Field(default=0.0, ge=0)
+    """R-Drop: each batch is computed twice with other dropout, and this weighs how far the two differ, against the mean of
+    their losses as in equation 4 of Liang et al. (2021), who have 0.1 to 5. 0: computed once."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """balanced: an epoch has as many rows of each label, so rare ones repeatedly and frequent ones now and then."""
+    soft: str | None = None
+    """A column with a teacher's probabilities, {label: p}, as `predict` writes them (scores): trained on beside the label, or
+    instead of it (Hinton et al. 2015). Rows without it, and held-out data, have their label alone."""
+    soft_share: Share = 1.0
+    """soft: the share of the loss against the teacher; the rest is that against the label."""
+    temperature: PositiveFloat = 1.0
+    """soft: what the logits of both are divided by in that share, whose gradient is scaled up again by its square."""
+    confidence: Share = 0.0
+    """soft: rows of whose label the teacher is less sure than this are left out of training (pseudo-labels, Lee 2013)."""
+
     @model_validator(mode="after")
     def _columns_differ(self) -> "ClassifyConfig":
         if not self.label:
             raise ValueError("label names at least one column")
-        _differ(self.all_columns, "text and label")
+        _differ([*self.all_columns, *self.optional_columns], "text, label and soft")
         return self
+
+    @model_validator(mode="after")
+    def _losses_agree(self) -> "ClassifyConfig":
+        needs = {"soft_share", "temperature", "confidence"} & self.model_fields_set
+        if self.soft is None and any(getattr(self, n) != type(self).model_fields[n].default for n in needs):
+            raise ValueError(f"{' and '.join(sorted(needs))} are about a teacher's scores: name their column in soft")
+        if self.focal and self.label_smoothing:
+            raise ValueError("focal is of the probability of one label, and label_smoothing gives some to all; set one of them")
+        if self.soft and self.soft_share and (self.focal or self.class_weights):
+            raise ValueError("focal and class_weights are for labels, and soft is none; with soft_share: 0 it only chooses rows")
+        if self.sampling == "balanced" and (self.several or self.class_weights == "balanced"):
+            reason = "rows have several labels" if self.several else "class_weights are balanced too"
+            raise ValueError(f"sampling cannot be balanced where {reason}")
+        return self
+
+    @property
+    def optional_columns(self) -> list[str]:
+        """That of a teacher's scores."""
+        return [self.soft] if self.soft else []
 
     @property
     def columns(self) -> list[str]:

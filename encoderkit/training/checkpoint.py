@@ -3,6 +3,8 @@
     step-0001000/
       model.safetensors  config.json  labels.json  tokenizer/      the model
       resume/optimizer.safetensors  resume/state.json              only for resuming
+      resume/weights.safetensors                                   where training has other weights than the model: of which an
+                                                                   average is saved, or factors that are merged in it
       MANIFEST.json                                                sizes and SHA-256 of all of these
 
 Moments are kept by parameter name, so that the order of parameters is of no account.
@@ -23,6 +25,8 @@ from encoderkit import files
 from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.errors import DataError, DivergedError, UserError
+from encoderkit.training.average import means, remembers
+from encoderkit.training.lora import merged
 
 FORMAT = 1
 """Of config.json; raised when an older reader could not understand a checkpoint."""
@@ -69,9 +73,12 @@ def save(
     finite, `ResourceError` if the disk fails; earlier checkpoints are intact in either case.
     """
     target = step_path(run, state.update)
-    weights = {name: t.detach().contiguous() for name, t in learner.state_dict().items()}
+    own = dict(learner.state_dict(keep_vars=True))
+    weights = _usable(learner, optimizers, own)
+    others = {name: t.detach().contiguous() for name, t in own.items() if weights.get(name) is not t}
+    weights = {name: t.detach().contiguous() for name, t in weights.items()}
     moments = _moments(learner, optimizers)
-    for name, tensor in [*weights.items(), *moments.items()]:
+    for name, tensor in [*weights.items(), *others.items(), *moments.items()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergedError(f"{name} is no longer finite at update {state.update}; what was saved before is intact")
     with files.staged(target, {"format": FORMAT, "update": state.update}) as folder:
@@ -84,9 +91,19 @@ def save(
             files.write_new(folder / "tokenizer" / name, data)
         files.make_folder(folder / "resume")
         files.write_new(folder / "resume" / "optimizer.safetensors", safetensors.torch.save(moments))
+        if others:
+            files.write_new(folder / "resume" / "weights.safetensors", safetensors.torch.save(others))
         files.write_new(folder / "resume" / "state.json", state.model_dump_json(indent=1))
     publish(run, state)
     return target
+
+
+def _usable(
+    learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer], own: dict[str, Tensor]
+) -> dict[str, Tensor]:  # fmt: skip
+    """The weights of the model, of what training has (`own`): averages in place of what they are of, and factors merged."""
+    known = {id(p): mean for p, mean in means(optimizers)}
+    return merged(learner, {name: known.get(id(tensor), tensor) for name, tensor in own.items()})
 
 
 def publish(run: Path, state: State) -> None:
@@ -178,11 +195,16 @@ def _listed(names: Sequence[str]) -> str:
 
 def restore(step: Path, learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Weights and moments of a verified checkpoint."""
-    load_weights(learner, read_tensors(step / "model.safetensors"), step)
+    tensors, other = read_tensors(step / "model.safetensors"), step / "resume" / "weights.safetensors"
+    if other.exists():
+        own = learner.state_dict().keys()
+        tensors = {name: tensor for name, tensor in tensors.items() if name in own} | read_tensors(other)
+    load_weights(learner, tensors, step)
     saved = read_tensors(step / "resume" / "optimizer.safetensors")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for name, p in zip(group["names"], group["params"], strict=True):
                 keys = [key for key in saved if key.rpartition(".")[0] == name]
+                keys = [key for key in keys if remembers(optimizer, key.rpartition(".")[2])]
                 # Step counts stay where the optimizer's fused kernel wants them: beside the parameter, as float32.
                 optimizer.state[p] = {key.rpartition(".")[2]: saved[key].to(p.device) for key in keys}

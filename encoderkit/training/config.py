@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from encoderkit.config import Config
-from encoderkit.units import Count, Every, Seconds, Share, Span
+from encoderkit.units import Count, Every, Seconds, Share, Span, interval
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -87,6 +87,41 @@ class ScheduleConfig(Config):
     """The rate at the end, as a share of the highest."""
 
 
+Matrix = Literal["query", "key", "value", "out", "mlp"]
+
+
+class LoraConfig(Config):
+    """Low-rank changes of some matrices, trained while all else of the encoder stays as it is (Hu et al. 2021)."""
+
+    rank: PositiveInt = 8
+    """Of the change of each matrix."""
+    alpha: PositiveFloat = 16.0
+    """The change is scaled by alpha / rank, so that another rank does not need another learning rate."""
+    matrices: tuple[Matrix, ...] = Field(default=("query", "value"), min_length=1)
+    """Which ones, in every layer: of attention, or both of each MLP."""
+
+
+class EmaConfig(Config):
+    """The exponential moving average of the weights, without what they began with (as Adam corrects its averages)."""
+
+    kind: Literal["ema"] = "ema"
+    decay: float = Field(default=0.999, gt=0, lt=1)
+    """What the average keeps of itself in an update: 0.999 looks back over about a thousand updates."""
+
+
+class LastConfig(Config):
+    """The mean of the weights at the last few of evenly spaced updates, the last update of the run being one of them."""
+
+    kind: Literal["last"] = "last"
+    count: int = Field(default=5, ge=2)
+    """How many; each is a copy of the model in memory."""
+    every: Every = "1 epoch"
+    """How far apart, in updates or epochs; saving and evaluating have no part in it."""
+
+
+AverageConfig = Annotated[EmaConfig | LastConfig, Field(discriminator="kind")]
+
+
 class TrainingConfig(Config):
     """How long, in what portions, and in what arithmetic."""
 
@@ -110,6 +145,18 @@ class TrainingConfig(Config):
     """auto: a GPU if there is one."""
     freeze: Literal["embeddings"] | PositiveInt | None = None
     """Keep the embeddings, or the embeddings and the first n layers, as they are."""
+    unfreeze: Every | None = None
+    """Gradual unfreezing: only what stands above the layers is trained at first; each time this has passed, in updates or
+    epochs, one more layer is, from the top down, the embeddings last (Howard and Ruder 2018, "ULMFiT", section 3.3)."""
+    reinit: PositiveInt | None = None
+    """So many layers of a checkpoint, from the top, and all above them begin with fresh weights (Zhang et al. 2021)."""
+    lora: LoraConfig | None = None
+    """Train low-rank changes of some matrices, and the head, in place of the encoder. Models are saved with them merged."""
+    adversarial: PositiveFloat | None = None
+    """FGM: train on each batch a second time with the word embeddings of each text moved so far in the direction that
+    raises the loss fastest, in standard deviations of the embeddings (Miyato et al. 2017, equation 5); 0.5 to 5."""
+    average: AverageConfig | None = None
+    """Evaluate, and save as the model, an average of the weights over updates; training goes on from the weights themselves."""
     patience: PositiveInt | None = None
     """Stop after this many evaluations without a better one."""
     metric: str | None = None
@@ -121,6 +168,23 @@ class TrainingConfig(Config):
         if len(given) != 1:
             raise ValueError(f"give one of budget, updates, epochs, tokens; found {' and '.join(given) or 'none'}")
         return self
+
+    @model_validator(mode="after")
+    def _tricks_agree(self) -> "TrainingConfig":
+        if self.lora and (other := next((n for n in ("freeze", "unfreeze", "reinit") if getattr(self, n)), None)):
+            raise ValueError(f"training.lora keeps the whole encoder as it is, and {other} says otherwise; give one of them")
+        for name, every in (("unfreeze", self.unfreeze), ("average.every", getattr(self.average, "every", None))):
+            if every and interval(every).unit == "seconds":
+                raise ValueError(f"training.{name} is in updates or epochs: by the clock, a run could not be repeated")
+        for name in ("unfreeze", "adversarial"):
+            if getattr(self, name) and self.compile == "on":
+                raise ValueError(f"training.{name} changes what is computed while the run goes on; set training.compile to off")
+        return self
+
+    @property
+    def of_checkpoint(self) -> str | None:
+        """A trick that keeps or takes away what was trained before, if there is one."""
+        return next((name for name in ("unfreeze", "reinit", "lora") if getattr(self, name)), None)
 
 
 class EveryConfig(Config):

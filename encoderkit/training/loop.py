@@ -6,6 +6,7 @@ resuming needs only n, and evaluating or logging between updates cannot change t
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import accumulate, chain
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -15,12 +16,14 @@ from torch import nn
 from encoderkit import world
 from encoderkit.config import Config
 from encoderkit.console import warn
-from encoderkit.data.order import examples_of, rng
+from encoderkit.data.order import Order, examples_of, permutation, rng
 from encoderkit.errors import DivergedError, out_of_memory
 from encoderkit.learner import Batch, Coupled, Learner, group_of
+from encoderkit.training.adversarial import passes
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.distributed import add_gradients, everyone, total
 from encoderkit.training.machine import DTYPES
+from encoderkit.training.optim import unfreeze
 from encoderkit.training.rowwise import clip_gradients
 from encoderkit.training.schedule import factor
 
@@ -48,6 +51,10 @@ class Plan(Config):
     """Of the CPU; sums depend on it in the last bit."""
     schedule: ScheduleConfig
     clip: float | None
+    unfreeze: float = 0.0
+    """Updates from one layer's being trained too to the next one's; 0: all are from the start."""
+    adversarial: float = 0.0
+    """See `adversarial.passes`."""
 
 
 class Update(NamedTuple):
@@ -56,7 +63,7 @@ class Update(NamedTuple):
     number: int
     """1 for the first."""
     losses: dict[str, float]
-    """Mean of each term, in nats."""
+    """Mean of each term, in nats; where texts are disturbed too, of the texts as they are."""
     loss: float
     """Their weighted sum, which was minimised."""
     lr: float
@@ -78,8 +85,7 @@ def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> 
 
     The shares are alike in lengths: one deals the examples, sorted, like cards. Groups that belong together are dealt whole.
     """
-    slots = examples_of(update, plan.batch, len(source), plan.seed, plan.examples)
-    drawn = [(source[index], epoch, index) for epoch, index in slots]
+    drawn = [(source[index], epoch, index) for epoch, index in _slots(source, plan, update)]
     if (group := group_of(learner)) > 1:
         dealt = [drawn[start : start + group] for start in range(0, len(drawn), group)][world.rank() :: world.size()]
         each = max(1, plan.micro_batch // group)
@@ -93,6 +99,12 @@ def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> 
     for part in parts:
         rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
         yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates)
+
+
+def _slots(source: Source, plan: Plan, update: int) -> list[tuple[int, int]]:
+    """See `examples_of`; a source may have an order of its own."""
+    order: Order = getattr(source, "order", permutation)
+    return examples_of(update, plan.batch, len(source), plan.seed, plan.examples, order)
 
 
 def portions(lengths: Sequence[int], most: int, fixed: int, packed: bool) -> list[tuple[int, int]]:
@@ -132,7 +144,6 @@ def updates(
 ) -> Iterator[Update]:
     """Train from update `start` to the end of the plan. Raises `DivergedError` before a step that is not finite is taken."""
     assert isinstance(learner, nn.Module)
-    parameters = [p for p in learner.parameters() if p.requires_grad]
     with ThreadPoolExecutor(1, "reader") as reader:  # the next batch is made while this one is computed
         coming = reader.submit(_batches, learner, source, plan, start)
         for n in range(start, plan.updates):
@@ -140,6 +151,9 @@ def updates(
             if n + 1 < plan.updates:
                 coming = reader.submit(_batches, learner, source, plan, n + 1)
             learner.train()
+            if plan.unfreeze:
+                unfreeze(optimizers, n / plan.unfreeze)
+            parameters = [p for p in learner.parameters() if p.requires_grad]
             share = factor(plan.schedule, n, plan.updates)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -156,10 +170,10 @@ def updates(
             losses = {term: s / counts[term] for term, s in zip(sums, total(list(sums.values())), strict=True)}
             loss = sum(learner.weights[term] * losses[term] for term in losses)
             if not (_finite(loss) and _finite(norm)):
-                raise _diverged(plan, n, loss, norm, len(source))
+                raise _diverged(plan, n, loss, norm, source)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["targets"] = sum(counts.values())
+                    group["targets"], group["update"] = sum(counts.values()), n + 1
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
@@ -182,11 +196,13 @@ def _accumulate(
             return _accumulate_coupled(learner, batches, counts, plan, update)
         for batch in batches:
             moved = batch.to(plan.device)
-            with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
-                terms = learner(moved.inputs, moved.targets)
-            torch.stack([learner.weights[term] * terms[term] / counts[term] for term in terms]).sum().backward()
-            for term in terms:
-                sums[term] += float(terms[term].detach())
+            with closing(passes(learner, moved.inputs, plan.adversarial)) as runs:
+                for again in runs:
+                    with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
+                        terms = learner(moved.inputs, moved.targets)
+                    torch.stack([learner.weights[term] * terms[term] / counts[term] for term in terms]).sum().backward()
+                    for term in terms if not again else ():
+                        sums[term] += float(terms[term].detach())
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or plan.micro_batch <= group_of(learner):
             raise
@@ -244,8 +260,8 @@ def _finite(value: float) -> bool:
     return value - value == 0
 
 
-def _diverged(plan: Plan, update: int, loss: float, norm: float, size: int) -> DivergedError:
-    examples = [i for _, i in examples_of(update, plan.batch, size, plan.seed, plan.examples)]
+def _diverged(plan: Plan, update: int, loss: float, norm: float, source: Source) -> DivergedError:
+    examples = [i for _, i in _slots(source, plan, update)]
     shown = ", ".join(map(str, examples[:16])) + (f" and {len(examples) - 16} more" if len(examples) > 16 else "")
     return DivergedError(
         f"update {update + 1}: the loss is {loss:g} and the gradient's norm {norm:g}, which cannot be trained on; "

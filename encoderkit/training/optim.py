@@ -4,7 +4,7 @@ Every trained parameter is in exactly one group; a test and an assertion hold th
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,8 +71,32 @@ def freeze(learner: nn.Module, what: str | int | None) -> None:
             parameter.requires_grad_(False)
 
 
+def unfreeze(optimizers: Sequence[torch.optim.Optimizer], steps: float) -> None:
+    """Train what stands above the layers and as many layers, from the top, as there were `steps`; the rest waits."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for p in group["params"] if "below" in group else ():
+                p.requires_grad_(group["below"] <= steps)
+
+
+def renewed(learner: nn.Module, count: int | None) -> dict[str, Tensor]:
+    """Copies of the weights of the top `count` layers and of all above them; raises `UsageError` as `freeze` does."""
+    if count is None:
+        return {}
+    found = depths(learner)
+    if count > found.layers:
+        message = f"training.reinit is {count}, but the encoder has {found.layers} layers"
+        raise UsageError(message, fix=f"--set training.reinit={found.layers}")
+    below = found.layers - count
+    for first, last in found.shared.items():
+        if first <= below < last:
+            raise UsageError(f"training.reinit is {count}, but layers {first} to {last} share their weights")
+    return {name: p.detach().clone() for name, p in learner.named_parameters() if found.of[name] > below}
+
+
 def build_optimizers(learner: nn.Module, config: OptimizerConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    """The optimizers of a learner; each group has `lr_peak`, which a schedule scales into `lr`.
+    """The optimizers of a learner; each group has `lr_peak`, which a schedule scales into `lr`, and `below`: how many layers
+    deep it is, counted from what stands above them.
 
     `dtype` is that of the run's products; weights and averages are float32 in any case.
     """
@@ -91,6 +115,7 @@ def build_optimizers(learner: nn.Module, config: OptimizerConfig, dtype: torch.d
                 "params": [p for _, p in members],
                 "names": [name for name, _ in members],
                 "lr_peak": (config.lr if muon else adamw_lr) * config.layer_decay ** (layers + 1 - level),
+                "below": layers + 1 - level,
                 "lr": 0.0,
                 "weight_decay": decay if matrix else 0.0,
             }

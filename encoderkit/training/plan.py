@@ -16,6 +16,7 @@ from encoderkit.training.distributed import by_first
 from encoderkit.training.loop import Plan, Source, updates
 from encoderkit.training.machine import DTYPES, can_compile, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
+from encoderkit.training.schedule import updates_in
 
 TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 65_536}
 """On two cores 2,048 to 16,384 at once were equally fast to within 5 %, and fewer take less memory."""
@@ -58,6 +59,8 @@ def draft(
         threads=torch.get_num_threads(),
         schedule=schedule,
         clip=optimizer.clip,
+        unfreeze=updates_in(training.unfreeze, examples / training.batch) if training.unfreeze else 0.0,
+        adversarial=training.adversarial or 0.0,
     )
 
 
@@ -113,10 +116,10 @@ class Trial(NamedTuple):
         learner = self.learner
         assert isinstance(learner, nn.Module)
         before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-        endless = plan.model_copy(update={"updates": 1_000_000, "examples": 1_000_000 * plan.batch})
+        endless = {"updates": 1_000_000, "examples": 1_000_000 * plan.batch, "unfreeze": 0.0}  # what it takes in the end
         times = [time.monotonic()]
         optimizers = build_optimizers(learner, self.optimizer, DTYPES[plan.precision])
-        for _ in islice(updates(learner, optimizers, self.source, endless), count + 1):
+        for _ in islice(updates(learner, optimizers, self.source, plan.model_copy(update=endless)), count + 1):
             times.append(time.monotonic())
         learner.load_state_dict(before)
         learner.zero_grad(set_to_none=True)

@@ -18,11 +18,13 @@ from encoderkit import files, world
 from encoderkit.console import progress, say
 from encoderkit.errors import DivergedError, ExitCode, Interrupted
 from encoderkit.learner import Learner
+from encoderkit.training.average import averaged
 from encoderkit.training.checkpoint import Description, State, save
 from encoderkit.training.config import EveryConfig
 from encoderkit.training.distributed import any_of
 from encoderkit.training.evaluate import evaluate
 from encoderkit.training.loop import Plan, Source, Update, updates
+from encoderkit.training.schedule import updates_in
 from encoderkit.units import interval
 
 
@@ -43,14 +45,15 @@ class Due:
 
     def __init__(self, every: str, epoch: float, start: int) -> None:
         """`epoch`: updates in one pass over the data."""
-        self._every, self._epoch, self._last, self._time = interval(every), epoch, start, time.monotonic()
+        self._text, self._every, self._epoch = every, interval(every), epoch
+        self._last, self._time = start, time.monotonic()
 
     def __call__(self, update: int) -> bool:
         """Whether it is time, at the end of `update`."""
         if self._every.unit == "seconds":
             due = time.monotonic() - self._time >= self._every.size
         else:
-            step = self._every.size * (self._epoch if self._every.unit == "epochs" else 1)
+            step = updates_in(self._text, self._epoch)
             due = int(update / step) > int(self._last / step)
         if due:
             self._time = time.monotonic()
@@ -118,7 +121,8 @@ def train(
             bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {rate:,.0f} tokens/s")
             improved = False
             if dev is not None and (look or ended):
-                state, improved = _look(learner, dev, plan, goal, out, state)
+                with averaged(optimizers):
+                    state, improved = _look(learner, dev, plan, goal, out, state)
             tired = goal.patience is not None and state.stale >= goal.patience
             stop = any_of([bool(signals)])[0]
             saved = keep or improved or ended or tired or stop

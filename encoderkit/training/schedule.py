@@ -3,7 +3,14 @@
 import math
 
 from encoderkit.training.config import ScheduleConfig
-from encoderkit.units import span_updates
+from encoderkit.units import interval, span_updates
+
+
+def updates_in(every: str, epoch: float) -> float:
+    """How many updates an interval of updates or epochs is, where a pass over the data is `epoch` of them."""
+    size, unit = interval(every)
+    assert unit != "seconds"
+    return size * (epoch if unit == "epochs" else 1)
 
 
 def factor(schedule: ScheduleConfig, update: int, total: int) -> float:
