@@ -117,7 +117,7 @@ class ClassifyConfig(RowsConfig):
     def _columns_differ(self) -> "ClassifyConfig":
         if not self.label:
             raise ValueError("label names at least one column")
-        _differ([*self.all_columns, *self.optional_columns], "text, label and soft")
+        _differ([*self.all_columns, *self.optional_columns], "text, label and soft" if self.soft else "text and label")
         return self
 
     @model_validator(mode="after")

@@ -95,6 +95,32 @@ def test_a_loss_of_the_whole_update_is_that_of_one_process(tokenizer_dir: Path, 
     assert found["dev"] == pytest.approx(expected["dev"], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "tricks",
+    [
+        {"adversarial": 1.0, "unfreeze": "2 updates", "average": {"kind": "ema", "decay": 0.7}},
+        {"lora": {"rank": 2}, "average": {"kind": "last", "count": 2, "every": "2 updates"}},
+    ],
+)
+def test_tricks_are_those_of_one_process(
+    tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path], tmp_path: Path, tricks: dict[str, Any]
+) -> None:
+    """Layers that are frozen for a while stay as they are in all processes."""
+    go(pretraining(tokenizer_dir, store_dir, **SAME), tmp_path / "pretrained")
+    task = {"kind": "classify", "dropout": 0.0, "sampling": "balanced", "focal": 1.0}
+    recipe = finetuning(
+        tokenizer_dir,
+        labelled,
+        checkpoint=str(tmp_path / "pretrained"),
+        task=task,
+        training={"epochs": 1.5, **tricks},
+        optimizer=SAME["optimizer"],
+    )
+    go(recipe, tmp_path / "one")
+    train(2, recipe, tmp_path / "several")
+    assert_close(tmp_path / "one", tmp_path / "several")
+
+
 def test_stopped_and_resumed_by_another_number_of_processes(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
     recipe = pretraining(tokenizer_dir, store_dir, training={"updates": 400}, **SAME)
     out = tmp_path / "several"
