@@ -145,7 +145,7 @@ class Learner(Protocol):
 class Coupled(Learner, Protocol):
     """A learner whose loss couples the examples of an update, as negatives from the same batch do; an objective or a task.
 
-    Its forward is `joint(vectors(inputs, targets), targets)`. An update that is computed in portions is computed twice
+    Its forward is `joint` of the vectors of `parts`, and the terms of `parts`. An update in portions is computed twice
     (GradCache, Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): the vectors of
     each portion, without gradients; the joint loss of all of them, of all processes, and its gradient at each vector; and
     each portion again, with the same dropout, pulled by those gradients. The result is that of the update as a whole.
@@ -154,12 +154,16 @@ class Coupled(Learner, Protocol):
     coupled: bool
     """Whether the loss needs all examples at once, with the settings it has."""
 
-    def vectors(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
-        """(N, ...) float32 of the N examples of a batch: all that the loss needs of the encoder."""
+    def parts(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(N, ...) float32 of the N examples, or texts, of a batch: all that the joint loss needs of the encoder.
+
+        And the terms of the loss, summed, that couple nothing.
+        """
         ...
 
     def joint(self, vectors: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of all examples of an update, summed, whose targets (N, ...) each are; it has no weights and no dropout."""
+        """The loss of all of an update, summed; it has no weights and no dropout. `targets` are those of all batches, one
+        after the other."""
         ...
 
 
@@ -252,9 +256,3 @@ def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return torch.from_numpy(out)
-
-
-def group_of(learner: Learner) -> int:
-    """How many examples that follow one another in the order of an epoch are computed together: 1 but for learners that
-    compare examples with one another and say so by an attribute `group`."""
-    return getattr(learner, "group", 1)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
 from encoderkit.models.config import EncoderConfig, longest, reading
-from encoderkit.objectives.config import ContrastiveConfig, GloveConfig, MaskedConfig, ObjectiveConfig, WordVectorConfig, misfit
+from encoderkit.objectives.config import GloveConfig, MaskedConfig, ObjectiveConfig, WordVectorConfig, misfit
 from encoderkit.tasks.config import ClassifyConfig, SimilarityConfig, TaskConfig
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.training.config import (
@@ -176,11 +176,6 @@ class PretrainRecipe(Config):
             raise ValueError(f"training.{name} is for finetune")
         if isinstance(self.objective, WordVectorConfig):
             _check_word_vectors(self.objective, self.data, self.optimizer, self.training)
-        if isinstance(self.objective, ContrastiveConfig) and self.training.batch % self.objective.group:
-            raise ValueError(
-                f"training.batch ({self.training.batch}) must be a multiple of objective.group ({self.objective.group}): "
-                "the rows of a group are compared with one another"
-            )
         if self.training.metric not in (None, *self.objective.metrics):
             raise ValueError(f"training.metric here is {' or '.join(self.objective.metrics)}")
         return self

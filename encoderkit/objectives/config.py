@@ -243,16 +243,13 @@ class SpansConfig(ObjectiveBase):
 
 
 class ContrastiveConfig(ObjectiveBase):
-    """SimCSE (Gao et al. 2021): a text must find itself again, under another dropout, among the others of its group."""
+    """SimCSE (Gao et al. 2021): a text must find itself again, under another dropout, among the others of the update."""
 
     kind: Literal["contrastive"] = "contrastive"
     pooling: Literal["cls", "mean"] = "cls"
     """The vector of a text: that of its first token, or the mean over all its tokens."""
     temperature: PositiveFloat = 0.05
     """What the cosines are divided by."""
-    group: int = Field(default=64, ge=2)
-    """Rows whose texts are one another's negatives; training.batch is a multiple of it. They are computed together,
-    whatever micro_batch is, so that the negatives do not depend on it."""
     projection: Literal["dense", "none"] = "dense"
     """A dense layer with tanh before the cosines, in training alone; or the vectors themselves."""
     masked: float = Field(default=0.0, ge=0)

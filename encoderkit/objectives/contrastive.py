@@ -1,9 +1,8 @@
 """Contrastive learning without labels: a text must find itself again under another dropout (Gao et al. 2021, "SimCSE").
 
-Each piece of a document is a text. Both passes of a text are in one batch; the others of its group are its negatives. A
-group is a fixed number of rows that follow one another in the order of the epoch and are never parted, so that the
-negatives depend neither on the micro-batch nor on the number of processes. Beside it, if wanted, masked language
-modelling on a third copy of the rows keeps the vectors of the tokens (section 3 and table 6 there: it helps transfer).
+Each piece of a document is a text. Both passes of a text are in one batch; those of all other texts of the update are its
+negatives, whatever is computed at once (see `learner.Coupled`). Beside it, if wanted, masked language modelling on a third
+copy of the rows keeps the vectors of the tokens (section 3 and table 6 there: it helps transfer).
 
 Without dropout, as in evaluation, both passes are equal. What is measured on held-out data is therefore whether the first
 half of a text finds its second half among all of them.
@@ -45,11 +44,11 @@ class Contrastive(nn.Module):
         self.weights = {"contrastive": 1.0, **({"masked": config.masked} if config.masked else {})}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
         self.monitor = "accuracy"  # the loss is that of the temperature too, which makes vectors sure of themselves
-        self.group = config.group
+        self.coupled = True
         self.masking = Masker(config.hiding, vocabulary)
 
     def collate(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
-        """Whole groups of rows to a batch: the rows twice, and a third time with tokens hidden for the masked term."""
+        """Rows to a batch: the rows twice, and a third time with tokens hidden for the masked term."""
         if progress is None:
             return self._halves(examples)
         count, width = len(examples), self.length if self.encoder.packs else max(len(row.ids) for row in examples)
@@ -58,11 +57,7 @@ class Contrastive(nn.Module):
         if self.config.masked:
             hidden, targets = self._hide(examples, rngs, 2 * count * width, width)
             copies += hidden
-        places, groups = [], []
-        for i, row in enumerate(examples):
-            pieces = list(_pieces(row))
-            places += [i * width + piece for piece in pieces]
-            groups += [i // self.group] * len(pieces)
+        places = [i * width + piece for i, row in enumerate(examples) for piece in _pieces(row)]
         texts = pad(places, max(map(len, places)), -1)
         again = torch.where(texts < 0, texts, texts + count * width)
         times = len(copies) // count
@@ -72,10 +67,9 @@ class Contrastive(nn.Module):
             pad([row.positions for row in examples] * times, width, 0),
             texts=torch.cat([texts, again]),
         )
-        counts: dict[str, float] = {"contrastive": len(groups)}
+        counts: dict[str, float] = {"contrastive": len(places)}
         if self.config.masked:
             counts["masked"] = int((targets["labels"] != IGNORE).sum())
-        targets["groups"] = torch.tensor(groups)
         return Batch(inputs, targets, counts, sum(len(row.ids) for row in examples))
 
     def picture(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], batch: Batch) -> list[Picture]:
@@ -111,20 +105,27 @@ class Contrastive(nn.Module):
         return Batch(Inputs.of(ids, mask), {}, {"contrastive": len(sides[0])}, sum(map(len, rows)))
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed cross-entropy of finding each text's second pass among its group's, and of the hidden tokens."""
+        """The summed cross-entropy of finding each text's second pass among all, and of the hidden tokens."""
+        vectors, terms = self.parts(inputs, targets)
+        return self.joint(vectors, targets) | terms
+
+    def parts(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(N, 2, D) both passes of each text, and the loss of the hidden tokens."""
         hidden = self.encoder(inputs)
         pooling = self.vocabulary.pooling(self.config.pooling)
-        pooled = self.projection(pool(pooling, *apart(hidden, inputs)))  # (2N, D)
-        groups = targets["groups"]
-        with torch.autocast(hidden.device.type, enabled=False):  # bf16 has two digits, and the temperature takes one
-            first, second = normalize(pooled.float(), dim=-1).chunk(2)
+        vectors = self.projection(pool(pooling, *apart(hidden, inputs))).float().unflatten(0, (2, -1)).transpose(0, 1)
+        if not self.config.masked:
+            return vectors, {}
+        logits = self.head(hidden.flatten(0, 1)[targets["where"]], self.encoder.tokens.weight).float()
+        return vectors, {"masked": cross_entropy(logits, targets["labels"], reduction="sum")}
+
+    def joint(self, vectors: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of finding each text's second pass by its first among those of all."""
+        with torch.autocast(vectors.device.type, enabled=False):  # bf16 has two digits, and the temperature takes one
+            first, second = normalize(vectors, dim=-1).unbind(1)
             scores = first @ second.T / self.config.temperature  # (N, N)
-            scores = scores.masked_fill(groups[:, None] != groups, float("-inf"))
-            terms = {"contrastive": cross_entropy(scores, torch.arange(len(groups), device=scores.device), reduction="sum")}
-        if self.config.masked:
-            logits = self.head(hidden.flatten(0, 1)[targets["where"]], self.encoder.tokens.weight).float()
-            terms["masked"] = cross_entropy(logits, targets["labels"], reduction="sum")
-        return terms
+            goal = torch.arange(len(scores), device=scores.device)
+            return {"contrastive": cross_entropy(scores, goal, reduction="sum")}
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The vectors of both halves of each text, of length 1, without the projection, which is for training alone."""

@@ -12,7 +12,7 @@ from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, rows_of, start
-from encoderkit.learner import group_of
+from encoderkit.learner import Coupled
 from encoderkit.metrics import paired_differences
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.stages.pretrain import measure
@@ -95,7 +95,7 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
     measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
     # Otherwise the loss is of telling things apart, and no token's.
-    if group_of(learner) == 1 and not isinstance(learner, Replaced):
+    if not isinstance(learner, Coupled | Replaced):
         metrics["perplexity"] = float(np.exp(metrics["loss"]))
     unknown = {"tokens": store.meta.unknown, "share": store.meta.unknown / max(store.meta.tokens, 1)}
     return {"rows": len(rows), "tokens": rows.tokens, "metrics": metrics, "unknown": unknown}

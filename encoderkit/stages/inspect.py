@@ -11,7 +11,7 @@ from rich.text import Text
 from encoderkit.console import number, table
 from encoderkit.data.order import rng
 from encoderkit.errors import UsageError
-from encoderkit.learner import Mark, Picture, Pictured, group_of
+from encoderkit.learner import Mark, Picture, Pictured
 from encoderkit.recipe import PretrainRecipe
 from encoderkit.stages.pretrain import prepare
 from encoderkit.stages.session import Material
@@ -49,9 +49,8 @@ def masking(recipe: PretrainRecipe, count: int, looked: int) -> dict[str, Any]:
 
 def _pictures(material: Material, seed: int, numbers: Sequence[int]) -> Iterator[Picture]:
     learner: Any = material.learner
-    size = -(-AT_ONCE // group_of(learner)) * group_of(learner)
-    for start in range(0, len(numbers), size):
-        part = numbers[start : start + size]
+    for start in range(0, len(numbers), AT_ONCE):
+        part = numbers[start : start + AT_ONCE]
         examples = [material.train[i] for i in part]
         batch = learner.collate(examples, [rng(seed, 0, i) for i in part], 0.0)
         yield from learner.picture(examples, [rng(seed, 0, i) for i in part], batch)

@@ -13,7 +13,7 @@ from encoderkit.data.blocks import Rows
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError
 from encoderkit.inference import check_vocabulary, open_rows, read_config, spell, vocabulary_of
-from encoderkit.learner import Learner, Measured, Surveying, group_of
+from encoderkit.learner import Coupled, Learner, Measured, Surveying
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.preflight import encoder_of, find_step
 from encoderkit.recipe import PretrainRecipe
@@ -66,7 +66,7 @@ def prepare(recipe: PretrainRecipe) -> Material:
         inputs["checkpoint"] = files.sha256(step / "model.safetensors")
         go_on_from(learner, step)
     say(f"{len(train):,} rows of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
-    one_shape = learner.encoder.packs and group_of(learner) == 1  # a group has as many texts as its rows happen to hold
+    one_shape = learner.encoder.packs and not isinstance(learner, Coupled)  # rows hold as many texts as they happen to
     surveyed = isinstance(learner, Surveying)
     source = learner.survey(train) if surveyed else train
     parts = Material(learner, source, dev, None, tokenizer, None, recipe.data.length, inputs, one_shape and not surveyed)

@@ -16,7 +16,7 @@ from torch import nn
 
 from encoderkit import __version__, files
 from encoderkit.config import dump, parse_yaml
-from encoderkit.console import say
+from encoderkit.console import say, warn
 from encoderkit.errors import DataError, ExitCode, UsageError
 from encoderkit.inference import read_config
 from encoderkit.learner import Learner
@@ -28,7 +28,7 @@ from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, keep_memory
-from encoderkit.training.optim import build_optimizers, freeze
+from encoderkit.training.optim import build_optimizers, depths, freeze
 from encoderkit.training.plan import draft, settle
 from encoderkit.training.run import Goal, rewind_log, train
 from encoderkit.units import interval
@@ -141,6 +141,8 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
         if plan.compile:
             learner.compile()
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
+    if (last := plan.unfreeze * (depths(learner).layers + 1)) >= plan.updates:
+        warn(f"training.unfreeze opens the last part after {last:g} updates, and there are {plan.updates}: some are never trained")
     made += build_average(learner, training.average, len(material.train) / plan.batch, plan.updates)
     if found is not None:
         step, state = found

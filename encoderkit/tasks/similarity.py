@@ -142,6 +142,10 @@ class Similarity(nn.Module):
         """The loss of the examples among themselves."""
         return self.joint(self.vectors(inputs, targets), targets)
 
+    def parts(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The vectors; there is nothing else to the loss."""
+        return self.vectors(inputs, targets), {}
+
     def _squares(self, units: Tensor, targets: dict[str, Tensor]) -> Tensor:
         """The squared difference of cosine and score."""
         goal = (targets["scores"] - self.low) / self.span

@@ -7,18 +7,18 @@ resuming needs only n, and evaluating or logging between updates cannot change t
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from encoderkit import world
 from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.data.order import Order, examples_of, permutation, rng
 from encoderkit.errors import DivergedError, out_of_memory
-from encoderkit.learner import Batch, Coupled, Learner, group_of
+from encoderkit.learner import Batch, Coupled, Learner
 from encoderkit.training.adversarial import passes
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.distributed import add_gradients, everyone, total
@@ -83,20 +83,13 @@ class Source(Protocol):
 def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> Iterator[Batch]:
     """The batches of update 0, 1, ..., those of like length together; of several processes each has its share.
 
-    The shares are alike in lengths: one deals the examples, sorted, like cards. Groups that belong together are dealt whole.
+    The shares are alike in lengths: one deals the examples, sorted, like cards.
     """
     drawn = [(source[index], epoch, index) for epoch, index in _slots(source, plan, update)]
-    if (group := group_of(learner)) > 1:
-        dealt = [drawn[start : start + group] for start in range(0, len(drawn), group)][world.rank() :: world.size()]
-        each = max(1, plan.micro_batch // group)
-        parts = [list(chain.from_iterable(dealt[start : start + each])) for start in range(0, len(dealt), each)]
-    else:
-        drawn.sort(key=lambda item: size(item[0]))
-        drawn = drawn[world.rank() :: world.size()]
-        lengths = [size(example) for example, _, _ in drawn]
-        cuts = portions(lengths, plan.micro_batch, FIXED[plan.device], learner.encoder.packs)
-        parts = [drawn[start:end] for start, end in cuts]
-    for part in parts:
+    drawn.sort(key=lambda item: size(item[0]))
+    drawn = drawn[world.rank() :: world.size()]
+    cuts = portions([size(item[0]) for item in drawn], plan.micro_batch, FIXED[plan.device], learner.encoder.packs)
+    for part in (drawn[start:end] for start, end in cuts):
         rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
         yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates)
 
@@ -200,11 +193,11 @@ def _accumulate(
                 for again in runs:
                     with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
                         terms = learner(moved.inputs, moved.targets)
-                    torch.stack([learner.weights[term] * terms[term] / counts[term] for term in terms]).sum().backward()
+                    _weighed(learner, terms, counts).backward()
                     for term in terms if not again else ():
                         sums[term] += float(terms[term].detach())
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error) or plan.micro_batch <= group_of(learner):
+        if not out_of_memory(error) or plan.micro_batch <= 1:
             raise
         learner.zero_grad(set_to_none=True)
         return None
@@ -217,25 +210,35 @@ def _accumulate_coupled(
     """What `_accumulate` does, for a loss of all examples of the update, in two passes over the batches (see `Coupled`)."""
     seed = _seed(plan.seed, update, world.rank())
 
-    def vectors(batch: Batch) -> torch.Tensor:
+    def parts(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         moved = batch.to(plan.device)
         with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
-            return learner.vectors(moved.inputs, moved.targets)
+            return learner.parts(moved.inputs, moved.targets)
 
     with torch.no_grad():
-        known = [vectors(batch) for batch in batches]
+        known = [parts(batch)[0] for batch in batches]
     own = {name: torch.cat([batch.targets[name] for batch in batches]) for name in (batches[0].targets if batches else ())}
     joint, first = everyone({_VECTORS: torch.cat(known), **own} if known else {})
     joint = {name: value.to(plan.device) for name, value in joint.items()}
     leaf = joint.pop(_VECTORS).requires_grad_()
     terms = learner.joint(leaf, joint)
-    torch.stack([learner.weights[term] * terms[term] / counts[term] for term in terms]).sum().backward()
+    _weighed(learner, terms, counts).backward()
     assert leaf.grad is not None
+    sums = dict.fromkeys(learner.weights, 0.0) | {name: float(term.detach()) / world.size() for name, term in terms.items()}
     torch.manual_seed(seed)  # the same dropout again
-    for batch, found in zip(batches, known, strict=True):
-        (vectors(batch) * leaf.grad[first : first + len(found)]).sum().backward()
-        first += len(found)
-    return {term: float(value.detach()) / world.size() for term, value in terms.items()}
+    for batch in batches:
+        vectors, own_terms = parts(batch)
+        pull = (vectors * leaf.grad[first : first + len(vectors)]).sum()
+        (pull + _weighed(learner, own_terms, counts)).backward()
+        first += len(vectors)
+        for name, term in own_terms.items():
+            sums[name] += float(term.detach())
+    return sums
+
+
+def _weighed(learner: Learner, terms: dict[str, Tensor], counts: dict[str, float]) -> Tensor:
+    """What is minimised; 0 where there are no terms."""
+    return torch.stack([learner.weights[term] * terms[term] / counts[term] for term in terms]).sum() if terms else torch.zeros(())
 
 
 _VECTORS = " vectors"

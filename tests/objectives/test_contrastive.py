@@ -1,4 +1,4 @@
-"""Contrastive learning: the loss and the measure against plain torch, groups that nothing parts, legal recipes."""
+"""Contrastive learning: the loss and the measure against plain torch, portions that change nothing, legal recipes."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,16 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from encoderkit.config import validate
 from encoderkit.data.blocks import Row
-from encoderkit.data.order import examples_of, rng
+from encoderkit.data.order import rng
 from encoderkit.errors import UsageError
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import ContrastiveConfig
 from encoderkit.objectives.contrastive import Contrastive
 from encoderkit.recipe import PretrainRecipe
 from encoderkit.stages.pretrain import prepare
-from encoderkit.training import loop
 from encoderkit.training.config import AdamWConfig
 from encoderkit.training.evaluate import evaluate
-from encoderkit.training.loop import micro_batches, updates
+from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
 from tests.training.runs import KINDS, LENGTH, VOCABULARY, encoder, go, plan, pretraining, rows
 from tests.training.test_exact import gradients
@@ -31,7 +30,7 @@ from tests.training.test_exact import gradients
 def contrastive(kind: str, dropout: float = 0.0, **settings: Any) -> Contrastive:
     """A learner with fresh weights, the same each time."""
     torch.manual_seed(1)
-    return Contrastive(ContrastiveConfig(group=4, **settings), encoder(kind, dropout=dropout), VOCABULARY, LENGTH)
+    return Contrastive(ContrastiveConfig(**settings), encoder(kind, dropout=dropout), VOCABULARY, LENGTH)
 
 
 def rngs(count: int) -> list[np.random.Generator]:
@@ -52,21 +51,18 @@ def alone(learner: Contrastive, row: Row) -> torch.Tensor:
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "lstm", "cnn"])
-def test_the_loss_is_that_of_each_text_against_its_group(kind: str, pooling: str) -> None:
-    """Two groups, the second short, some rows of two documents; without dropout, each text computed alone."""
+def test_the_loss_is_that_of_each_text_against_all(kind: str, pooling: str) -> None:
+    """Some rows of two documents; without dropout, each text computed alone."""
     learner, texts = contrastive(kind, pooling=pooling), rows(9)
-    groups = [texts[:5], texts[5:]]
     examples = [packed(texts[0], texts[1]), *texts[2:5], packed(texts[5], texts[6]), *texts[7:]]
     if not learner.encoder.packs:
-        groups, examples = [texts[:4], texts[4:8]], texts[:8]
+        examples = texts
     learner.length = 2 * LENGTH
     batch = learner.collate(examples, rngs(len(examples)), 0.0)
-    expected = torch.zeros(())
-    for group in groups:
-        vectors = torch.stack([alone(learner, row) for row in group])
-        scores = cosine_similarity(vectors[:, None], vectors, dim=-1) / 0.05
-        expected = expected + cross_entropy(scores, torch.arange(len(group)), reduction="sum")
-    assert batch.counts == {"contrastive": sum(map(len, groups))} and batch.tokens == sum(len(row.ids) for row in examples)
+    vectors = torch.stack([alone(learner, row) for row in texts])
+    scores = cosine_similarity(vectors[:, None], vectors, dim=-1) / 0.05
+    expected = cross_entropy(scores, torch.arange(9), reduction="sum")
+    assert batch.counts == {"contrastive": 9} and batch.tokens == sum(len(row.ids) for row in examples)
     torch.testing.assert_close(learner(batch.inputs, batch.targets)["contrastive"], expected, atol=1e-4, rtol=1e-5)
 
 
@@ -117,32 +113,14 @@ def test_the_masked_term_is_that_of_the_objective_masked() -> None:
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 5, 8])
 @pytest.mark.parametrize("kind", ["bert", "lstm"])
 def test_the_micro_batch_changes_nothing(kind: str, micro_batch: int) -> None:
-    """Groups of four that follow one another in the epoch's order, whatever is computed at once."""
+    """The negatives are those of the update, and the masked term has its share, whatever is computed at once."""
     learner, source = contrastive(kind, masked=0.1), rows(19)
-    own = plan(2, 8, micro_batch)
-    sizes = [len(batch.targets["groups"]) for batch in micro_batches(learner, source, own, 0)]
-    assert sizes == ([8] if micro_batch == 8 else [4, 4])
     whole, losses = gradients(learner, source, 8)
     parts, portioned = gradients(learner, source, micro_batch)
     assert losses == pytest.approx(portioned, abs=1e-5)
     for expected, found in zip((g for step in whole for g in step), (g for step in parts for g in step), strict=True):
         if expected is not None:
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
-
-
-def test_several_processes_share_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each group is in one process, and all are in some; the last is short."""
-    learner, source, own = contrastive("bert"), rows(30), plan(1, 16, 4, examples=14)
-    order = [index for _, index in examples_of(0, 16, 30, own.seed, 14)]
-    monkeypatch.setattr(loop.world, "size", lambda: 3)
-    found = []
-    for rank in range(3):
-        monkeypatch.setattr(loop.world, "rank", lambda rank=rank: rank)
-        found += [batch.inputs.ids[: len(batch.inputs.ids) // 2] for batch in micro_batches(learner, source, own, 0)]
-    assert sorted(map(len, found)) == [2, 4, 4, 4]
-    groups = [order[start : start + 4] for start in range(0, 14, 4)]
-    expected = {tuple(tuple(source[i].ids.tolist()) for i in group) for group in groups}
-    assert {tuple(tuple(row[row > 0].tolist()) for row in ids) for ids in found} == expected
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
@@ -165,7 +143,7 @@ def test_held_out_halves_find_one_another_however_they_are_batched(batch: int) -
 def test_eight_texts_are_told_apart(kind: str) -> None:
     """Every encoder that the objective takes: the loss of finding a text among eight falls to next to nothing."""
     torch.manual_seed(1)
-    config = ContrastiveConfig(group=8, pooling="mean", masked=0.1)
+    config = ContrastiveConfig(pooling="mean", masked=0.1)
     learner, source = Contrastive(config, encoder(kind, dropout=0.1), VOCABULARY, LENGTH), rows(8)
     optimizers = build_optimizers(learner, AdamWConfig(lr=3e-3, weight_decay=0.0), torch.float32)
     taken = list(updates(learner, optimizers, source, plan(60, 8, clip=1.0)))
@@ -181,7 +159,6 @@ BASE = {"tokenizer": "t", "data": {"train": "d"}, "training": {"updates": 1, "ba
         ({"model": {"kind": "modernbert"}}, "this encoder has none, so they would be equal; set the encoder's dropout"),
         ({"model": {"kind": "bert", "dropout": 0, "attention_dropout": 0}}, "set the encoder's dropout"),
         ({"model": {"kind": "lstm", "directions": 1}}, "the first token, which has read nothing"),
-        ({"training": {"updates": 1, "batch": 96}}, r"training.batch \(96\) must be a multiple of objective.group \(64\)"),
         ({"objective": {"kind": "contrastive", "rate": 0.3}}, "with masked: 0 none are"),
         ({"dropout": 0.1}, "set model.dropout"),
         ({"checkpoint": "runs/mini"}, "give either checkpoint"),
@@ -200,7 +177,7 @@ def test_it_goes_on_from_a_masked_model(
     step = pretrained_dir / (pretrained_dir / "best").read_text(encoding="utf-8").strip()
     given = safetensors.torch.load_file(step / "model.safetensors")
     for objective, fresh in (
-        ({"kind": "contrastive", "group": 12, "masked": 0.1}, {"projection.dense.weight", "projection.dense.bias"}),
+        ({"kind": "contrastive", "masked": 0.1}, {"projection.dense.weight", "projection.dense.bias"}),
         ({"kind": "masked"}, set()),
     ):
         recipe = validate(PretrainRecipe, base | {"checkpoint": str(pretrained_dir), "objective": objective}, "recipe")

@@ -24,7 +24,7 @@ def recipe_of(tokenizer: Path, store: Path, objective: dict[str, Any]) -> Pretra
 
 @pytest.mark.parametrize(
     "objective",
-    [{"kind": "masked", "unit": "word", "rate": 0.3}, {"kind": "contrastive", "group": 6, "masked": 0.1, "rate": 0.3}],
+    [{"kind": "masked", "unit": "word", "rate": 0.3}, {"kind": "contrastive", "masked": 0.1, "rate": 0.3}],
 )
 def test_rows_are_those_of_the_first_epoch(tokenizer_dir: Path, store_dir: Path, objective: dict[str, Any]) -> None:
     """Every row as the loop gives it to the encoder, token for token, and what is asked of it."""

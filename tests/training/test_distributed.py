@@ -85,6 +85,19 @@ def test_fine_tuning_is_that_of_one_process(tokenizer_dir: Path, labelled: dict[
     assert found["test"] == pytest.approx(expected["test"], abs=1e-5)
 
 
+def test_a_pretraining_loss_of_the_whole_update_is_that_of_one_process(
+    tokenizer_dir: Path, store_dir: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    """With another term beside it, which is not."""
+    # Dropout that is next to none: without any the two passes of a text would be refused.
+    model = {**BERT, "dropout": 1e-6}
+    objective = {"kind": "contrastive", "masked": 0.5, "pooling": "mean"}
+    recipe = pretraining(tokenizer_dir, store_dir, **{**SAME, "model": model}, objective=objective)
+    go(recipe, tmp_path / "one")
+    train(2, recipe, tmp_path / "several")
+    assert_close(tmp_path / "one", tmp_path / "several")
+
+
 def test_a_loss_of_the_whole_update_is_that_of_one_process(tokenizer_dir: Path, pairs: dict[str, Path], tmp_path: Path) -> None:
     """The positives of rows that another process computes are negatives too."""
     task = {"kind": "similarity", "text": ["first", "second"], "symmetric": True}
