@@ -142,7 +142,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
             learner.compile()
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
     if (last := plan.unfreeze * (depths(learner).layers + 1)) >= plan.updates:
-        warn(f"training.unfreeze opens the last part after {last:g} updates, and there are {plan.updates}: some are never trained")
+        warn(f"training.unfreeze opens the last part after {last:g} updates of {plan.updates}: some parts are never trained")
     made += build_average(learner, training.average, len(material.train) / plan.batch, plan.updates)
     if found is not None:
         step, state = found
