@@ -88,8 +88,8 @@ def find_slots(text: str, units: np.ndarray, pieces: np.ndarray) -> Slots:
     begins, stops = units.T
     piece = np.searchsorted(np.maximum.accumulate(ends), begins, side="right")
     held = np.flatnonzero(np.append(starts, len(text) + 1)[piece] < stops)
-    changes = np.flatnonzero(np.diff(piece[held], prepend=-1))
-    return Slots(piece[held][changes], held[changes], held[np.append(changes[1:], len(held)) - 1])
+    first, last = np.diff(piece[held], prepend=-1) != 0, np.diff(piece[held], append=-1) != 0
+    return Slots(piece[held][first], held[first], held[last])
 
 
 def with_marks(text: str, slots: Slots) -> Slots:
