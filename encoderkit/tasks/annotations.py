@@ -1,7 +1,7 @@
 """Tags and entities as rows hold them: lists beside the tokens, or spans of characters as doccano and spaCy write them."""
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, TypeGuard, overload
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
@@ -63,7 +63,7 @@ def _entity(given: Any, column: str, text: str, place: str) -> Entity:
     return Entity(start, start + len(inner), label)
 
 
-def _whole(value: object) -> bool:
+def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -92,7 +92,7 @@ class Tag(nn.Module):
         """`labels`: all tags, in the order of the outputs; `length`: the tokens a window has at most."""
         super().__init__()
         self.config, self.vocabulary, self.length, self.labels = config, vocabulary, length, list(labels)
-        self.scheme = _scheme(config, self.labels)
+        self.scheme: Scheme = _scheme(config, self.labels)
         self._numbers = {label: i for i, label in enumerate(self.labels)}
         self._kinds = self.labels if self.scheme == "plain" else [tag[2:] for tag in self.labels if tag.startswith("B-")]
         self.encoder_config = encoder

@@ -1,4 +1,4 @@
-"""Chains of labels against enumeration of all of them, and against pytorch-crf."""
+"""Chains of labels against enumeration of all of them."""
 
 from itertools import pairwise, product
 
@@ -68,24 +68,6 @@ def test_all_chains_counted_one_by_one(scheme: Scheme) -> None:
                 assert tuple(best[:size].tolist()) == paths[int(values.argmax())] and not best[size:].any()
         found = nats(emissions, gold, mask, torch.tensor([edges] * len(sizes)), scores)
         torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-5)
-
-
-def test_it_is_that_of_pytorch_crf() -> None:
-    torchcrf = pytest.importorskip("torchcrf")
-    emissions, mask, scores = made("plain", [6, 2, 5])
-    other = torchcrf.CRF(3, batch_first=True)
-    with torch.no_grad():
-        other.start_transitions.copy_(scores.start)
-        other.transitions.copy_(scores.between)
-        other.end_transitions.copy_(scores.end)
-    gold = torch.randint(3, mask.shape)
-    emissions.requires_grad_()
-    ours, theirs = nats(emissions, gold, mask, torch.ones(3, 2, dtype=torch.bool), scores), other(emissions, gold, mask)
-    torch.testing.assert_close(ours.sum(), -theirs)
-    first, second = (torch.autograd.grad(value.sum(), emissions)[0] for value in (ours, -theirs))
-    torch.testing.assert_close(first, second)
-    best = other.decode(emissions, mask)
-    assert [path[: len(own)].tolist() for path, own in zip(viterbi(emissions, mask, scores), best, strict=True)] == best
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])
