@@ -250,8 +250,7 @@ class Tag(nn.Module):
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed loss of all tags."""
-        with torch.autocast(inputs.ids.device.type, enabled=False):
-            scores = None if self.crf is None else self.crf()
+        scores = None if self.crf is None else self.crf()
         return {"tag": self._nats(self.emissions(inputs, targets), targets, scores)}
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, list[Tensor]]:
