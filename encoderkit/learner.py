@@ -83,7 +83,7 @@ class Vocabulary(NamedTuple):
         return "last" if wanted == "cls" and self.summary == "last" else wanted
 
 
-HeadKind = Literal["none", "masked", "pairs", "causal", "permuted", "replaced", "classify", "seq2seq"]
+HeadKind = Literal["none", "masked", "pairs", "causal", "permuted", "replaced", "classify", "tag", "seq2seq"]
 """The heads that models of other libraries have; pairs: a masked one, and beside it what tells pairs of texts apart."""
 
 

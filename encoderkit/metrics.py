@@ -218,6 +218,15 @@ def bootstrap_means(values: dict[str, np.ndarray], seed: int = 0) -> dict[str, t
     return _intervals([dict(zip(values, means.T, strict=True))])
 
 
+def bootstrap_counts(
+    counts: np.ndarray, measure: Callable[[np.ndarray], dict[str, np.ndarray]], seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of what `measure` makes of counts (..., L, 3), from those of each row, (N, L, 3), by resampling rows."""
+    flat = counts.reshape(len(counts), -1).astype(np.float64)
+    drawn = _resamples(np.ones(len(flat), np.int64), flat.shape[1], seed)
+    return _intervals([measure((rows @ flat).reshape(len(rows), *counts.shape[1:])) for rows in drawn])
+
+
 def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(N,) and (R, N), how often each occurs in each of R samples, to (R, N) ranks from 1; equal values share their mean."""
     _, group = np.unique(values, return_inverse=True)

@@ -98,6 +98,16 @@ def test_bootstrap_of_several_labels(rows: int) -> None:
     assert found["micro_f1"] == pytest.approx(micro, abs=0.02)
 
 
+def test_bootstrap_of_counts_is_a_bootstrap_of_the_rows() -> None:
+    counts = np.random.default_rng(6).integers(0, 4, (120, 3, 3))
+
+    def measure(total: np.ndarray) -> dict[str, np.ndarray]:
+        return {"f1": metrics.per_class(total)["f1"].mean(-1)}
+
+    expected = _drawn(120, lambda drawn: float(measure(counts[drawn].sum(0))["f1"]), 7)
+    assert metrics.bootstrap_counts(counts, measure)["f1"] == pytest.approx(expected, abs=0.02)
+
+
 @given(labelled())
 @settings(max_examples=10)
 def test_intervals_exist_and_repeat(case: tuple[np.ndarray, np.ndarray, int]) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from encoderkit.data.corpus import Account, open_content
 from encoderkit.data.records import check_text, missing, read_records, whole_lines
@@ -98,15 +98,23 @@ def _label(value: object) -> str | None:
     return label or None
 
 
-def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] = (), encoding: Encoding = "auto") -> list[Row]:
-    """All rows of .jsonl, .csv, .tsv, .parquet (also compressed) or `-`, in order, each with `columns`.
+def read_rows(
+    path: str | Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    encoding: Encoding = "auto",
+    txt: Literal["line", "conll"] = "line",
+) -> list[Row]:
+    """All rows of .jsonl, .csv, .tsv, .parquet, .conll (also compressed) or `-`, in order, each with `columns`.
 
     .csv and .tsv name their columns in the first line. A .txt has one text a line, empty ones included, and serves
-    where one column is asked for. Raises `DataError` with file and line for a row that cannot be read, for a missing
-    column with the columns that are there, and for a file without rows.
+    where one column is asked for; or (`txt`) it is as .conll. Raises `DataError` with file and line for a row that cannot be
+    read, for a missing column with the columns that are there, and for a file without rows.
     """
     (given,) = find_sources([path])
     source, content = open_content(given, Account())
+    if source.format == "txt" and txt == "conll":
+        source = source._replace(format="conll")
     if source.format != "txt":
         records = read_records(source, columns, encoding, content, optional)
         rows = [Row(values, line, source.name) for line, values in records]

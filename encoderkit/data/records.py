@@ -1,4 +1,4 @@
-"""The rows of .jsonl, .csv, .tsv and .parquet files, by column, one at a time.
+"""The rows of .jsonl, .csv, .tsv, .parquet and .conll files, by column, one at a time.
 
 Nothing is guessed and nothing is swallowed: a row that does not fit is an error with file and line. An empty line
 between rows is no row.
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from encoderkit.console import warn
+from encoderkit.data.conll import sentences
 from encoderkit.data.streams import LINE, Encoding, Source, import_extra, lines, texts
 from encoderkit.errors import DataError, shown
 
@@ -37,6 +38,8 @@ def read_records(
     numbered = whole_lines(source, texts(source, encoding, content))
     if source.format == "jsonl":
         return _jsonl(source, columns, numbered)
+    if source.format == "conll":
+        return _conll(source, columns, numbered)
     return _table(source, columns, numbered)
 
 
@@ -97,6 +100,14 @@ def _jsonl(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int,
         if not isinstance(values, dict):
             message = f"each line holds one JSON object, this one {type(values).__name__}: {shown(text, 40)}"
             raise DataError(message, where=f"{source.name}:{number}")
+        for column in columns:
+            if column not in values:
+                raise missing(column, list(values), f"{source.name}:{number}")
+        yield Record(number, values)
+
+
+def _conll(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int, str]]) -> Iterator[Record]:
+    for number, values in sentences(numbered, source.name):
         for column in columns:
             if column not in values:
                 raise missing(column, list(values), f"{source.name}:{number}")

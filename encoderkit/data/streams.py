@@ -23,7 +23,8 @@ from encoderkit.errors import DataError, MissingDependency, UsageError, shown
 BLOCK = 1024 * 1024
 LINE = 16 * 1024 * 1024
 
-Format = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
+Format = Literal["txt", "jsonl", "csv", "tsv", "parquet", "conll"]
+_ALSO: dict[str, Format] = dict.fromkeys(("bio", "iob", "bioes", "bmes"), "conll")
 Compression = Literal["", "gz", "xz", "zst", "bz2"]
 Encoding = Literal["auto", "utf-8", "gb18030"]
 
@@ -108,6 +109,7 @@ def _find(path: Path) -> Source:
     *_, inner, last = ["", "", *path.name.lower().split(".")]
     packed = last in get_args(Compression)
     form, compression = (inner, last) if packed else (last, "")
+    form = _ALSO.get(form, form)
     if form not in get_args(Format):
         known = ", ".join("." + form for form in get_args(Format))
         raise UsageError(f"its name does not tell its format; {known} are read, also as .gz .xz .zst .bz2", where=path)

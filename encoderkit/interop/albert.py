@@ -122,6 +122,7 @@ ALBERT = Layout(
         "masked": "AlbertForMaskedLM",
         "pairs": "AlbertForPreTraining",
         "classify": "AlbertForSequenceClassification",
+        "tag": "AlbertForTokenClassification",
     },
     _rules,
     _demands,

@@ -144,6 +144,7 @@ BERT = Layout(
         "masked": "BertForMaskedLM",
         "pairs": "BertForPreTraining",
         "classify": "BertForSequenceClassification",
+        "tag": "BertForTokenClassification",
     },
     _rules,
     _demands,
@@ -157,7 +158,12 @@ BERT = Layout(
 )
 ROBERTA = Layout(
     "roberta",
-    {"none": "RobertaModel", "masked": "RobertaForMaskedLM", "classify": "RobertaForSequenceClassification"},
+    {
+        "none": "RobertaModel",
+        "masked": "RobertaForMaskedLM",
+        "classify": "RobertaForSequenceClassification",
+        "tag": "RobertaForTokenClassification",
+    },
     _rules,
     _demands,
     bert_settings,

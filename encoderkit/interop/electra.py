@@ -54,6 +54,7 @@ ELECTRA = Layout(
         "masked": "ElectraForMaskedLM",
         "replaced": "ElectraForPreTraining",
         "classify": "ElectraForSequenceClassification",
+        "tag": "ElectraForTokenClassification",
     },
     _rules,
     _demands,

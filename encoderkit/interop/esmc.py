@@ -97,7 +97,12 @@ def _read(described: Mapping[str, Any]) -> EsmcConfig:
 
 ESMC = Layout(
     "esmc",
-    {"none": "EsmcModel", "masked": "EsmcForMaskedLM", "classify": "EsmcForSequenceClassification"},
+    {
+        "none": "EsmcModel",
+        "masked": "EsmcForMaskedLM",
+        "classify": "EsmcForSequenceClassification",
+        "tag": "EsmcForTokenClassification",
+    },
     _rules,
     _demands,
     _settings,

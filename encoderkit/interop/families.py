@@ -12,7 +12,7 @@ from encoderkit.interop.deberta import DEBERTA
 from encoderkit.interop.electra import ELECTRA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.gpt import GPT
-from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds
+from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds, plain
 from encoderkit.interop.modernbert import MODERNBERT
 from encoderkit.interop.t5 import T5, T5_GENERATION, EncoderDecoderConfig
 from encoderkit.interop.xlnet import XLNET
@@ -66,7 +66,7 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
         known = ", ".join(dict.fromkeys(layout.model_type for layout in LAYOUTS.values()))
         raise DataError(f"model_type is {shown(found)}; known here: {known}")
     layout = next((layout for layout in layouts if not set(layout.classes.values()).isdisjoint(named)), layouts[0])
-    kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
+    kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named and kind != "tag"]
     kind: HeadKind = kinds[0] if kinds else "none"
     try:
         config = layout.read(described)
@@ -87,7 +87,10 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
 
 def rules(config: AnyConfig, head: HeadKind, pad: int) -> list[Rule]:
     """The names of all tensors of an encoder (`encoder.*`) and its head (`head.*`), with `pad` the id of padding."""
-    return list(LAYOUTS[type(config)].rules(config, head, pad))
+    own = list(LAYOUTS[type(config)].rules(config, head, pad))
+    if head == "tag":  # the same in all families, but for the name
+        own += plain("head.out", "score" if isinstance(config, EsmcConfig) else "classifier", bias=True)
+    return own
 
 
 def obstacle(config: AnyConfig, head: Head) -> str | None:
@@ -105,7 +108,8 @@ def obstacle(config: AnyConfig, head: Head) -> str | None:
 
 def loader(config: AnyConfig, head: Head) -> str:
     """The class of transformers that loads it; `obstacle` has nothing against it."""
-    return LAYOUTS[type(config)].loader or AUTO_CLASSES[head.kind]
+    alone = LAYOUTS[type(config)].loader if head.kind == "none" else None
+    return alone or AUTO_CLASSES[head.kind]
 
 
 def settings(config: AnyConfig, head: Head, vocab_size: int, ids: SpecialIds) -> dict[str, Any]:
@@ -125,10 +129,15 @@ def settings(config: AnyConfig, head: Head, vocab_size: int, ids: SpecialIds) ->
 
 
 def _labels(head: Head) -> dict[str, Any]:
-    if head.kind != "classify":
+    if head.kind not in ("classify", "tag"):
         return {}
-    return {
+    names = {
         "id2label": {str(i): label for i, label in enumerate(head.labels)},
         "label2id": {label: i for i, label in enumerate(head.labels)},
+    }
+    if head.kind == "tag":
+        return names
+    return {
+        **names,
         "problem_type": "regression" if head.numbers else f"{'multi' if head.several else 'single'}_label_classification",
     }

@@ -20,6 +20,7 @@ AUTO_CLASSES: dict[HeadKind, str] = {
     "permuted": "AutoModelForCausalLM",
     "replaced": "AutoModelForPreTraining",
     "classify": "AutoModelForSequenceClassification",
+    "tag": "AutoModelForTokenClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }
 ACTIVATIONS: dict[Activation, str] = {
@@ -102,7 +103,7 @@ class Layout(NamedTuple):
     pooling: str = "cls"
     """That of its classifier, where its config.json does not say."""
     loader: str | None = None
-    """The class that loads it, where that is none of `AUTO_CLASSES`."""
+    """The class that loads it without a head, where that is none of `AUTO_CLASSES`."""
 
 
 def linear(ours: str, *theirs: str, width: int, bias: bool, scale: float = 1.0, transposed: bool = False) -> Iterator[Rule]:

@@ -50,7 +50,7 @@ def _head(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:
     yield from plain("head.norm", "head.norm", bias=config.bias)
     if head == "masked":
         yield Rule("head.bias", ("decoder.bias",))
-    else:
+    elif head == "classify":
         yield from plain("head.out", "classifier", bias=True)
 
 
@@ -129,7 +129,12 @@ def _read(described: Mapping[str, Any]) -> ModernBertConfig:
 
 MODERNBERT = Layout(
     "modernbert",
-    {"none": "ModernBertModel", "masked": "ModernBertForMaskedLM", "classify": "ModernBertForSequenceClassification"},
+    {
+        "none": "ModernBertModel",
+        "masked": "ModernBertForMaskedLM",
+        "classify": "ModernBertForSequenceClassification",
+        "tag": "ModernBertForTokenClassification",
+    },
     _rules,
     _demands,
     _settings,

@@ -33,8 +33,9 @@ class EncoderDecoderConfig(Config):
 
 
 def _encoder(config: T5Config, head: HeadKind, pad: int) -> Iterator[Rule]:
-    yield Rule("encoder.tokens.weight", ("shared.weight",))
-    yield from _stack("encoder", "encoder", config, ("attention", "mlp"))
+    root = "transformer." if head == "tag" else ""
+    yield Rule("encoder.tokens.weight", (f"{root}shared.weight",))
+    yield from _stack("encoder", f"{root}encoder", config, ("attention", "mlp"))
 
 
 def _both(config: EncoderDecoderConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
@@ -176,7 +177,7 @@ _REPEATED = {f"{part}.embed_tokens.weight": "shared.weight" for part in ("encode
 
 T5 = Layout(
     "t5",
-    {"none": "T5EncoderModel"},
+    {"none": "T5EncoderModel", "tag": "T5ForTokenClassification"},
     _encoder,
     _encoder_demands,
     _encoder_settings,

@@ -102,6 +102,13 @@ def build_classification_head(config: EncoderConfig, labels: int, dropout: float
     return ClassificationHead(config.dim, labels, dropout)
 
 
+def build_tagging_head(config: EncoderConfig, labels: int, dropout: float) -> ClassificationHead | DenseClassificationHead:
+    """The head that tells `labels` tags from the vectors of tokens, as transformers' classes have it: (N, D) -> (N, L)."""
+    if isinstance(config, ModernBertConfig):
+        return build_classification_head(config, labels, dropout)
+    return ClassificationHead(config.dim, labels, dropout)
+
+
 def build_replaced_head(config: EncoderConfig) -> ReplacedHead:
     """The head that tells from the vectors of `config`'s encoder which tokens were replaced: (N, D) -> (N,)."""
     return ReplacedHead(config.dim, config.activation if isinstance(config, TransformerConfig | DebertaConfig) else "gelu")

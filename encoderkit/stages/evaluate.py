@@ -17,7 +17,7 @@ from encoderkit.metrics import paired_differences
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
-from encoderkit.tasks.task import Observed, Task
+from encoderkit.tasks.task import Lossy, Observed, Task
 from encoderkit.training.evaluate import evaluate as evaluate_source
 
 _CONFUSION = 12  # labels up to which the matrix is shown to a person; --json always has it
@@ -113,13 +113,14 @@ def _rows(engine: Engine, judged: Judged, with_baselines: bool) -> dict[str, Any
         "intervals": task.intervals(gold, predicted),
         "baselines": {} if train is None else _baselines(task, train, rows, gold),
         "truncated": {"rows": account.truncated, "tokens": account.lost, "length": task.length},
+        **({"lost": task.lost(examples)} if isinstance(task, Lossy) else {}),
         "unknown": {"tokens": account.unknown, "share": account.unknown / max(account.tokens, 1)},
         "in_training": None if train is None else _shared(_texts(task, rows), _texts(task, train)),
     }
 
 
 def _read(task: Task, path: Path) -> list[Row]:
-    return read_rows(path, task.config.all_columns, task.config.optional_columns)
+    return read_rows(path, task.config.all_columns, task.config.optional_columns, txt=task.config.txt)
 
 
 def _texts(task: Task, rows: Sequence[Row]) -> list[list[str]]:
@@ -201,8 +202,9 @@ def describe(result: dict[str, Any]) -> str:
 
 def _account(result: dict[str, Any]) -> str:
     lines = [f"{result['data']}: {number(result['rows'])} rows, {result['unknown']['share']:.2%} of the tokens unknown"]
-    cut = result.get("truncated", {"rows": 0})
+    cut, lost = result.get("truncated", {"rows": 0}), result.get("lost", {})
     if cut["rows"]:
         many = f"{cut['rows']:,} rows are longer than {cut['length']} tokens and were cut"
         lines.append(f"{many}; {cut['tokens']:,} tokens are lost")
+    lines += [f"{count:,} {what}, which the model cannot give: they count as misses" for what, count in lost.items()]
     return "\n".join(lines)

@@ -29,7 +29,7 @@ from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
-from encoderkit.tasks.task import Task
+from encoderkit.tasks.task import Lossy, Task
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
@@ -74,6 +74,8 @@ def prepare(recipe: FinetuneRecipe) -> Material:
     parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     for name, examples in parts.items():
         _report(name, examples, recipe.data.length)
+        for what, count in (learner.lost(examples) if isinstance(learner, Lossy) else {}).items():
+            warn(f"{name}: {count:,} {what}, which the model cannot give")
     learner.prepare(parts["train"])
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
     if isinstance(recipe.data.dev, str):
@@ -98,7 +100,7 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
     task, data = recipe.task, recipe.data
 
     def read(path: str) -> list[Row]:
-        return read_rows(path, task.all_columns, task.optional_columns)
+        return read_rows(path, task.all_columns, task.optional_columns, txt=task.txt)
 
     parts = {"train": _sure(read(data.train), task, data.train)}
     if recipe.folds:

@@ -5,6 +5,7 @@ takes seconds (Wang and Manning 2012 make the case for it). All are deterministi
 """
 
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from encoderkit.metrics import candidates, searched
+from encoderkit.tasks import slots
+from encoderkit.tasks.schemes import entities, tags
 from encoderkit.tasks.task import Baseline
 
 MOST_CHARACTERS = 20_000_000
@@ -101,6 +104,40 @@ def nearest(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
     return np.array([part.argmax() for part in np.split(found, ends[:-1])])
 
 
+def commonest(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """The commonest tag of each token in training, of unknown ones that of all; `labels` and what is given are as
+    `tasks.tag` has them: sets of entities by tokens, or the numbers of plain tags."""
+    plain = bool(len(labels)) and isinstance(labels[0], np.ndarray)
+    counts: defaultdict[str, Counter[Any]] = defaultdict(Counter)
+    for row, right in zip(train, labels, strict=True):
+        for token, tag in zip(row, right.tolist() if plain else tags(right, len(row), "bio"), strict=True):
+            counts[token][tag] += 1
+    best = {token: own.most_common(1)[0][0] for token, own in counts.items()}
+    other = sum(counts.values(), Counter()).most_common(1)[0][0]
+    found = np.empty(len(texts), dtype=object)
+    for i, row in enumerate(texts):
+        guess = [best.get(token, other) for token in row]
+        found[i] = np.array(guess, np.int64) if plain else frozenset(entities(guess))
+    return found
+
+
+def commonest_in_text(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """`commonest` of the words of single texts, with entities by their characters; those that end inside a word are left out."""
+
+    def tokens(row: Sequence[str]) -> tuple[list[str], slots.Slots]:
+        places = slots.words(row[0])
+        return [row[0][a:b] for a, b in places.tolist()], slots.Slots(np.arange(len(places)), places[:, 0], places[:, 1] - 1)
+
+    known, asked = [tokens(row) for row in train], [tokens(row) for row in texts]
+    right = np.empty(len(known), dtype=object)
+    for i, (one, (_, words)) in enumerate(zip(labels, known, strict=True)):
+        right[i] = frozenset(slots.fit(one, words)[0])
+    found = commonest([row for row, _ in known], right, [row for row, _ in asked])
+    for i, (_, words) in enumerate(asked):
+        found[i] = slots.unfit(found[i], words)
+    return found
+
+
 def _sides(train: Texts, sides: Sequence[Sequence[str]]) -> list[Any] | None:
     single = [text for i in fitted_rows(train) for text in train[int(i)]]
     if all(text.isspace() or not text for text in single):
@@ -139,5 +176,7 @@ BASELINES: dict[Baseline, Callable[[Texts, np.ndarray, Texts], np.ndarray]] = {
     "cosine": cosine,
     "search": search,
     "nearest": nearest,
+    "commonest": commonest,
+    "commonest_in_text": commonest_in_text,
 }
 """Each takes the training texts, what is right for them and the texts to predict."""

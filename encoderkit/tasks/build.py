@@ -4,11 +4,20 @@ from typing import Any
 
 from encoderkit.tasks.choice import Choice
 from encoderkit.tasks.classify import Classify
-from encoderkit.tasks.config import ChoiceConfig, ClassifyConfig, GenerateConfig, RegressConfig, RerankConfig, SimilarityConfig
+from encoderkit.tasks.config import (
+    ChoiceConfig,
+    ClassifyConfig,
+    GenerateConfig,
+    RegressConfig,
+    RerankConfig,
+    SimilarityConfig,
+    TagConfig,
+)
 from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.regress import Regress
 from encoderkit.tasks.rerank import Rerank
 from encoderkit.tasks.similarity import Similarity
+from encoderkit.tasks.tag import Tag
 
 TASKS: dict[type[Any], type[Any]] = {
     ClassifyConfig: Classify,
@@ -17,4 +26,5 @@ TASKS: dict[type[Any], type[Any]] = {
     RerankConfig: Rerank,
     ChoiceConfig: Choice,
     GenerateConfig: Generate,
+    TagConfig: Tag,
 }

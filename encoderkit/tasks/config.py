@@ -4,66 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from encoderkit.config import Config
 from encoderkit.models.config import DecoderConfig
+from encoderkit.tasks.rows import Pooling, RowsConfig, differ
+from encoderkit.tasks.token_config import TagConfig
 from encoderkit.units import Share
-
-Pooling = Literal["cls", "mean", "max", "last"]
-
-
-class RowsConfig(Config):
-    """What the stages ask of every task's config: which columns of a row are what."""
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns of what a prediction needs, the texts."""
-        raise NotImplementedError
-
-    @property
-    def all_columns(self) -> list[str]:
-        """Those that training needs too."""
-        raise NotImplementedError
-
-    @property
-    def optional_columns(self) -> list[str]:
-        """Those that are read where a file has them."""
-        return []
-
-    @property
-    def typed(self) -> bool:
-        """Whether `--text` and `--text-pair` can give what a prediction needs."""
-        return len(self.columns) <= 2
-
-    @property
-    def together(self) -> list[str]:
-        """Columns whose equal values stay on one side when rows are held out; none: rows that are equal in all do."""
-        return []
-
-    @property
-    def sides(self) -> int:
-        """How many texts share the places of one example."""
-        return len(self.columns)
-
-    @property
-    def embedded(self) -> list[str]:
-        """The columns of the text, or the pair, that `embed` reads where none is named."""
-        return self.columns
-
-    @property
-    def vector(self) -> Pooling | None:
-        """How `embed` makes one vector of a text, if the task has trained that."""
-        return None
 
 
 def _one_or_two(value: str | list[str]) -> str | list[str]:
     if isinstance(value, list) and len(value) not in (1, 2):
         raise ValueError("text is one column or a pair of columns")
     return value
-
-
-def _differ(names: list[str], what: str) -> None:
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{what} name columns that differ, found {twice} twice")
 
 
 TextColumns = Annotated[str | list[str], AfterValidator(_one_or_two)]
@@ -117,7 +67,7 @@ class ClassifyConfig(RowsConfig):
     def _columns_differ(self) -> "ClassifyConfig":
         if not self.label:
             raise ValueError("label names at least one column")
-        _differ([*self.all_columns, *self.optional_columns], "text, label and soft" if self.soft else "text and label")
+        differ([*self.all_columns, *self.optional_columns], "text, label and soft" if self.soft else "text and label")
         return self
 
     @model_validator(mode="after")
@@ -172,7 +122,7 @@ class RegressConfig(RowsConfig):
     def _columns_differ(self) -> "RegressConfig":
         if not self.label:
             raise ValueError("label names at least one column")
-        _differ(self.all_columns, "text and label")
+        differ(self.all_columns, "text and label")
         return self
 
     @property
@@ -222,7 +172,7 @@ class SimilarityConfig(RowsConfig):
             raise ValueError("negative and symmetric are for loss contrastive")
         if self.loss == "cosine" and "temperature" in self.model_fields_set:
             raise ValueError("temperature is for loss contrastive and cosent")
-        _differ(self.all_columns, "text, label and negative")
+        differ(self.all_columns, "text, label and negative")
         return self
 
     @property
@@ -266,7 +216,7 @@ class RerankConfig(RowsConfig):
 
     @model_validator(mode="after")
     def _columns_differ(self) -> "RerankConfig":
-        _differ(self.all_columns, "text and label")
+        differ(self.all_columns, "text and label")
         return self
 
     @property
@@ -306,7 +256,7 @@ class ChoiceConfig(RowsConfig):
     def _fits(self) -> "ChoiceConfig":
         if isinstance(self.options, list) and len(self.options) < 2:
             raise ValueError("options are two columns or more, or one column that holds a list")
-        _differ(self.all_columns, "text, options and label")
+        differ(self.all_columns, "text, options and label")
         return self
 
     @property
@@ -362,7 +312,7 @@ class GenerateConfig(RowsConfig):
 
     @model_validator(mode="after")
     def _columns_differ(self) -> "GenerateConfig":
-        _differ(self.all_columns, "source and target")
+        differ(self.all_columns, "source and target")
         return self
 
     @property
@@ -377,6 +327,6 @@ class GenerateConfig(RowsConfig):
 
 
 TaskConfig = Annotated[
-    ClassifyConfig | RegressConfig | SimilarityConfig | RerankConfig | ChoiceConfig | GenerateConfig,
+    ClassifyConfig | RegressConfig | SimilarityConfig | RerankConfig | ChoiceConfig | GenerateConfig | TagConfig,
     Field(discriminator="kind"),
 ]

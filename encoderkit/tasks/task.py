@@ -28,7 +28,7 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.tokenizers import Tokenizer
 
-Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search", "nearest"]
+Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search", "nearest", "commonest", "commonest_in_text"]
 """A simple model of `tasks.baselines`, to measure beside the task."""
 
 Observed = dict[str, Any]
@@ -133,4 +133,13 @@ class Task(Learner, Protocol):
 
     def probe(self, tokens: Tokens) -> Any:
         """An unlabelled example of these tokens, to measure speed with."""
+        ...
+
+
+@runtime_checkable
+class Lossy(Protocol):
+    """A task that cannot give all that is right for some rows, whatever it has learned."""
+
+    def lost(self, examples: Sequence[Any]) -> dict[str, int]:
+        """How much of what is right for labelled examples has no place in them, by what and why."""
         ...

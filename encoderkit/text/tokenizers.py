@@ -153,6 +153,8 @@ class Tokenizer:
             self._forget()
         offsets = _ends([len(ids) for ids, _ in lists])
         ids = np.fromiter(chain.from_iterable(ids for ids, _ in lists), self.dtype, offsets[-1])
+        if self._opened is not None:
+            ids = self._opened.name(self._engine, texts, ids, offsets)
         pairs = chain.from_iterable(chain.from_iterable(spans for _, spans in lists))
         return Spans(ids, offsets, np.fromiter(pairs, np.int64, 2 * offsets[-1]).reshape(-1, 2))
 

@@ -15,7 +15,13 @@ from encoderkit.interop.families import LAYOUTS, obstacle, rules
 from encoderkit.interop.hf import export, from_hf, to_hf
 from encoderkit.interop.layout import Head, HeadKind, SpecialIds
 from encoderkit.learner import IGNORE, Vocabulary
-from encoderkit.models.build import build_classification_head, build_encoder, build_replaced_head, build_vocabulary_head
+from encoderkit.models.build import (
+    build_classification_head,
+    build_encoder,
+    build_replaced_head,
+    build_tagging_head,
+    build_vocabulary_head,
+)
 from encoderkit.models.config import (
     AlbertConfig,
     BertConfig,
@@ -28,6 +34,8 @@ from encoderkit.models.config import (
     LstmConfig,
     ModernBertConfig,
     RobertaConfig,
+    T5Config,
+    XlnetConfig,
 )
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import pool
@@ -114,6 +122,8 @@ class Ours(nn.Module):
             self.pairs = nn.ModuleDict({"head": build_classification_head(config, 2, 0.0)})
         if kind == "classify":
             self.head = build_classification_head(config, len(LABELS), 0.1)
+        if kind == "tag":
+            self.head = build_tagging_head(config, len(LABELS), 0.1)
         for parameter in self.parameters():  # as unlike fresh weights as can be: no zeros, no ones
             nn.init.normal_(parameter, std=0.25)
         self.eval()
@@ -223,6 +233,23 @@ def test_classification_logits(name: str, several: bool, tmp_path: Path) -> None
     assert theirs.config.id2label == dict(enumerate(LABELS))
     assert theirs.config.label2id == {label: i for i, label in enumerate(LABELS)}
     assert theirs.config.problem_type == ("multi" if several else "single") + "_label_classification"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*FAMILIES.values(), T5Config(dim=16, layers=2, heads=2), XlnetConfig(dim=16, layers=2, heads=2)],
+    ids=lambda c: c.kind,
+)
+def test_logits_of_tags(config: Any, tmp_path: Path) -> None:
+    ours = Ours(config, "tag")
+    auto_class = write(tmp_path, config, Head("tag", LABELS, dropout=0.1), ours)
+    assert auto_class == "AutoModelForTokenClassification"
+    theirs = load(tmp_path, auto_class)
+    inputs, arguments = batch(getattr(config, "segments", 0))
+    found = theirs(**arguments).logits
+    difference = (ours(inputs) - found)[inputs.mask]
+    assert difference.abs().max() < 1e-5 * max(1, float(found.abs().max()))
+    assert theirs.config.id2label == dict(enumerate(LABELS))
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith("electra")])

@@ -1,0 +1,81 @@
+"""Chains of labels: a linear-chain CRF (Lafferty et al. 2001; Lample et al. 2016, section 2.2), and the best legal chain.
+
+N chains of up to S labels are computed together; the only loop is over the S places. Everything is in float32: sums of
+hundreds of scores have no room in bfloat16.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from encoderkit.models.decoding import NEVER
+
+
+class Scores(NamedTuple):
+    """What a chain scores besides its labels; `NEVER` where it must not go."""
+
+    start: Tensor
+    """(L,) for beginning with a label."""
+    between: Tensor
+    """(L, L) for the label of the column after that of the row."""
+    end: Tensor
+    """(L,) for ending with a label."""
+
+
+def forbidding(start: np.ndarray, between: np.ndarray, end: np.ndarray) -> Scores:
+    """Which steps are legal, bool in the shapes of `Scores`, to scores: 0, or `NEVER`."""
+    return Scores(*(torch.where(torch.from_numpy(legal), 0.0, NEVER) for legal in (start, between, end)))
+
+
+class Transitions(nn.Module):
+    """The learned scores of a CRF, on top of those that forbid."""
+
+    def __init__(self, forbidden: Scores) -> None:
+        super().__init__()
+        for name, scores in forbidden._asdict().items():
+            self.register_parameter(name, nn.Parameter(torch.zeros_like(scores)))
+            self.register_buffer(f"no_{name}", scores, persistent=False)
+
+    def forward(self) -> Scores:
+        return Scores(*(getattr(self, name) + getattr(self, f"no_{name}") for name in Scores._fields))
+
+
+def nats(emissions: Tensor, labels: Tensor, mask: Tensor, edges: Tensor, scores: Scores) -> Tensor:
+    """The negative log-likelihood of each chain: log Z less the score of its labels. (N,)
+
+    `emissions` (N, S, L); `labels` (N, S), whatever where `mask` (N, S) is False, which is so after the end of a chain;
+    `edges` (N, 2) bool: whether a chain begins and ends where its text does. One that is cut out of a longer chain may begin
+    and end with any label.
+    """
+    if not emissions.shape[1]:
+        return emissions.new_zeros(len(emissions))
+    emissions, first, last = emissions.float(), edges[:, :1] * scores.start, edges[:, 1:] * scores.end
+    labels = labels.clamp(min=0)
+    own = (emissions.gather(2, labels[:, :, None])[:, :, 0] * mask).sum(1)
+    own = own + (scores.between[labels[:, :-1], labels[:, 1:]] * mask[:, 1:]).sum(1)
+    final = labels.gather(1, (mask.sum(1, keepdim=True) - 1).clamp(min=0))
+    own = own + first.gather(1, labels[:, :1])[:, 0] + last.gather(1, final)[:, 0]
+    reached = first + emissions[:, 0]  # (N, L) log of the sum over all chains that end here
+    for place in range(1, emissions.shape[1]):
+        following = (reached[:, :, None] + scores.between).logsumexp(1) + emissions[:, place]
+        reached = torch.where(mask[:, place, None], following, reached)
+    return ((reached + last).logsumexp(1) - own) * mask[:, 0]
+
+
+def viterbi(emissions: Tensor, mask: Tensor, scores: Scores) -> Tensor:
+    """The best chain of labels for (N, S, L) `emissions`: (N, S), 0 where `mask` (N, S) is False (Viterbi 1967)."""
+    count, size, _ = emissions.shape
+    best, before = scores.start + emissions[:, 0], []
+    for place in range(1, size):
+        value, label = (best[:, :, None] + scores.between).max(1)
+        best = torch.where(mask[:, place, None], value + emissions[:, place], best)
+        before.append(label)
+    path = emissions.new_zeros(count, size, dtype=torch.int64)
+    now = (best + scores.end).argmax(1)
+    for place in range(size - 1, -1, -1):
+        path[:, place] = now
+        if place:
+            now = torch.where(mask[:, place], before[place - 1].gather(1, now[:, None])[:, 0], now)
+    return path * mask
