@@ -57,7 +57,7 @@ class LabelledData(Config):
     """What to fine-tune on."""
 
     train: str
-    """.jsonl, .csv, .tsv or .parquet, also compressed."""
+    """.jsonl, .json, .csv, .tsv or .parquet, also compressed."""
     dev: HeldOut | None = 0.1
     """Held out to choose the best checkpoint: a file, or a share of the training rows."""
     test: str | None = None
@@ -212,9 +212,8 @@ class FinetuneRecipe(Config):
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
         _check_patience(self.training, self.every, self.data.dev)
-        sides = self.task.sides
-        if self.data.length < 2 * sides + 1:
-            raise ValueError(f"data.length ({self.data.length}) has no room for a token of each of {sides} texts")
+        if reason := self.task.cramped(self.data.length):
+            raise ValueError(reason)
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds has one of them twice, which would be the same run again")
         if self.fold and self.fold > (self.folds or 0):

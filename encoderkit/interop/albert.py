@@ -122,6 +122,7 @@ ALBERT = Layout(
         "masked": "AlbertForMaskedLM",
         "pairs": "AlbertForPreTraining",
         "classify": "AlbertForSequenceClassification",
+        "span": "AlbertForQuestionAnswering",
     },
     _rules,
     _demands,

@@ -144,6 +144,7 @@ BERT = Layout(
         "masked": "BertForMaskedLM",
         "pairs": "BertForPreTraining",
         "classify": "BertForSequenceClassification",
+        "span": "BertForQuestionAnswering",
     },
     _rules,
     _demands,
@@ -157,7 +158,12 @@ BERT = Layout(
 )
 ROBERTA = Layout(
     "roberta",
-    {"none": "RobertaModel", "masked": "RobertaForMaskedLM", "classify": "RobertaForSequenceClassification"},
+    {
+        "none": "RobertaModel",
+        "masked": "RobertaForMaskedLM",
+        "classify": "RobertaForSequenceClassification",
+        "span": "RobertaForQuestionAnswering",
+    },
     _rules,
     _demands,
     bert_settings,

@@ -131,7 +131,12 @@ def _read(described: Mapping[str, Any]) -> DebertaConfig:
 
 DEBERTA = Layout(
     "deberta-v2",
-    {"none": "DebertaV2Model", "masked": "DebertaV2ForMaskedLM", "classify": "DebertaV2ForSequenceClassification"},
+    {
+        "none": "DebertaV2Model",
+        "masked": "DebertaV2ForMaskedLM",
+        "classify": "DebertaV2ForSequenceClassification",
+        "span": "DebertaV2ForQuestionAnswering",
+    },
     _rules,
     _demands,
     _settings,

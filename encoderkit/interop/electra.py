@@ -54,6 +54,7 @@ ELECTRA = Layout(
         "masked": "ElectraForMaskedLM",
         "replaced": "ElectraForPreTraining",
         "classify": "ElectraForSequenceClassification",
+        "span": "ElectraForQuestionAnswering",
     },
     _rules,
     _demands,

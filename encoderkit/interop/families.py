@@ -12,7 +12,7 @@ from encoderkit.interop.deberta import DEBERTA
 from encoderkit.interop.electra import ELECTRA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.gpt import GPT
-from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds
+from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds, plain
 from encoderkit.interop.modernbert import MODERNBERT
 from encoderkit.interop.t5 import T5, T5_GENERATION, EncoderDecoderConfig
 from encoderkit.interop.xlnet import XLNET
@@ -87,7 +87,10 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
 
 def rules(config: AnyConfig, head: HeadKind, pad: int) -> list[Rule]:
     """The names of all tensors of an encoder (`encoder.*`) and its head (`head.*`), with `pad` the id of padding."""
-    return list(LAYOUTS[type(config)].rules(config, head, pad))
+    found = list(LAYOUTS[type(config)].rules(config, head, pad))
+    if head == "span" and not isinstance(config, ModernBertConfig):  # which has its classifier's
+        found += plain("head.out", "qa_outputs", bias=True)
+    return found
 
 
 def obstacle(config: AnyConfig, head: Head) -> str | None:

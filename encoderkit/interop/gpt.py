@@ -89,7 +89,12 @@ def _read(described: Mapping[str, Any]) -> GptConfig:
 
 GPT = Layout(
     "gpt2",
-    {"none": "GPT2Model", "causal": "GPT2LMHeadModel", "classify": "GPT2ForSequenceClassification"},
+    {
+        "none": "GPT2Model",
+        "causal": "GPT2LMHeadModel",
+        "classify": "GPT2ForSequenceClassification",
+        "span": "GPT2ForQuestionAnswering",
+    },
     _rules,
     _demands,
     _settings,

@@ -20,6 +20,7 @@ AUTO_CLASSES: dict[HeadKind, str] = {
     "permuted": "AutoModelForCausalLM",
     "replaced": "AutoModelForPreTraining",
     "classify": "AutoModelForSequenceClassification",
+    "span": "AutoModelForQuestionAnswering",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }
 ACTIVATIONS: dict[Activation, str] = {

@@ -129,7 +129,12 @@ def _read(described: Mapping[str, Any]) -> ModernBertConfig:
 
 MODERNBERT = Layout(
     "modernbert",
-    {"none": "ModernBertModel", "masked": "ModernBertForMaskedLM", "classify": "ModernBertForSequenceClassification"},
+    {
+        "none": "ModernBertModel",
+        "masked": "ModernBertForMaskedLM",
+        "classify": "ModernBertForSequenceClassification",
+        "span": "ModernBertForQuestionAnswering",
+    },
     _rules,
     _demands,
     _settings,

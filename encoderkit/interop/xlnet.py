@@ -78,7 +78,12 @@ def _read(described: Mapping[str, Any]) -> XlnetConfig:
 
 XLNET = Layout(
     "xlnet",
-    {"none": "XLNetModel", "permuted": "XLNetLMHeadModel", "classify": "XLNetForSequenceClassification"},
+    {
+        "none": "XLNetModel",
+        "permuted": "XLNetLMHeadModel",
+        "classify": "XLNetForSequenceClassification",
+        "span": "XLNetForQuestionAnsweringSimple",
+    },
     _rules,
     _demands,
     _settings,

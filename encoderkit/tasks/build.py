@@ -4,11 +4,20 @@ from typing import Any
 
 from encoderkit.tasks.choice import Choice
 from encoderkit.tasks.classify import Classify
-from encoderkit.tasks.config import ChoiceConfig, ClassifyConfig, GenerateConfig, RegressConfig, RerankConfig, SimilarityConfig
+from encoderkit.tasks.config import (
+    ChoiceConfig,
+    ClassifyConfig,
+    GenerateConfig,
+    RegressConfig,
+    RerankConfig,
+    SimilarityConfig,
+    SpanConfig,
+)
 from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.regress import Regress
 from encoderkit.tasks.rerank import Rerank
 from encoderkit.tasks.similarity import Similarity
+from encoderkit.tasks.span import Span
 
 TASKS: dict[type[Any], type[Any]] = {
     ClassifyConfig: Classify,
@@ -16,5 +25,6 @@ TASKS: dict[type[Any], type[Any]] = {
     SimilarityConfig: Similarity,
     RerankConfig: Rerank,
     ChoiceConfig: Choice,
+    SpanConfig: Span,
     GenerateConfig: Generate,
 }

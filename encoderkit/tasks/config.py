@@ -4,66 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from encoderkit.config import Config
 from encoderkit.models.config import DecoderConfig
+from encoderkit.tasks.rows import Pooling, RowsConfig, differ
+from encoderkit.tasks.token_config import SpanConfig
 from encoderkit.units import Share
-
-Pooling = Literal["cls", "mean", "max", "last"]
-
-
-class RowsConfig(Config):
-    """What the stages ask of every task's config: which columns of a row are what."""
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns of what a prediction needs, the texts."""
-        raise NotImplementedError
-
-    @property
-    def all_columns(self) -> list[str]:
-        """Those that training needs too."""
-        raise NotImplementedError
-
-    @property
-    def optional_columns(self) -> list[str]:
-        """Those that are read where a file has them."""
-        return []
-
-    @property
-    def typed(self) -> bool:
-        """Whether `--text` and `--text-pair` can give what a prediction needs."""
-        return len(self.columns) <= 2
-
-    @property
-    def together(self) -> list[str]:
-        """Columns whose equal values stay on one side when rows are held out; none: rows that are equal in all do."""
-        return []
-
-    @property
-    def sides(self) -> int:
-        """How many texts share the places of one example."""
-        return len(self.columns)
-
-    @property
-    def embedded(self) -> list[str]:
-        """The columns of the text, or the pair, that `embed` reads where none is named."""
-        return self.columns
-
-    @property
-    def vector(self) -> Pooling | None:
-        """How `embed` makes one vector of a text, if the task has trained that."""
-        return None
 
 
 def _one_or_two(value: str | list[str]) -> str | list[str]:
     if isinstance(value, list) and len(value) not in (1, 2):
         raise ValueError("text is one column or a pair of columns")
     return value
-
-
-def _differ(names: list[str], what: str) -> None:
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{what} name columns that differ, found {twice} twice")
 
 
 TextColumns = Annotated[str | list[str], AfterValidator(_one_or_two)]
@@ -96,10 +46,10 @@ class ClassifyConfig(RowsConfig):
     """The share of each target spread over all labels (Szegedy et al. 2016)."""
 
     @model_validator(mode="after")
-    def _columns_differ(self) -> "ClassifyConfig":
+    def _columnsdiffer(self) -> "ClassifyConfig":
         if not self.label:
             raise ValueError("label names at least one column")
-        _differ(self.all_columns, "text and label")
+        differ(self.all_columns, "text and label")
         return self
 
     @property
@@ -132,10 +82,10 @@ class RegressConfig(RowsConfig):
     """Dropout before the last layer."""
 
     @model_validator(mode="after")
-    def _columns_differ(self) -> "RegressConfig":
+    def _columnsdiffer(self) -> "RegressConfig":
         if not self.label:
             raise ValueError("label names at least one column")
-        _differ(self.all_columns, "text and label")
+        differ(self.all_columns, "text and label")
         return self
 
     @property
@@ -185,7 +135,7 @@ class SimilarityConfig(RowsConfig):
             raise ValueError("negative and symmetric are for loss contrastive")
         if self.loss == "cosine" and "temperature" in self.model_fields_set:
             raise ValueError("temperature is for loss contrastive and cosent")
-        _differ(self.all_columns, "text, label and negative")
+        differ(self.all_columns, "text, label and negative")
         return self
 
     @property
@@ -228,8 +178,8 @@ class RerankConfig(RowsConfig):
     """Dropout before the last layer."""
 
     @model_validator(mode="after")
-    def _columns_differ(self) -> "RerankConfig":
-        _differ(self.all_columns, "text and label")
+    def _columnsdiffer(self) -> "RerankConfig":
+        differ(self.all_columns, "text and label")
         return self
 
     @property
@@ -269,7 +219,7 @@ class ChoiceConfig(RowsConfig):
     def _fits(self) -> "ChoiceConfig":
         if isinstance(self.options, list) and len(self.options) < 2:
             raise ValueError("options are two columns or more, or one column that holds a list")
-        _differ(self.all_columns, "text, options and label")
+        differ(self.all_columns, "text, options and label")
         return self
 
     @property
@@ -324,8 +274,8 @@ class GenerateConfig(RowsConfig):
     """How BLEU cuts texts into words: zh for Chinese; 13a for languages with spaces."""
 
     @model_validator(mode="after")
-    def _columns_differ(self) -> "GenerateConfig":
-        _differ(self.all_columns, "source and target")
+    def _columnsdiffer(self) -> "GenerateConfig":
+        differ(self.all_columns, "source and target")
         return self
 
     @property
@@ -340,6 +290,6 @@ class GenerateConfig(RowsConfig):
 
 
 TaskConfig = Annotated[
-    ClassifyConfig | RegressConfig | SimilarityConfig | RerankConfig | ChoiceConfig | GenerateConfig,
+    ClassifyConfig | RegressConfig | SimilarityConfig | RerankConfig | ChoiceConfig | SpanConfig | GenerateConfig,
     Field(discriminator="kind"),
 ]

@@ -28,7 +28,7 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.tokenizers import Tokenizer
 
-Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search", "nearest"]
+Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search", "nearest", "sentence", "silence"]
 """A simple model of `tasks.baselines`, to measure beside the task."""
 
 Observed = dict[str, Any]
@@ -133,4 +133,13 @@ class Task(Learner, Protocol):
 
     def probe(self, tokens: Tokens) -> Any:
         """An unlabelled example of these tokens, to measure speed with."""
+        ...
+
+
+@runtime_checkable
+class Tuned(Task, Protocol):
+    """A task that decides by a number, kept as a buffer, that held-out data set."""
+
+    def tune(self, examples: Sequence[Any], observed: Observed) -> None:
+        """Set it; called in training before dev is measured, never on what a model is evaluated on."""
         ...

@@ -1,0 +1,63 @@
+"""What the stages ask of the config of every task: which columns of a row are what. No torch here."""
+
+from typing import Literal
+
+from encoderkit.config import Config
+
+Pooling = Literal["cls", "mean", "max", "last"]
+
+
+class RowsConfig(Config):
+    """What the stages ask of every task's config: which columns of a row are what."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of what a prediction needs, the texts."""
+        raise NotImplementedError
+
+    @property
+    def all_columns(self) -> list[str]:
+        """Those that training needs too."""
+        raise NotImplementedError
+
+    @property
+    def optional_columns(self) -> list[str]:
+        """Those that are read where a file has them."""
+        return []
+
+    @property
+    def typed(self) -> bool:
+        """Whether `--text` and `--text-pair` can give what a prediction needs."""
+        return len(self.columns) <= 2
+
+    @property
+    def together(self) -> list[str]:
+        """Columns whose equal values stay on one side when rows are held out; none: rows that are equal in all do."""
+        return []
+
+    @property
+    def sides(self) -> int:
+        """How many texts share the places of one example."""
+        return len(self.columns)
+
+    def cramped(self, length: int) -> str | None:
+        """Why an example does not fit into `length` tokens; None if it does."""
+        if length < 2 * self.sides + 1:
+            return f"data.length ({length}) has no room for a token of each of {self.sides} texts"
+        return None
+
+    @property
+    def embedded(self) -> list[str]:
+        """The columns of the text, or the pair, that `embed` reads where none is named."""
+        return self.columns
+
+    @property
+    def vector(self) -> Pooling | None:
+        """How `embed` makes one vector of a text, if the task has trained that."""
+        return None
+
+
+def differ(names: list[str], what: str) -> None:
+    """Raise `ValueError` if two of the columns `names` are one, as a check of `what` the config says."""
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{what} name columns that differ, found {twice} twice")
