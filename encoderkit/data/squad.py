@@ -31,7 +31,8 @@ def _below(nodes: Any, held: dict[str, Any], where: str) -> Iterator[dict[str, A
         if not isinstance(node, dict):
             raise DataError(f"expected an object, found {type(node).__name__}: {shown(str(node), 40)}", where=where)
         inner = next((node[key] for key in ("paragraphs", "qas") if key in node), None)
-        named: dict[str, Any] = {_NAMES.get(key, key): value for key, value in node.items()}
+        fields: dict[str, Any] = node
+        named = {_NAMES.get(key, key): value for key, value in fields.items()}
         if inner is not None:
             yield from _below(inner, held | {key: named[key] for key in _HELD if key in named}, where)
             continue

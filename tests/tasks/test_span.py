@@ -120,14 +120,11 @@ def rows_of(count: int, seed: int = 0, silent: bool = False) -> list[Row]:
     rows = []
     for i in range(count):
         said = [rng.choice(BAD) for _ in range(rng.randint(2, 6))]
-        answers = []
-        if not silent or i % 3:
-            number, word = rng.randrange(len(said)), rng.choice(GOOD)
-            said[number] = word
-        parts = [f"the {rng.choice(THINGS)} was {word}" for word in said]
-        context = " and ".join(parts) + "."
-        if not silent or i % 3:
-            answers = [{"text": word, "answer_start": context.index(f" {word}") + 1}]
+        good = None if silent and i % 3 == 0 else rng.choice(GOOD)
+        if good:
+            said[rng.randrange(len(said))] = good
+        context = " and ".join(f"the {rng.choice(THINGS)} was {word}" for word in said) + "."
+        answers = [{"text": good, "answer_start": context.index(f" {good}") + 1}] if good else []
         rows.append(Row({"id": f"q{i}", "question": "was good", "context": context, "answers": answers}, i + 1, "t.jsonl"))
     return rows
 
