@@ -142,14 +142,14 @@ def threshold(ahead: Sequence[float], gain: Sequence[float]) -> float:
 def tell(notes: Counter[str], where: str, config: SpanConfig) -> None:
     """Say how many answers had to be looked for, or cannot be given, and how many questions were cut."""
     told = {
-        "moved": "answers stand elsewhere than answer_start says; the nearest place was taken",
-        "chosen": "answers stand in several places, and answer_start does not say in which; the first was taken",
-        "absent": "answers are not in their passage; they count as right, and are not trained on",
-        "inside": "answers begin or end inside a token: the tokens that hold them are trained on, and are more than the answer",
-        "cut": f"answers are whole in no window and count as none in training (task.overlap = {config.overlap})",
-        "long": f"answers are longer than task.answer_length = {config.answer_length} tokens, and will not be given",
-        "question": f"questions are longer than task.question_length = {config.question_length} tokens and were cut",
+        "moved": "answers that stand elsewhere than answer_start says, and were taken where they are nearest",
+        "chosen": "answers that stand in several places, answer_start not saying in which, and were taken in the first",
+        "absent": "answers that are not in their passage, and count as right but are not trained on",
+        "inside": "answers that begin or end inside a token, so that the model can only give more than they are",
+        "cut": f"answers that no window holds whole, and count as none in training (task.overlap = {config.overlap})",
+        "long": f"answers of more than task.answer_length = {config.answer_length} tokens, which will not be given",
+        "question": f"questions of more than task.question_length = {config.question_length} tokens, which were cut",
     }
     for name, what in told.items():
         if notes[name]:
-            warn(f"{where}: {notes[name]:,} {what}")
+            warn(f"{where}: {what}: {notes[name]:,}")
