@@ -83,7 +83,7 @@ class Vocabulary(NamedTuple):
         return "last" if wanted == "cls" and self.summary == "last" else wanted
 
 
-HeadKind = Literal["none", "masked", "pairs", "causal", "permuted", "replaced", "classify", "tag", "seq2seq"]
+HeadKind = Literal["none", "masked", "pairs", "causal", "permuted", "replaced", "classify", "tag", "span", "seq2seq"]
 """The heads that models of other libraries have; pairs: a masked one, and beside it what tells pairs of texts apart."""
 
 
@@ -95,7 +95,7 @@ class Export(NamedTuple):
     tensors: dict[str, Tensor]
     """`encoder.*` and `head.*`, and `pairs.*` where texts of a pair are told apart."""
     outputs: Callable[[Inputs], Tensor]
-    """What it must give there: logits (N, L) or (B, T, V), or the vectors of the encoder (B, T, D)."""
+    """What it must give there: logits (N, L) or (B, T, V), of span where it begins (B, T), or the encoder's vectors (B, T, D)."""
     labels: tuple[str, ...] = ()
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
     pooling: Pooling = "cls"
@@ -103,7 +103,7 @@ class Export(NamedTuple):
     decoder: DecoderConfig | None = None
     """Of the head seq2seq, whose `outputs` are the decoder's (B, T, V) where it reads what the encoder does."""
     second: Callable[[Inputs], Tensor] | None = None
-    """What it must give there besides, (N, 2): whether the texts of a pair follow one another."""
+    """What it must give there besides: whether the texts of a pair follow one another (N, 2), or where a span ends (B, T)."""
 
 
 class Learner(Protocol):

@@ -58,7 +58,7 @@ class LabelledData(Config):
     """What to fine-tune on."""
 
     train: str
-    """.jsonl, .csv, .tsv or .parquet, also compressed."""
+    """.jsonl, .json, .csv, .tsv or .parquet, also compressed."""
     dev: HeldOut | None = 0.1
     """Held out to choose the best checkpoint: a file, or a share of the training rows."""
     test: str | None = None
@@ -229,9 +229,8 @@ class FinetuneRecipe(Config):
             raise ValueError(f"training.adversarial moves a text by its own loss, and loss {self.task.loss} is of all together")
         if isinstance(self.task, ClassifyConfig) and self.task.rdrop and not self.task.dropout and _undropped(self.model):
             raise ValueError("task.rdrop compares passes with other dropout, and here is none; set task.dropout or model.dropout")
-        sides = self.task.sides
-        if self.data.length < 2 * sides + 1:
-            raise ValueError(f"data.length ({self.data.length}) has no room for a token of each of {sides} texts")
+        if reason := self.task.cramped(self.data.length):
+            raise ValueError(reason)
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds has one of them twice, which would be the same run again")
         if self.fold and self.fold > (self.folds or 0):

@@ -14,7 +14,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="FILE",
-        help=".txt, .jsonl, .csv, .tsv, .parquet, also compressed; - is stdin; repeatable.",
+        help=".txt, .jsonl, .json, .csv, .tsv, .parquet, also compressed; - is stdin; repeatable.",
         show_default=False,
     ),
 ]

@@ -79,7 +79,7 @@ def predict(
     model: Model,
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False),
+        typer.Argument(metavar="FILE", help=".txt, .jsonl, .json, .csv, .tsv or .parquet; - for stdin.", show_default=False),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A text; repeatable.", show_default=False)] = None,
     text_pair: Annotated[
@@ -110,7 +110,7 @@ def generate(
     model: Model,
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False),
+        typer.Argument(metavar="FILE", help=".txt, .jsonl, .json, .csv, .tsv or .parquet; - for stdin.", show_default=False),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -152,7 +152,7 @@ def generate(
 def embed(
     model: Model,
     source: Annotated[
-        Path, typer.Argument(metavar="FILE", help=".txt, .jsonl, .csv, .tsv or .parquet; - for stdin.", show_default=False)
+        Path, typer.Argument(metavar="FILE", help=".txt, .jsonl, .json, .csv, .tsv or .parquet; - for stdin.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", help="The .npy file to write.", show_default=False)],
     pooling: Annotated[

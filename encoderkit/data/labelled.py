@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from encoderkit.data.corpus import Account, open_content
-from encoderkit.data.records import check_text, missing, read_records, whole_lines
+from encoderkit.data.records import check_text, missing, place, read_records, whole_lines
 from encoderkit.data.streams import Encoding, find_sources, texts
 from encoderkit.errors import DataError, shown
 
@@ -16,13 +16,13 @@ class Row(NamedTuple):
 
     values: dict[str, Any]
     line: int
-    """In the file, from 1; in .parquet the row."""
+    """In the file, from 1; in .parquet and .json the row."""
     source: str
 
     @property
     def place(self) -> str:
         """How messages say where the row is."""
-        return f"{self.source}:{self.line}"
+        return place(self.source, self.line, self.values)
 
     def text(self, column: str) -> str:
         """A text; anything else, null included, is an error."""
@@ -105,7 +105,7 @@ def read_rows(
     encoding: Encoding = "auto",
     txt: Literal["line", "conll"] = "line",
 ) -> list[Row]:
-    """All rows of .jsonl, .csv, .tsv, .parquet, .conll (also compressed) or `-`, in order, each with `columns`.
+    """All rows of .jsonl, .json, .csv, .tsv, .parquet, .conll (also compressed) or `-`, in order, each with `columns`.
 
     .csv and .tsv name their columns in the first line. A .txt has one text a line, empty ones included, and serves
     where one column is asked for; or (`txt`) it is as .conll. Raises `DataError` with file and line for a row that cannot be

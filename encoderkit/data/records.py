@@ -1,4 +1,4 @@
-"""The rows of .jsonl, .csv, .tsv, .parquet and .conll files, by column, one at a time.
+"""The rows of .jsonl, .json, .csv, .tsv, .parquet and .conll files, by column, one at a time.
 
 Nothing is guessed and nothing is swallowed: a row that does not fit is an error with file and line. An empty line
 between rows is no row.
@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from encoderkit.console import warn
+from encoderkit.console import say, warn
 from encoderkit.data.conll import sentences
+from encoderkit.data.squad import flattened
 from encoderkit.data.streams import LINE, Encoding, Source, import_extra, lines, texts
 from encoderkit.errors import DataError, shown
 
@@ -22,7 +23,7 @@ class Record(NamedTuple):
     """One row."""
 
     line: int
-    """The line of the file where it begins, from 1; in .parquet the row, from 1."""
+    """The line of the file where it begins, from 1; in .parquet and .json the row, from 1."""
     values: dict[str, Any]
 
 
@@ -35,12 +36,20 @@ def read_records(
     """
     if source.format == "parquet":
         return _parquet(source, columns, optional)
+    if source.format == "json":
+        return _json(source, columns, "".join(texts(source, encoding, content)))
     numbered = whole_lines(source, texts(source, encoding, content))
     if source.format == "jsonl":
         return _jsonl(source, columns, numbered)
     if source.format == "conll":
         return _conll(source, columns, numbered)
     return _table(source, columns, numbered)
+
+
+def place(source: str, line: int, values: dict[str, Any]) -> str:
+    """How messages say where a row is: file, line and, if it has one, its id."""
+    name = values.get("id")
+    return f"{source}:{line}" + (f" (id {shown(name, 40)})" if isinstance(name, str) and name else "")
 
 
 def missing(column: str, there: Sequence[str], where: str) -> DataError:
@@ -84,13 +93,36 @@ def _constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _jsonl(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int, str]]) -> Iterator[Record]:
-    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
+
+
+def _json(source: Source, columns: Sequence[str], text: str) -> Iterator[Record]:
+    """A file that is one JSON value: a list of rows, or questions nested in passages (`data.squad`)."""
+    try:
+        document = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            say(f"{source.name}: holds several JSON values, read as .jsonl")
+            yield from _jsonl(source, columns, enumerate(text.split("\n"), start=1))
+            return
+        raise DataError(
+            f"not valid JSON: {error.msg} at character {error.colno}", where=f"{source.name}:{error.lineno}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not valid JSON: {error}", where=source.name) from None
+    for number, values in enumerate(flattened(document, source.name), start=1):
+        for column in columns:
+            if column not in values:
+                raise missing(column, list(values), place(source.name, number, values))
+        yield Record(number, values)
+
+
+def _jsonl(source: Source, columns: Sequence[str], numbered: Iterable[tuple[int, str]]) -> Iterator[Record]:
     for number, text in numbered:
         if not text or text.isspace():
             continue
         try:
-            values = decoder.decode(text)
+            values = _DECODER.decode(text)
         except json.JSONDecodeError as error:
             near = shown(text[max(error.pos - 20, 0) : error.pos + 20])
             message = f"not valid JSON: {error.msg} at character {error.pos + 1}, near {near}"

@@ -23,7 +23,7 @@ from encoderkit.errors import DataError, MissingDependency, UsageError, shown
 BLOCK = 1024 * 1024
 LINE = 16 * 1024 * 1024
 
-Format = Literal["txt", "jsonl", "csv", "tsv", "parquet", "conll"]
+Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet", "conll"]
 _ALSO: dict[str, Format] = dict.fromkeys(("bio", "iob", "bioes", "bmes"), "conll")
 Compression = Literal["", "gz", "xz", "zst", "bz2"]
 Encoding = Literal["auto", "utf-8", "gb18030"]

@@ -123,6 +123,7 @@ ALBERT = Layout(
         "pairs": "AlbertForPreTraining",
         "classify": "AlbertForSequenceClassification",
         "tag": "AlbertForTokenClassification",
+        "span": "AlbertForQuestionAnswering",
     },
     _rules,
     _demands,

@@ -136,6 +136,7 @@ DEBERTA = Layout(
         "masked": "DebertaV2ForMaskedLM",
         "classify": "DebertaV2ForSequenceClassification",
         "tag": "DebertaV2ForTokenClassification",
+        "span": "DebertaV2ForQuestionAnswering",
     },
     _rules,
     _demands,

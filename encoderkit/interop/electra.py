@@ -55,6 +55,7 @@ ELECTRA = Layout(
         "replaced": "ElectraForPreTraining",
         "classify": "ElectraForSequenceClassification",
         "tag": "ElectraForTokenClassification",
+        "span": "ElectraForQuestionAnswering",
     },
     _rules,
     _demands,

@@ -90,6 +90,8 @@ def rules(config: AnyConfig, head: HeadKind, pad: int) -> list[Rule]:
     own = list(LAYOUTS[type(config)].rules(config, head, pad))
     if head == "tag":  # the same in all families, but for the name
         own += plain("head.out", "score" if isinstance(config, EsmcConfig) else "classifier", bias=True)
+    if head == "span" and not isinstance(config, ModernBertConfig):  # which has its classifier's
+        own += plain("head.out", "qa_outputs", bias=True)
     return own
 
 

@@ -94,6 +94,7 @@ GPT = Layout(
         "causal": "GPT2LMHeadModel",
         "classify": "GPT2ForSequenceClassification",
         "tag": "GPT2ForTokenClassification",
+        "span": "GPT2ForQuestionAnswering",
     },
     _rules,
     _demands,

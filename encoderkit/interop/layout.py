@@ -21,6 +21,7 @@ AUTO_CLASSES: dict[HeadKind, str] = {
     "replaced": "AutoModelForPreTraining",
     "classify": "AutoModelForSequenceClassification",
     "tag": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }
 ACTIVATIONS: dict[Activation, str] = {

@@ -134,6 +134,7 @@ MODERNBERT = Layout(
         "masked": "ModernBertForMaskedLM",
         "classify": "ModernBertForSequenceClassification",
         "tag": "ModernBertForTokenClassification",
+        "span": "ModernBertForQuestionAnswering",
     },
     _rules,
     _demands,

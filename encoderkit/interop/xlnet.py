@@ -83,6 +83,7 @@ XLNET = Layout(
         "permuted": "XLNetLMHeadModel",
         "classify": "XLNetForSequenceClassification",
         "tag": "XLNetForTokenClassification",
+        "span": "XLNetForQuestionAnsweringSimple",
     },
     _rules,
     _demands,

@@ -109,6 +109,16 @@ def build_tagging_head(config: EncoderConfig, labels: int, dropout: float) -> Cl
     return ClassificationHead(config.dim, labels, dropout)
 
 
+def build_span_head(config: EncoderConfig, dropout: float) -> ClassificationHead | DenseClassificationHead:
+    """The head that scores from the vectors of `config`'s encoder where a span begins and where it ends: (..., D) -> (..., 2).
+
+    A linear layer, as transformers' classes for question answering have it; ModernBERT's has a dense one before.
+    """
+    if isinstance(config, ModernBertConfig):
+        return build_classification_head(config, 2, dropout)
+    return ClassificationHead(config.dim, 2, dropout)
+
+
 def build_replaced_head(config: EncoderConfig) -> ReplacedHead:
     """The head that tells from the vectors of `config`'s encoder which tokens were replaced: (N, D) -> (N,)."""
     return ReplacedHead(config.dim, config.activation if isinstance(config, TransformerConfig | DebertaConfig) else "gelu")

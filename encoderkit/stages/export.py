@@ -175,7 +175,7 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
     worst = 0.0
     for number, outputs in enumerate([ours.outputs, ours.second] if ours.second else [ours.outputs]):
         expected, other = outputs(inputs), found[number]
-        if expected.shape == (*inputs.ids.shape, expected.shape[-1]) or ours.head == "replaced":
+        if expected.shape == (*inputs.ids.shape, expected.shape[-1]) or ours.head in ("replaced", "span"):
             expected, other = expected[inputs.mask], other[there]
         difference = (expected - other).abs()
         worst = max(worst, float(difference.max()))

@@ -255,6 +255,6 @@ def _report(name: str, examples: Sequence[Any], length: int) -> None:
     say(f"{name}: {len(rows):,} rows{windows}, {mean:.1f} tokens each on average")
     if many := sum(cut > 0 for cut in cuts):
         warn(
-            f"{name}: {many:,} rows ({many / len(rows):.1%}) are longer than data.length = {length} tokens and were cut; "
-            f"{sum(cuts):,} tokens are lost"
+            f"{name}: {many:,} rows ({many / len(rows):.1%}) have more tokens than are read (data.length = {length}); "
+            f"{sum(cuts):,} tokens were cut off and are lost"
         )

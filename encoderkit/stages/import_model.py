@@ -17,7 +17,7 @@ from encoderkit.console import say, warn
 from encoderkit.errors import DataError, MissingDependency, UsageError
 from encoderkit.inference import build_learner, vocabulary_of
 from encoderkit.interop import uer
-from encoderkit.interop.families import Recognised, recognise
+from encoderkit.interop.families import Recognised, recognise, rules
 from encoderkit.interop.hf import from_hf
 from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
@@ -27,7 +27,7 @@ from encoderkit.learner import HeadKind
 from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.stages.import_vectors import import_vectors
-from encoderkit.tasks.config import ClassifyConfig
+from encoderkit.tasks.config import ClassifyConfig, SpanConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights
@@ -76,6 +76,7 @@ def run(
     described = _config(recognised, tokenizer, ours)
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
+    ours = {name: learner.state_dict()[name] for name, _ in learner.named_buffers() if name in learner.state_dict()} | ours
     with torch.no_grad():
         load_weights(learner, ours, found.where)
     with files.staged(out, {"from": str(source)}, overwrite) as folder:
@@ -194,7 +195,7 @@ def _taken(
 
 def _names(found: Recognised, head: HeadKind, pad: int) -> set[str]:
     """The tensors of transformers that a model with such a head is made of."""
-    return {name for rule in found.layout.rules(found.config, head, pad) for name in rule.theirs}
+    return {name for rule in rules(found.config, head, pad) for name in rule.theirs}
 
 
 def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -220,6 +221,8 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}
         )
         part = {"task": task.model_dump(mode="json")}
+    elif head.kind == "span":
+        part = {"task": SpanConfig().model_dump(mode="json")}
     if size > tokenizer.vocab_size:
         say(f"{size - tokenizer.vocab_size} rows of the embeddings belong to no piece of the tokenizer, and are kept")
     return {

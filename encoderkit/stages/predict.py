@@ -143,7 +143,8 @@ class _Rows:
         if top is not None and not task.choices:
             raise UsageError(f"predictions of {task.config.kind} have no scores to choose from", where="--top-k")
         if top is not None and not 1 <= top <= task.choices:
-            message = f"should be between 1 and {task.choices}, the number of labels, found {top}"
+            what = ", the number of labels" if task.labels else ""
+            message = f"should be between 1 and {task.choices}{what}, found {top}"
             raise UsageError(message, where="--top-k")
 
     def check(self, row: Row) -> None:

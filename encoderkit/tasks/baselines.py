@@ -4,6 +4,7 @@ The majority class or the mean, and TF-IDF with logistic or ridge regression, wh
 takes seconds (Wang and Manning 2012 make the case for it). All are deterministic.
 """
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ MOST_CHARACTERS = 20_000_000
 FEATURES = 200_000
 
 _SEPARATOR = " \u241e "  # a token of its own between the texts of a pair
+_SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)|[。！？]+|\n|$)", re.DOTALL)
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 Texts = Sequence[Sequence[str]]
@@ -138,6 +140,13 @@ def commonest_in_text(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndar
     return found
 
 
+def sentence(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
+    """(M,) for each row (question, passage) the sentence of the passage that is nearest to the question (see `nearest`)."""
+    parts = [[part.strip() for part in _SENTENCE.findall(row[1]) if part.strip()] or [row[1]] for row in texts]
+    chosen = nearest(train, labels, [[row[0], *own] for row, own in zip(texts, parts, strict=True)])
+    return np.array([own[i] for own, i in zip(parts, chosen, strict=True)], dtype=object)
+
+
 def _sides(train: Texts, sides: Sequence[Sequence[str]]) -> list[Any] | None:
     single = [text for i in fitted_rows(train) for text in train[int(i)]]
     if all(text.isspace() or not text for text in single):
@@ -178,5 +187,7 @@ BASELINES: dict[Baseline, Callable[[Texts, np.ndarray, Texts], np.ndarray]] = {
     "nearest": nearest,
     "commonest": commonest,
     "commonest_in_text": commonest_in_text,
+    "sentence": sentence,
+    "silence": lambda train, labels, texts: np.full(len(texts), "", dtype=object),
 }
 """Each takes the training texts, what is right for them and the texts to predict."""

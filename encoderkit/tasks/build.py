@@ -11,12 +11,14 @@ from encoderkit.tasks.config import (
     RegressConfig,
     RerankConfig,
     SimilarityConfig,
+    SpanConfig,
     TagConfig,
 )
 from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.regress import Regress
 from encoderkit.tasks.rerank import Rerank
 from encoderkit.tasks.similarity import Similarity
+from encoderkit.tasks.span import Span
 from encoderkit.tasks.tag import Tag
 
 TASKS: dict[type[Any], type[Any]] = {
@@ -25,6 +27,7 @@ TASKS: dict[type[Any], type[Any]] = {
     SimilarityConfig: Similarity,
     RerankConfig: Rerank,
     ChoiceConfig: Choice,
+    SpanConfig: Span,
     GenerateConfig: Generate,
     TagConfig: Tag,
 }

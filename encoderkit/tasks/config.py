@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from encoderkit.models.config import DecoderConfig
 from encoderkit.tasks.rows import Pooling, RowsConfig, differ
-from encoderkit.tasks.token_config import TagConfig
+from encoderkit.tasks.token_config import SpanConfig, TagConfig
 from encoderkit.units import Share
 
 
@@ -64,7 +64,7 @@ class ClassifyConfig(RowsConfig):
     """soft: rows of whose label the teacher is less sure than this are left out of training (pseudo-labels, Lee 2013)."""
 
     @model_validator(mode="after")
-    def _columns_differ(self) -> "ClassifyConfig":
+    def _columnsdiffer(self) -> "ClassifyConfig":
         if not self.label:
             raise ValueError("label names at least one column")
         differ([*self.all_columns, *self.optional_columns], "text, label and soft" if self.soft else "text and label")
@@ -119,7 +119,7 @@ class RegressConfig(RowsConfig):
     """Dropout before the last layer."""
 
     @model_validator(mode="after")
-    def _columns_differ(self) -> "RegressConfig":
+    def _columnsdiffer(self) -> "RegressConfig":
         if not self.label:
             raise ValueError("label names at least one column")
         differ(self.all_columns, "text and label")
@@ -327,6 +327,6 @@ class GenerateConfig(RowsConfig):
 
 
 TaskConfig = Annotated[
-    ClassifyConfig | RegressConfig | SimilarityConfig | RerankConfig | ChoiceConfig | GenerateConfig | TagConfig,
+    ClassifyConfig | RegressConfig | SimilarityConfig | RerankConfig | ChoiceConfig | TagConfig | SpanConfig | GenerateConfig,
     Field(discriminator="kind"),
 ]

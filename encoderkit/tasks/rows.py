@@ -45,6 +45,12 @@ class RowsConfig(Config):
         """How many texts share the places of one example."""
         return len(self.columns)
 
+    def cramped(self, length: int) -> str | None:
+        """Why an example does not fit into `length` tokens; None if it does."""
+        if length < 2 * self.sides + 1:
+            return f"data.length ({length}) has no room for a token of each of {self.sides} texts"
+        return None
+
     @property
     def embedded(self) -> list[str]:
         """The columns of the text, or the pair, that `embed` reads where none is named."""

@@ -28,7 +28,9 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.tokenizers import Tokenizer
 
-Baseline = Literal["majority", "tfidf", "mean", "ridge", "cosine", "search", "nearest", "commonest", "commonest_in_text"]
+Baseline = Literal[
+    "majority", "tfidf", "mean", "ridge", "cosine", "search", "nearest", "commonest", "commonest_in_text", "sentence", "silence"
+]
 """A simple model of `tasks.baselines`, to measure beside the task."""
 
 Observed = dict[str, Any]
@@ -142,4 +144,13 @@ class Lossy(Protocol):
 
     def lost(self, examples: Sequence[Any]) -> dict[str, int]:
         """How much of what is right for labelled examples has no place in them, by what and why."""
+        ...
+
+
+@runtime_checkable
+class Tuned(Task, Protocol):
+    """A task that decides by a number, kept as a buffer, that held-out data set."""
+
+    def tune(self, examples: Sequence[Any], observed: Observed) -> None:
+        """Set it; called in training before dev is measured, never on what a model is evaluated on."""
         ...
