@@ -86,7 +86,11 @@ def test_the_vector_is_that_of_cls_where_the_tokenizer_puts_it() -> None:
 def test_the_two_passes_differ_by_dropout_alone() -> None:
     learner = contrastive("bert", dropout=0.1).train()
     seen: list[torch.Tensor] = []
-    learner.projection.register_forward_hook(lambda module, inputs, output: seen.append(output))
+
+    def note(module: nn.Module, given: Any, found: torch.Tensor) -> None:
+        seen.append(found)
+
+    learner.projection.register_forward_hook(note)
     batch = learner.collate(rows(4), rngs(4), 0.0)
     learner(batch.inputs, batch.targets)
     learner.eval()(batch.inputs, batch.targets)
