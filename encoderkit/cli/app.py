@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from encoderkit.errors import ExitCode
+from encoderkit.errors import ExitCode, UsageError, shown
 
 MAKE, USE, HAND_OVER, LOOK, LEARN = "Make", "Use", "Hand over", "Look", "Learn"
 
@@ -62,3 +62,15 @@ def print_result(value: dict[str, Any], as_json: bool) -> None:
     from encoderkit.console import result
 
     result(value, as_json)
+
+
+def seconds_of(text: str) -> float:
+    """What `--budget` says, in seconds."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from encoderkit.units import Seconds
+
+    try:
+        return TypeAdapter(Seconds).validate_python(text)
+    except ValidationError:
+        raise UsageError(f"should be a duration such as 90s, 30m or 6h, found {shown(text)}", where="--budget") from None

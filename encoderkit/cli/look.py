@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from encoderkit.cli.app import HAND_OVER, LEARN, LOOK, Json, Model, Out, Overwrite, Settings, app, print_result
+from encoderkit.cli.app import HAND_OVER, LEARN, LOOK, Json, Model, Out, Overwrite, Settings, app, print_result, seconds_of
 from encoderkit.cli.use import BatchOption, PrecisionOption
-from encoderkit.errors import UsageError, shown
+from encoderkit.errors import UsageError
 
 KINDS = "pretrain, finetune, tokenizer or corpus"
 
@@ -110,17 +110,6 @@ def schema(
         init.write(text, out, overwrite)
 
 
-def _seconds(text: str) -> float:
-    from pydantic import TypeAdapter, ValidationError
-
-    from encoderkit.units import Seconds
-
-    try:
-        return TypeAdapter(Seconds).validate_python(text)
-    except ValidationError:
-        raise UsageError(f"should be a duration such as 90s, 30m or 6h, found {shown(text)}", where="--budget") from None
-
-
 @app.command(rich_help_panel=LOOK)
 def compare(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Two or more YAML files.", show_default=False)],
@@ -169,7 +158,7 @@ def plan(
     from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
     from encoderkit.stages import show as recipes
 
-    time = None if budget is None else _seconds(budget)
+    time = None if budget is None else seconds_of(budget)
     _, loaded = recipes.complete(recipe, settings or [])
     if isinstance(loaded, PretrainRecipe):
         preflight.pretrain_inputs(loaded)
