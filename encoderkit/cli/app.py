@@ -66,11 +66,23 @@ def print_result(value: dict[str, Any], as_json: bool) -> None:
 
 def seconds_of(text: str) -> float:
     """What `--budget` says, in seconds."""
-    from pydantic import TypeAdapter, ValidationError
-
     from encoderkit.units import Seconds
 
+    return _read(Seconds, text, "--budget")
+
+
+def share_of(text: str, where: str) -> float:
+    """What the flag `where` says, between 0 and 1."""
+    from encoderkit.units import Share
+
+    return _read(Share, text, where)
+
+
+def _read(unit: Any, text: str, where: str) -> float:
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return TypeAdapter(Seconds).validate_python(text)
-    except ValidationError:
-        raise UsageError(f"should be a duration such as 90s, 30m or 6h, found {shown(text)}", where="--budget") from None
+        return TypeAdapter(unit).validate_python(text)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{message}, found {shown(text)}", where=where) from None

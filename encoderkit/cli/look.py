@@ -7,7 +7,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from encoderkit.cli.app import HAND_OVER, LEARN, LOOK, Json, Model, Out, Overwrite, Settings, app, print_result, seconds_of
+from encoderkit.cli.app import (
+    HAND_OVER,
+    LEARN,
+    LOOK,
+    Json,
+    Model,
+    Out,
+    Overwrite,
+    Settings,
+    app,
+    print_result,
+    seconds_of,
+    share_of,
+)
 from encoderkit.cli.use import BatchOption, PrecisionOption
 from encoderkit.errors import UsageError
 
@@ -121,6 +134,17 @@ def compare(
     data: Annotated[
         Path | None, typer.Option("--data", help="Labelled rows; the recipe's test or dev file if not given.", show_default=False)
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="TIME", help="Equal time: 5m for each recipe.", show_default=False)
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", metavar="KIND=FILE", help="minimal_pairs, wordsim, analogy; repeatable.", show_default=False),
+    ] = None,
+    same_size: Annotated[
+        str | None,
+        typer.Option("--same-size", metavar="SHARE", help="Refuse encoders whose parameters differ by more.", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run several recipes under equal conditions: a table, and what of it is more than chance."""
@@ -129,9 +153,11 @@ def compare(
     for file in (*recipes, then, data):
         if file is not None:
             preflight.input_file(file)
+    time = None if budget is None else seconds_of(budget)
+    share = None if same_size is None else share_of(same_size, "--same-size")
     from encoderkit.stages import compare as stage
 
-    value = stage.compare(recipes, out, settings or [], then, data)
+    value = stage.compare(recipes, out, settings or [], then, data, time, suite or [], share)
     if json:
         print_result(value, json)
     else:

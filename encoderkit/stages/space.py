@@ -102,7 +102,7 @@ def usual(recipe: FinetuneRecipe) -> list[str]:
         found.append("task.dropout=0..0.3")
     if recipe.checkpoint is not None:
         found.append("optimizer.layer_decay=0.75..1")
-    elif "dropout" in type(recipe.model).model_fields:
+    elif recipe.model is not None and "dropout" in type(recipe.model).model_fields:
         found.append("model.dropout=0..0.5")
     return found
 

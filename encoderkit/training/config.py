@@ -196,3 +196,8 @@ class EveryConfig(Config):
     """Evaluate on the held-out data."""
     save: Every = "5m"
     """Save a checkpoint."""
+
+
+def by_the_clock(seconds: float) -> list[str]:
+    """What `--set` takes to train for so long, in place of the length that a recipe has."""
+    return [f"training.budget={seconds:g}s", *(f"training.{key}=null" for key in ("updates", "epochs", "tokens"))]

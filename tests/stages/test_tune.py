@@ -106,7 +106,7 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(
         while True:
             with pytest.MonkeyPatch.context() as patch:
 
-                def operate(operation: str, path: Path) -> None:
+                def operate(operation: str, path: Path, left: list[int] = left) -> None:
                     left[0] -= 1
                     if left[0] == 0:
                         raise Killed
