@@ -30,7 +30,7 @@ RATIO = 20
 """Tokens a parameter at which time is used best (Hoffmann et al. 2022, "Chinchilla", table 3); for language models that
 read left to right, so a rule of thumb here, and a flat optimum: half or twice as many costs little."""
 _SIZE = ("layers", "dim", "heads", "hidden")
-_LENGTHS = ("updates", "epochs", "tokens")
+_LENGTHS = ("updates", "epochs", "least", "tokens")
 KEPT = 3
 """Checkpoints that a run keeps: the two newest and the best."""
 

@@ -54,7 +54,7 @@ def test_the_table(
     for part in ("train", "test"):
         text = labelled["train" if part == "train" else "dev"].read_text(encoding="utf-8").replace('"text"', '"sentence"')
         (tmp_path / f"sentence_cls_en/trec_{part}.jsonl").write_text(text, encoding="utf-8")
-    small = ["training.epochs=null", "training.updates=2", "training.batch=8", "training.precision=fp32", "model.dim=16"]
+    small = ["training.epochs=0.3", "training.least=null", "training.batch=8", "training.precision=fp32", "model.dim=16"]
     words = ["tasks", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--only", "trec", "--seeds", "2"]
     monkeypatch.setattr(sys, "argv", [*words, *(part for setting in small for part in ("--set", setting))])
     tasks.main()
