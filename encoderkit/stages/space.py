@@ -93,11 +93,13 @@ def _check(key: str, value: Any, recipe: dict[str, Any]) -> None:
 def usual(recipe: FinetuneRecipe) -> list[str]:
     """The space where none is given: rates around the recipe's own, its length, and what keeps a small set from being learnt
     by heart. On small sets the rate and the number of epochs matter most (Mosbach et al. 2021)."""
-    optimizer, epochs = recipe.optimizer, recipe.training.epochs
+    optimizer, epochs, least = recipe.optimizer, recipe.training.epochs, recipe.training.least
     rates = {"lr": optimizer.lr} | ({"adamw_lr": optimizer.adamw_lr} if isinstance(optimizer, MuonConfig) else {})
     found = [f"optimizer.{name}={rate / 5:.2g}..{rate * 5:.2g}:log" for name, rate in rates.items()]
     if epochs is not None:
         found.append(f"training.epochs={epochs:g},{2 * epochs:g},{3 * epochs:g}")
+    if least is not None:  # which is what counts on a small set
+        found.append(f"training.least={least // 2},{least},{2 * least}")
     if "dropout" in type(recipe.task).model_fields:
         found.append("task.dropout=0..0.3")
     if recipe.checkpoint is not None:

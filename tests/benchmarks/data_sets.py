@@ -123,7 +123,8 @@ def write(source: str, target: str, language: str, length: int, checkpoint: bool
     """How texts are written: from random weights, or behind the encoder of a checkpoint."""
     recipe, wording = ("generate-zh", "zh") if target != "de" else ("generate", "13a")
     own = [f"task.source={source}", f"task.target={target}", f"data.length={length}", f"task.wording={wording}"]
-    kept = {"recipe": recipe, "settings": [*own, "model=null", "tokenizer=null"], "language": language, "checkpoint": checkpoint}
+    begun = [*own, "model=null", "tokenizer=null", "optimizer={kind: adamw, lr: 5e-4}"]
+    kept = {"recipe": recipe, "settings": begun, "language": language, "checkpoint": checkpoint}
     return {**kept, "scratch": {"T5's block": (recipe, own)}}
 
 

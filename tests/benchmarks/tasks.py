@@ -158,7 +158,7 @@ def of_set(own: Set, bench: Bench, with_peer: bool) -> list[dict[str, Any]]:
             found.append(learnt(own, start, recipe, settings, parts, bench))
         except UserError as error:
             say(f"left out: {error}")
-    if with_peer and "checkpoint" in starts and own.recipe in PEERS:
+    if with_peer and own.recipe in PEERS and any(entry["start"] == "checkpoint" for entry in found):
         found.append(peer(own, parts, bench))
     return found
 

@@ -64,7 +64,7 @@ def test_a_space_that_the_recipe_cannot_have(search: str, message: str, tokenize
 
 def test_the_usual_space_is_legal(tokenizer_dir: Path, labelled: dict[str, Path], pretrained_dir: Path) -> None:
     muon = {"kind": "muon", "lr": 2e-3, "adamw_lr": 3e-4}
-    for more in ({"training": {"epochs": 2}}, {"checkpoint": str(pretrained_dir), "optimizer": muon}):
+    for more in ({"training": {"epochs": 2, "least": 9}}, {"checkpoint": str(pretrained_dir), "optimizer": muon}):
         recipe = finetuning(tokenizer_dir, labelled, **more)
         assert len(read_space(usual(recipe), given(recipe))) >= 4
 
