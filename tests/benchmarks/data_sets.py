@@ -128,10 +128,11 @@ def write(source: str, target: str, language: str, length: int, checkpoint: bool
     return {**kept, "scratch": {"T5's block": (recipe, own)}}
 
 
-def _tag(language: str, length: int) -> dict[str, Any]:
-    recipe = "tag" if language == "en" else "tag-zh"
-    found = same(recipe, [f"data.length={length}"], language)
-    return {**found, "scratch": {"BiLSTM-CRF": ("tag-lstm-crf", [f"data.length={length}"]), **found["scratch"]}}
+def tag(language: str, length: int) -> dict[str, Any]:
+    """How entities are learnt, from columns of tokens and tags."""
+    columns = ["task.tokens=tokens", "task.tags=tags", "task.text=null", "task.spans=null", f"data.length={length}"]
+    found = same("tag" if language == "en" else "tag-zh", columns, language)
+    return {**found, "scratch": {"BiLSTM-CRF": ("tag-bilstm-crf-zh", columns), **found["scratch"]}}
 
 
 SETS = (
@@ -154,9 +155,9 @@ SETS = (
         **same("classify-pair", [], "zh"), known="test: BERT-base 73.7, ALBERT-tiny 69.9"),
     Set("csl_category", read=csl("cls_ctg", "text", "label", train="train", dev="dev", test="test"), metric="accuracy",
         **classify("text", "zh", 64), known=""),
-    Set("wnut17", read=jsonl("wnut17", train="train", dev="dev", test="test"), metric="f1", **_tag("en", 128),
+    Set("wnut17", read=jsonl("wnut17", train="train", dev="dev", test="test"), metric="f1", **tag("en", 128),
         known="BERT-base 44 to 48, BiLSTM-CRF 40 to 42"),
-    Set("resume_ner", read=jsonl("resume_ner", train="train", dev="dev", test="test"), metric="f1", **_tag("zh", 192),
+    Set("resume_ner", read=jsonl("resume_ner", train="train", dev="dev", test="test"), metric="f1", **tag("zh", 192),
         known="BiLSTM-CRF by characters 93.5, lattice LSTM 94.5"),
     Set("squad11", read=jsonl("squad11", train="train_part", test="dev"), metric="f1", **same("span", [], "en"),
         known="with all of train: BERT-base 88.4, BiDAF 77.3"),
