@@ -168,7 +168,12 @@ def load(model: type[C], path: Path | None, settings: list[str] | None = None) -
 
 def dump(config: Config) -> str:
     """The completed recipe as YAML; `load` reads it back to an equal one."""
-    return yaml.dump(_given(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return to_yaml(_given(config))
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """A mapping as YAML that `read_yaml` reads back to an equal one."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _given(config: Config) -> dict[str, Any]:

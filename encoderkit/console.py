@@ -55,6 +55,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The same as a table of Markdown, which the header begins."""
+    header, *others = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *others))
+
+
 def _width(text: str) -> int:
     """The columns of a terminal that `text` takes: Chinese characters are two wide."""
     return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

@@ -29,6 +29,7 @@ from encoderkit.objectives.permuted import Permuted
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
+from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.task import Observed, Task
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of
 from encoderkit.text.ngrams import Spelled
@@ -175,7 +176,9 @@ def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) 
 
 
 def spell(learner: Learner, tokenizer: Tokenizer) -> None:
-    """Tell word vectors with n-grams how words are written; words that the tokenizer does not know get vectors then."""
+    """Give word vectors with n-grams the letters of words (unknown ones get vectors then), and what writes a way to read ids."""
+    if isinstance(learner, Generate):
+        learner.tokenizer = tokenizer
     config = learner.encoder_config
     if isinstance(config, StaticConfig) and config.ngrams:
         assert isinstance(learner.encoder, Static)

@@ -1,13 +1,14 @@
 """What can be told from the recipe and the file system alone: checked before torch is even imported."""
 
 import difflib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from encoderkit import files, world
-from encoderkit.errors import DataError, UsageError, shown
+from encoderkit.errors import DataError, MissingDependency, UsageError, shown
 from encoderkit.models.config import EncoderConfig
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, blind
@@ -134,6 +135,16 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
         if reason := blind(encoder, recipe.task):
             raise UsageError(reason, where=step, fix="--set task.pooling=last")
     return data
+
+
+def tune(recipe: FinetuneRecipe, out: Path) -> None:
+    """A search has a dev set to judge by, all that its trials read is there, and so is Optuna; the test set is not looked at."""
+    if importlib.util.find_spec("optuna") is None:
+        raise MissingDependency("tune needs optuna, which is not installed", fix="pip install 'encoderkit[tune]'")
+    if not recipe.data.dev and not recipe.folds:
+        raise UsageError("tune judges by a dev set, and the recipe has none", where="data.dev", fix="--set data.dev=10%")
+    output(out, resume=True, overwrite=False)
+    finetune_inputs(recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": None})}))
 
 
 def embeddings(path: str | None) -> None:

@@ -235,7 +235,7 @@ class FinetuneRecipe(Config):
             raise ValueError("seeds has one of them twice, which would be the same run again")
         if self.fold and self.fold > (self.folds or 0):
             raise ValueError(f"fold {self.fold} is not one of {self.folds or 'any'} folds")
-        if self.folds and "dev" in self.data.model_fields_set:
+        if self.folds and self.data.dev not in (None, LabelledData.model_fields["dev"].default):
             raise ValueError("folds makes dev of parts of data.train: leave data.dev out, or give no folds")
         if self.training.tokens is not None:
             raise ValueError("training.tokens is for pretrain; here give epochs, updates or budget")

@@ -19,7 +19,8 @@ SMALLER = {
     "finetune": ["training.batch=8"],
 }
 """What makes a command of the tour a matter of seconds; `pretrain` also gets four updates in place of its budget."""
-SHORT = ["training.budget=null", "training.epochs=null", "training.updates=4", "training.compile=off", "training.precision=fp32"]
+SHORT = [*(f"training.{key}=null" for key in ("budget", "epochs", "least")), "training.updates=4", "training.compile=off"]
+SHORT.append("training.precision=fp32")
 
 
 def block(marker: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from encoderkit.errors import ExitCode
+from encoderkit.errors import ExitCode, UsageError, shown
 
 MAKE, USE, HAND_OVER, LOOK, LEARN = "Make", "Use", "Hand over", "Look", "Learn"
 
@@ -62,3 +62,27 @@ def print_result(value: dict[str, Any], as_json: bool) -> None:
     from encoderkit.console import result
 
     result(value, as_json)
+
+
+def seconds_of(text: str) -> float:
+    """What `--budget` says, in seconds."""
+    from encoderkit.units import Seconds
+
+    return _read(Seconds, text, "--budget")
+
+
+def share_of(text: str, where: str) -> float:
+    """What the flag `where` says, between 0 and 1."""
+    from encoderkit.units import Share
+
+    return _read(Share, text, where)
+
+
+def _read(unit: Any, text: str, where: str) -> float:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(unit).validate_python(text)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{message}, found {shown(text)}", where=where) from None

@@ -7,9 +7,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from encoderkit.cli.app import HAND_OVER, LEARN, LOOK, Json, Model, Out, Overwrite, Settings, app, print_result
+from encoderkit.cli.app import (
+    HAND_OVER,
+    LEARN,
+    LOOK,
+    Json,
+    Model,
+    Out,
+    Overwrite,
+    Settings,
+    app,
+    print_result,
+    seconds_of,
+    share_of,
+)
 from encoderkit.cli.use import BatchOption, PrecisionOption
-from encoderkit.errors import UsageError, shown
+from encoderkit.errors import UsageError
 
 KINDS = "pretrain, finetune, tokenizer or corpus"
 
@@ -110,17 +123,6 @@ def schema(
         init.write(text, out, overwrite)
 
 
-def _seconds(text: str) -> float:
-    from pydantic import TypeAdapter, ValidationError
-
-    from encoderkit.units import Seconds
-
-    try:
-        return TypeAdapter(Seconds).validate_python(text)
-    except ValidationError:
-        raise UsageError(f"should be a duration such as 90s, 30m or 6h, found {shown(text)}", where="--budget") from None
-
-
 @app.command(rich_help_panel=LOOK)
 def compare(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Two or more YAML files.", show_default=False)],
@@ -132,6 +134,17 @@ def compare(
     data: Annotated[
         Path | None, typer.Option("--data", help="Labelled rows; the recipe's test or dev file if not given.", show_default=False)
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="TIME", help="Equal time: 5m for each recipe.", show_default=False)
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", metavar="KIND=FILE", help="minimal_pairs, wordsim, analogy; repeatable.", show_default=False),
+    ] = None,
+    same_size: Annotated[
+        str | None,
+        typer.Option("--same-size", metavar="SHARE", help="Refuse encoders whose parameters differ by more.", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run several recipes under equal conditions: a table, and what of it is more than chance."""
@@ -140,9 +153,11 @@ def compare(
     for file in (*recipes, then, data):
         if file is not None:
             preflight.input_file(file)
+    time = None if budget is None else seconds_of(budget)
+    share = None if same_size is None else share_of(same_size, "--same-size")
     from encoderkit.stages import compare as stage
 
-    value = stage.compare(recipes, out, settings or [], then, data)
+    value = stage.compare(recipes, out, settings or [], then, data, time, suite or [], share)
     if json:
         print_result(value, json)
     else:
@@ -169,7 +184,7 @@ def plan(
     from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
     from encoderkit.stages import show as recipes
 
-    time = None if budget is None else _seconds(budget)
+    time = None if budget is None else seconds_of(budget)
     _, loaded = recipes.complete(recipe, settings or [])
     if isinstance(loaded, PretrainRecipe):
         preflight.pretrain_inputs(loaded)

@@ -87,9 +87,8 @@ def run() -> int:
         return _fail(UsageError(error.format_message(), fix=f"{help_of} --help"))
     except Interrupted as stop:
         words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
-        command = (
-            shlex.join(["encoderkit", *words, "--resume"]) if world.size() == 1 else "the same torchrun command with --resume"
-        )
+        again = ["--resume"] if words[0] in ("pretrain", "finetune") else []  # tune and compare go on by themselves
+        command = shlex.join(["encoderkit", *words, *again]) if world.size() == 1 else "the same torchrun command with --resume"
         if world.first():
             print(f"{stop.message}\n  to continue: {command}", file=sys.stderr)
         return int(stop.exit_code)

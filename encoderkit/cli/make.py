@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from encoderkit.cli.app import MAKE, Json, Out, Overwrite, Settings, app, print_result
+from encoderkit.cli.app import MAKE, Json, Out, Overwrite, Settings, app, print_result, seconds_of
 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or begin it if there is none.")]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see `encoderkit init`.", show_default=False)]
@@ -134,3 +134,44 @@ def finetune(
     from encoderkit.stages import finetune as stage
 
     print_result(stage.finetune(loaded, out, resume, overwrite), json)
+
+
+@app.command(rich_help_panel=MAKE)
+def tune(
+    recipe: RecipeFile,
+    out: Out,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            metavar="KEY=VALUES",
+            help="lr=1e-5..1e-3:log or 2,3,5; repeatable; the usual keys if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="20 if not given, nor a budget.", show_default=False)
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="TIME", help="Begin no trial after this long.", show_default=False)
+    ] = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Search for the best values of a fine-tuning recipe's keys, on dev alone; again: goes on."""
+    from encoderkit import preflight
+    from encoderkit.config import load
+    from encoderkit.recipe import FinetuneRecipe
+    from encoderkit.stages import space
+
+    loaded = load(FinetuneRecipe, recipe, settings)
+    time = None if budget is None else seconds_of(budget)
+    preflight.tune(loaded, out)
+    space.read_space(search or [], loaded.model_dump(mode="json", exclude_unset=True))
+    from encoderkit.stages import tune as stage
+
+    value = stage.tune(loaded, out, search or [], trials, time)
+    if json:
+        print_result(value, json)
+    else:
+        print(stage.describe(value))

@@ -50,7 +50,7 @@ def _head(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:
     yield from plain("head.norm", "head.norm", bias=config.bias)
     if head == "masked":
         yield Rule("head.bias", ("decoder.bias",))
-    elif head == "classify":
+    elif head in ("classify", "span"):
         yield from plain("head.out", "classifier", bias=True)
 
 

@@ -1,73 +1,123 @@
 """`encoderkit compare`: several recipes under the same conditions, and whether what differs is more than chance.
 
-Pretraining recipes are compared by what becomes of them: with a fine-tuning recipe each pretrained encoder is fine-tuned
-by it, on the same labels. The paired bootstrap then says of each model whether it differs from the first one.
+Equal time is `budget`, equal size a check on the encoders' parameters. Pretraining recipes are compared by what becomes of
+them: by suites, and with a fine-tuning recipe by the labels that each encoder learns by it. The paired bootstrap then says
+of each model whether it differs from the first one.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from encoderkit import files
 from encoderkit.config import override, read_yaml, validate
-from encoderkit.console import number, say, table
+from encoderkit.console import markdown, number, say, table, warn
 from encoderkit.errors import UsageError
-from encoderkit.inference import open_model, start
-from encoderkit.preflight import find_step, finetune_inputs, pretrain_inputs
+from encoderkit.inference import open_model, read_config, start
+from encoderkit.models.build import build_encoder
+from encoderkit.preflight import encoder_of, find_step, finetune_inputs, input_file, pretrain_inputs
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.stages import suites as tests_of
 from encoderkit.stages.evaluate import Judged, differences, judge
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import pretrain
 from encoderkit.stages.show import recipe_kind
+from encoderkit.text.tokenizers import open_tokenizer
+from encoderkit.training.config import by_the_clock
+
+SAME_SIZE = 0.1
+"""Encoders that differ by a larger share of the parameters than this are told apart."""
+SHOWN = ("loss", "bits_per_byte")
+"""Of held-out text, in the table; losses of different objectives are of different things."""
+NESTED = "finetune."
+"""A setting that begins with this is for the fine-tuning recipe of what was pretrained."""
+
+
+class _Plan(NamedTuple):
+    """A recipe, checked, and what is to be done with what it made."""
+
+    name: str
+    first: PretrainRecipe | FinetuneRecipe
+    second: FinetuneRecipe | None
+    parameters: int
 
 
 def compare(
-    recipes: Sequence[Path], out: Path, settings: Sequence[str] = (), then: Path | None = None, data: Path | None = None
+    recipes: Sequence[Path],
+    out: Path,
+    settings: Sequence[str] = (),
+    then: Path | None = None,
+    data: Path | None = None,
+    budget: float | None = None,
+    suites: Sequence[str] = (),
+    same_size: float | None = None,
 ) -> dict[str, Any]:
-    """Run `recipes`, each in a directory of `out` with its name; the JSON of the command.
+    """Run `recipes`, each in a directory of `out` with its name; the JSON of the command. The table is `out`/table.md as well.
 
-    `settings` (`--set`) hold for all of them, so that all have the same time or the same updates. `then`: a fine-tuning
-    recipe for what was pretrained. `data`: labelled rows on which the results are compared; the recipe's test set, or its
-    dev set, if not given. What is done already is not done again, so the same command goes on where it was stopped.
+    `settings` (`--set`) hold for all of them; those that begin with `finetune.` for `then`: a fine-tuning recipe for what was
+    pretrained. `data`: labelled rows on which the results are compared; the recipe's test set, or its dev set, if not given.
+    `budget`: seconds for each, in place of the length that each recipe has. `suites`: KIND=FILE, as `evaluate --suite` has
+    them. `same_size`: the largest share by which encoders may differ from the first in parameters; `UsageError` if one
+    does. What is done already is not done again, so the same command goes on where it was stopped.
     """
-    plans = _plans(recipes, settings, then)
+    asked = [_suite(text) for text in suites]
+    plans = _plans(recipes, settings if budget is None else [*settings, *by_the_clock(budget)], then)
+    _check_sizes(plans, same_size)
     entries, judged = [], []
-    for number_, (name, first, second) in enumerate(plans, start=1):
-        say(f"{name}: {number_} of {len(plans)}")
-        entry, labelled = _one(out / name, first, second)
-        entries.append({"name": name, **entry})
+    for number_, plan in enumerate(plans, start=1):
+        say(f"{plan.name}: {number_} of {len(plans)}")
+        entry, labelled = _one(out / plan.name, plan)
+        entries.append({"name": plan.name, "parameters": plan.parameters, **entry})
+        if asked:
+            entries[-1]["suites"] = {kind: _measured(out / plan.name, plan, kind, file) for kind, file in asked}
         rows = data or labelled
         if rows is not None:
             judged.append(judge(start(open_model(find_step(entry["model"]))), rows))
             entries[-1] |= _judged(judged, rows)
-        files.replace(out / "comparison.json", json.dumps({"recipes": entries}, indent=1, ensure_ascii=False))
+        result = {"recipes": entries, "out": str(out)}
+        files.replace(out / "comparison.json", json.dumps(result, indent=1, ensure_ascii=False))
+        files.replace(out / "table.md", markdown(_lines(entries)))
     return {"recipes": entries, "out": str(out)}
 
 
-def _plans(
-    recipes: Sequence[Path], settings: Sequence[str], then: Path | None
-) -> list[tuple[str, PretrainRecipe | FinetuneRecipe, FinetuneRecipe | None]]:
+def _suite(text: str) -> tuple[str, Path]:
+    kind, _, file = text.partition("=")
+    if kind not in tests_of.SUITES or not file:
+        fix = f"--suite {'=FILE, --suite '.join(tests_of.SUITES)}=FILE"
+        raise UsageError(f"expected a suite and its file, found {text}", where="--suite", fix=fix)
+    return kind, Path(file) if Path(file).is_dir() else input_file(file)
+
+
+def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) -> list[_Plan]:
     """Every recipe, checked before the first is run."""
-    found, names = [], set()
+    found: list[_Plan] = []
+    nested = [text.removeprefix(NESTED) for text in settings if text.startswith(NESTED)]
+    own = [text for text in settings if not text.startswith(NESTED)]
+    if nested and then is None:
+        raise UsageError(f"{NESTED}{nested[0]} is for --finetune, and there is none", where="--set")
     for path in recipes:
-        first, name = _load(path, settings), path.stem
-        if name in names:
+        first, name = _load(path, own), path.stem
+        if name in (plan.name for plan in found):
             raise UsageError(f"two of the recipes are named {name}; each is run in a directory of its name", where=path)
-        names.add(name)
         second = None
         if isinstance(first, PretrainRecipe):
             pretrain_inputs(first)
             if then is not None:
-                second = _load(then, ["checkpoint=PRETRAINED"])
+                second = _load(then, [*nested, "checkpoint=PRETRAINED", "model=null", "tokenizer=null"])
         else:
             finetune_inputs(first)
             if then is not None:
                 raise UsageError("is a fine-tuning recipe, and --finetune is for what was pretrained", where=path)
         if second is not None and not isinstance(second, FinetuneRecipe):
             raise UsageError("--finetune takes a fine-tuning recipe", where=then)
-        found.append((name, first, second))
-    if len({type(first) for _, first, _ in found}) > 1:
+        if second is not None:
+            for rows in (second.data.train, second.data.dev, second.data.test):
+                _ = input_file(rows) if isinstance(rows, str) else None
+        found.append(_Plan(name, first, second, _parameters(first)))
+    if len({type(plan.first) for plan in found}) > 1:
         raise UsageError("some recipes pretrain and some fine-tune: only like can be compared with like")
     return found
 
@@ -81,23 +131,45 @@ def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe | FinetuneRecip
     return validate(PretrainRecipe if kind == "pretrain" else FinetuneRecipe, data, str(path), lines)
 
 
-def _one(out: Path, first: PretrainRecipe | FinetuneRecipe, second: FinetuneRecipe | None) -> tuple[dict[str, Any], Path | None]:
-    """Train what a recipe says, and then what `second` says; what came out, and the labelled rows that it should be judged on."""
+def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:
+    """Of the encoder, embeddings included: what is kept of it, without heads, generators and decoders."""
+    if recipe.checkpoint is not None:
+        step = find_step(recipe.checkpoint)
+        model, size = encoder_of(step, None), read_config(step)["vocabulary"]["size"]
+    else:
+        assert recipe.model is not None and recipe.tokenizer is not None
+        model, size = recipe.model, open_tokenizer(Path(recipe.tokenizer)).vocab_size
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_encoder(model, size, 0).parameters())
+
+
+def _check_sizes(plans: Sequence[_Plan], most: float | None) -> None:
+    size = plans[0].parameters
+    others = [plan for plan in plans if abs(plan.parameters / size - 1) > (SAME_SIZE if most is None else most)]
+    if others:
+        told = ", ".join(f"{plan.name} {plan.parameters:,}" for plan in others)
+        message = f"{plans[0].name} has an encoder of {size:,} parameters, and others have not: {told}"
+        if most is not None:
+            raise UsageError(message, where="--same-size", fix="other model.dim or model.layers, or a larger share")
+        warn(message)
+
+
+def _one(out: Path, plan: _Plan) -> tuple[dict[str, Any], Path | None]:
+    """Train what a recipe says, and then what follows; what came out, and the labelled rows that it should be judged on."""
     entry: dict[str, Any] = {}
-    run, last = out / "run", first
-    if isinstance(first, PretrainRecipe):
+    run, last = out / "run", plan.first
+    if isinstance(last, PretrainRecipe):
         run = out / "pretrain"
-        done = pretrain(first, run, resume=True)
-        entry["pretrain"] = {key: done[key] for key in ("updates", "tokens", "tokens_per_second", "dev")}
-        entry["parameters"] = files.read_json(run / "manifest.json")["parameters"]
-        if second is not None:
-            last = second.model_copy(update={"checkpoint": str(run)})
+        done = pretrain(last, run, resume=True)
+        entry["pretrain"] = {key: done[key] for key in ("updates", "tokens", "seconds", "tokens_per_second", "dev")}
+        if plan.second is not None:
+            last = plan.second.model_copy(update={"checkpoint": str(run)})
             finetune_inputs(last)
             run = out / "finetune"
     if isinstance(last, FinetuneRecipe):
         done = finetune(last, run, resume=True)
-        entry["finetune"] = {key: done[key] for key in ("updates", "seconds", "dev", "test")}
-        entry.setdefault("parameters", _parameters(run))
+        kept = ("updates", "seconds", "dev", "test", "intervals", "runs")  # the latter two with seeds or folds
+        entry["finetune"] = {key: done[key] for key in kept if key in done}
     entry["model"] = str(run)
     dev = last.data.dev if isinstance(last, FinetuneRecipe) else None
     test = last.data.test if isinstance(last, FinetuneRecipe) else None
@@ -105,9 +177,21 @@ def _one(out: Path, first: PretrainRecipe | FinetuneRecipe, second: FinetuneReci
     return entry, None if rows is None else Path(rows)
 
 
-def _parameters(run: Path) -> int:
-    folders = [run, *sorted(path for path in run.iterdir() if path.is_dir() and (path / "plan.json").exists())]
-    return next(files.read_json(f / "manifest.json")["parameters"] for f in folders if (f / "plan.json").exists())
+def _measured(out: Path, plan: _Plan, kind: str, file: Path) -> dict[str, Any]:
+    """The figures of a suite, kept in a file beside the run; of a model that it cannot ask, why not."""
+    step, kept = find_step(out / ("pretrain" if isinstance(plan.first, PretrainRecipe) else "run")), out / f"{kind}.json"
+    about = {"model": str(step), "data": [str(file)]}
+    known = files.read_json(kept) if kept.exists() else {}
+    if about.items() <= known.items():
+        return known["figures"]
+    try:
+        found = tests_of.evaluate(kind, step, [file])
+        figures = {key: found[key] for key in ("rows", "metrics", "intervals") if key in found}
+    except UsageError as error:
+        say(f"{plan.name}: {kind}: {error.message}")
+        figures = {"why": error.message}
+    files.replace(kept, json.dumps({**about, "figures": figures}, indent=1, ensure_ascii=False))
+    return files.read_json(kept)["figures"]
 
 
 def _judged(judged: Sequence[Judged], rows: Path) -> dict[str, Any]:
@@ -124,30 +208,48 @@ def _judged(judged: Sequence[Judged], rows: Path) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The table for a person: a line for each recipe; the last columns say how sure the difference from the first one is."""
-    entries = result["recipes"]
-    names = list(dict.fromkeys(name for entry in entries for name in entry.get("pretrain", {}).get("dev", {})))
-    metrics = list(entries[0].get("metrics", {}))
-    header = [
-        "recipe",
-        "parameters",
-        "tokens/s" if names else "",
-        *names,
-        *metrics[:1],
-        *(["95 % interval", "p"] if metrics else []),
-    ]
-    return table([header, *(list(_line(entry, names, metrics)) for entry in entries)])
+    """The table for a person: a line for each recipe; p says how sure the difference from the first one is."""
+    return table(_lines(result["recipes"]))
 
 
-def _line(entry: dict[str, Any], names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:
-    yield entry["name"]
-    yield number(entry["parameters"])
-    before = entry.get("pretrain")
-    yield number(before["tokens_per_second"]) if before else ""
-    for name in names:
-        yield f"{before['dev'][name]:.4f}" if before and name in before["dev"] else ""
-    if metrics:
-        low, high = entry["intervals"][metrics[0]]
-        yield f"{entry['metrics'][metrics[0]]:.4f}"
-        yield f"{low:.4f} - {high:.4f}"
-        yield f"{entry['difference'][metrics[0]]['p']:.3f}" if "difference" in entry else ""
+def _lines(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Header and lines; columns that no recipe has are left out."""
+    cells = [_cells(entry) for entry in entries]
+    names = list(dict.fromkeys(name for line in cells for name in line))
+    return [names, *([line.get(name, "") for name in names] for line in cells)]
+
+
+def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
+    cells = {"recipe": entry["name"], "parameters": number(entry["parameters"])}
+    if "pretrain" in entry:
+        done = entry["pretrain"]
+        cells |= {"seconds": f"{done['seconds']:,.0f}", "tokens/s": number(done["tokens_per_second"])}
+        cells |= {name.replace("_", " "): f"{done['dev'][name]:.4f}" for name in SHOWN if name in done["dev"]}
+    elif "finetune" in entry:
+        cells["seconds"] = f"{entry['finetune']['seconds']:,.0f}"
+    for kind, figures in entry.get("suites", {}).items():
+        cells |= _figure(figures, next(iter(figures.get("metrics", {})), ""), kind)
+    if "metrics" in entry:
+        metric = next(iter(entry["metrics"]))
+        cells |= _figure(entry, metric, metric)
+        cells["p"] = f"{entry['difference'][metric]['p']:.3f}" if "difference" in entry else ""
+        cells |= _repeats(entry.get("finetune", {}), metric)
+    return cells
+
+
+def _figure(figures: Mapping[str, Any], metric: str, name: str) -> dict[str, str]:
+    """A metric and its interval, where there are such."""
+    if metric not in figures.get("metrics", {}):
+        return {name: ""}
+    low_high = figures.get("intervals", {}).get(metric)
+    interval = {f"{name}, 95 %": f"{low_high[0]:.4f} - {low_high[1]:.4f}"} if low_high else {}
+    return {name: f"{figures['metrics'][metric]:.4f}", **interval}
+
+
+def _repeats(done: Mapping[str, Any], metric: str) -> dict[str, str]:
+    """The mean over seeds or folds, and its interval; `metrics` are those of the best of them on dev."""
+    part = "test" if done.get("test") else "dev"
+    if metric not in done.get("intervals", {}).get(part, {}):
+        return {}
+    low, high = done["intervals"][part][metric]
+    return {f"mean of {len(done['runs'])}, {part}": f"{done[part][metric]:.4f} ± {(high - low) / 2:.4f}"}

@@ -17,6 +17,7 @@ from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
 from encoderkit.stages.session import Material, find_goal, looks
+from encoderkit.training.config import by_the_clock
 from encoderkit.training.loop import Plan, micro_batches
 from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
@@ -29,7 +30,7 @@ RATIO = 20
 """Tokens a parameter at which time is used best (Hoffmann et al. 2022, "Chinchilla", table 3); for language models that
 read left to right, so a rule of thumb here, and a flat optimum: half or twice as many costs little."""
 _SIZE = ("layers", "dim", "heads", "hidden")
-_LENGTHS = ("updates", "epochs", "tokens")
+_LENGTHS = ("updates", "epochs", "least", "tokens")
 KEPT = 3
 """Checkpoints that a run keeps: the two newest and the best."""
 
@@ -122,7 +123,7 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
     if isinstance(recipe.model, StaticConfig):
         raise UsageError("--budget compares sizes of layers, and word vectors have none", fix="leave --budget out")
     found: list[dict[str, Any]] = []
-    length = [f"training.budget={budget:g}s", *(f"training.{key}=null" for key in _LENGTHS)]
+    length = by_the_clock(budget)
     own = (recipe.model.layers, recipe.model.dim)
     for layers, dim in sorted({*SIZES, own}, key=lambda size: size[0] * size[1] ** 2):
         model = recipe.model if (layers, dim) == own else _resized(recipe, layers, dim)

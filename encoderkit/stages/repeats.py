@@ -72,6 +72,7 @@ def _together(runs: dict[str, dict[str, Any]], out: Path) -> dict[str, Any]:
         result["intervals"][part] = {name: [low, high] for name, (_, low, high) in found.items()}
     result["runs"] = {name: {part: runs[name][part] for part in ("dev", "test")} for name in names}
     result["best"] = runs[names[_best(values)]]["best"]
+    result["chosen_by"] = values[0]["chosen_by"]
     return {**result, "out": str(out)}
 
 

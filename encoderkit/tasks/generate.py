@@ -70,7 +70,8 @@ class Generate(nn.Module):
         self.baselines: tuple[Baseline, ...] = ()
         self.choices = 0
         self.fields = [*names_of(config.columns), "written", "truncated"]
-        self._tokenizer: Tokenizer | None = None
+        self.tokenizer: Tokenizer | None = None
+        """Turns ids to text; set where a model is made or opened."""
 
     @staticmethod
     def find_labels(rows: Sequence[Row], config: GenerateConfig) -> list[str]:
@@ -87,7 +88,6 @@ class Generate(nn.Module):
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; tells how many targets are cut."""
-        self._tokenizer = tokenizer
         sources = assemble([self.texts(row) for row in rows], tokenizer, self.length)
         if not labelled:
             return [Example(own, None, "", i) for i, own in enumerate(sources)]
@@ -159,8 +159,8 @@ class Generate(nn.Module):
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """(N,) what is written, as texts."""
-        assert self._tokenizer is not None, "encode was called"
-        return np.array([self._tokenizer.decode(ids) for ids in observed["written"]], dtype=object)
+        assert self.tokenizer is not None, "spell was called"
+        return np.array([self.tokenizer.decode(ids) for ids in observed["written"]], dtype=object)
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """BLEU, chrF and ROUGE-L."""

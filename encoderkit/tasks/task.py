@@ -12,7 +12,7 @@ and from there on everything is about rows again: `decide` puts the examples of 
   (tags, answers) and what is needed to put windows together (offsets into the text) stands in the example; `observe`
   gives a list with one array (T, L) a window, and `decide` joins the windows of a row.
 - `generate`: an example holds the source's tokens in `texts` and the target's ids as its own field. `observe` gives the
-  generated ids, and the nats where the examples have targets; `encode` keeps the tokenizer, with which `decide` turns
+  generated ids, and the nats where the examples have targets; `inference.spell` gives it the tokenizer, with which `decide` turns
   ids to text.
 """
 

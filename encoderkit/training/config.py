@@ -131,6 +131,8 @@ class TrainingConfig(Config):
     """Train for this many optimizer steps."""
     epochs: PositiveFloat | None = None
     """Train for this many passes over the data."""
+    least: Count | None = Field(default=None, ge=1)
+    """With epochs: train for at least this many updates, which on a small set are more passes (Mosbach et al. 2021)."""
     tokens: Count | None = Field(default=None, ge=1)
     """Train on this many tokens."""
     batch: PositiveInt = 64
@@ -167,6 +169,8 @@ class TrainingConfig(Config):
         given = [n for n in ("budget", "updates", "epochs", "tokens") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of budget, updates, epochs, tokens; found {' and '.join(given) or 'none'}")
+        if self.least is not None and self.epochs is None:
+            raise ValueError(f"training.least goes with training.epochs; with {given[0]} set it to null")
         return self
 
     @model_validator(mode="after")
@@ -196,3 +200,8 @@ class EveryConfig(Config):
     """Evaluate on the held-out data."""
     save: Every = "5m"
     """Save a checkpoint."""
+
+
+def by_the_clock(seconds: float) -> list[str]:
+    """What `--set` takes to train for so long, in place of the length that a recipe has."""
+    return [f"training.budget={seconds:g}s", *(f"training.{key}=null" for key in ("updates", "epochs", "least", "tokens"))]

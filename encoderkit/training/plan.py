@@ -42,7 +42,7 @@ def draft(
     micro = max(1, TOKENS_AT_ONCE[device] // length) if training.micro_batch == "auto" else training.micro_batch
     total = 0
     if training.epochs is not None:
-        total = max(1, round(training.epochs * examples))
+        total = max(1, round(training.epochs * examples), (training.least or 0) * training.batch)
     elif training.updates is not None:
         total = training.updates * training.batch
     elif training.tokens is not None:

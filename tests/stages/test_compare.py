@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from encoderkit.config import dump
+from encoderkit.config import dump, load
 from encoderkit.data.labelled import read_rows
 from encoderkit.errors import UsageError
 from encoderkit.metrics import paired_differences
@@ -18,6 +18,7 @@ from encoderkit.stages.compare import compare, describe
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune, prepare
 from encoderkit.stages.repeats import mean_interval, variants
+from encoderkit.stages.suites import evaluate as evaluate_suite
 from tests.training.runs import finetuning, pretraining
 
 
@@ -109,7 +110,10 @@ def test_recipes_are_compared_and_a_stopped_comparison_goes_on(
         paths[-1].write_text(dump(recipe.model_copy(update={"model": model})), encoding="utf-8")
     then = tmp_path / "finetune.yaml"
     then.write_text(dump(finetuning(tokenizer_dir, labelled, checkpoint="elsewhere")), encoding="utf-8")
-    result = compare(paths, tmp_path / "out", ["training.updates=4"], then)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"good": "the film was good.", "bad": "the film good was."}\n', encoding="utf-8")
+    settings, suites = ["training.updates=4", "finetune.optimizer.lr=1e-3"], [f"minimal_pairs={pairs}"]
+    result = compare(paths, tmp_path / "out", settings, then, suites=suites)
     assert [entry["name"] for entry in result["recipes"]] == ["shallow", "deep"]
     shallow, deep = result["recipes"]
     assert shallow["parameters"] < deep["parameters"]
@@ -118,13 +122,36 @@ def test_recipes_are_compared_and_a_stopped_comparison_goes_on(
     own = evaluate(find_step(deep["model"]), labelled["dev"], with_baselines=False, against=find_step(shallow["model"]))
     assert own["metrics"]["accuracy"] == deep["metrics"]["accuracy"]
     assert own["against"]["differences"] == deep["difference"]
-    assert compare(paths, tmp_path / "out", ["training.updates=4"], then) == result
-    table = describe(result).splitlines()
-    assert len(table) == 3 or "deep" in table[-1]
+    assert load(FinetuneRecipe, Path(deep["model"]) / "recipe.yaml").optimizer.lr == 1e-3
+    alone = evaluate_suite("minimal_pairs", find_step(tmp_path / "out/deep/pretrain"), [pairs])
+    assert deep["suites"]["minimal_pairs"]["metrics"] == alone["metrics"]
+    assert compare(paths, tmp_path / "out", settings, then, suites=suites) == result
+    header, _, deep_line = describe(result).splitlines()
+    assert [*header.split()[:4]] == ["recipe", "parameters", "seconds", "tokens/s"] and "minimal_pairs" in header
+    written = (tmp_path / "out/table.md").read_text(encoding="utf-8").splitlines()
+    assert len(written) == 4 and written[3].split("|")[1].strip() == "deep" and deep_line.split()[-1] in written[3]
     with pytest.raises(UsageError, match="another recipe"):
         compare(paths, tmp_path / "out", ["training.updates=5"], then)
+    with pytest.raises(UsageError, match=r"same-size.*deep"):
+        compare(paths, tmp_path / "sizes", settings, then, same_size=0.1)
     with pytest.raises(UsageError, match="only like"):
         compare([paths[0], _finetuning(tokenizer_dir, labelled, tmp_path)], tmp_path / "mixed")
+
+
+def test_equal_time_and_seeds(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    paths = []
+    for name, pooling in (("mean", "mean"), ("max", "max")):
+        paths.append(tmp_path / f"{name}.yaml")
+        recipe = finetuning(tokenizer_dir, labelled, seeds=[1, 2], task={"kind": "classify", "pooling": pooling})
+        paths[-1].write_text(dump(recipe), encoding="utf-8")
+    result = compare(paths, tmp_path / "out", budget=0.3)
+    for entry in result["recipes"]:
+        run = load(FinetuneRecipe, tmp_path / "out" / entry["name"] / "run/seed-1/recipe.yaml")
+        assert run.training.budget == 0.3 and run.training.epochs is None
+        assert entry["finetune"]["intervals"]["dev"]["accuracy"][0] <= entry["finetune"]["dev"]["accuracy"]
+    assert "mean of 2, dev" in describe(result) and set(result["recipes"][1]["difference"]) == set(
+        result["recipes"][1]["metrics"]
+    )
 
 
 def _finetuning(tokenizer: Path, labelled: dict[str, Path], folder: Path) -> Path:

@@ -101,7 +101,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(pairs: Path, task: dict[str, Any] | None = None, **more: Any) -> FinetuneRecipe:
     described = {
-        "data": {"train": str(pairs), "dev": str(pairs), "length": 24},
+        "data": {"train": str(pairs), "dev": str(pairs), "test": str(pairs), "length": 24},
         "task": {"kind": "generate", "source": "a", "target": "b", "target_length": 12, **(task or {})},
         "optimizer": {"kind": "adamw", "lr": 5e-3},
         "training": {"updates": 8, "batch": 12, **runs.TRAINING},
@@ -115,7 +115,7 @@ def test_from_the_recipe_to_the_prediction(tokenizer_dir: Path, pairs: Path, tmp
     model = {"kind": "lstm", "dim": 32}
     made = recipe(pairs, {"beams": beams}, tokenizer=str(tokenizer_dir), model=model)
     found = finetune(made, tmp_path / "run")
-    assert set(found["dev"]) == {"loss", "bleu", "chrf", "rouge_l"}
+    assert set(found["dev"]) == {"loss", "bleu", "chrf", "rouge_l"} and found["test"] == pytest.approx(found["dev"])
     result = evaluate(Path(found["best"]), pairs)
     assert result["metrics"]["chrf"] == pytest.approx(found["dev"]["chrf"]) and set(result["intervals"]) == {
         "bleu",

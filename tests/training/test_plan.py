@@ -7,8 +7,8 @@ import torch
 
 from encoderkit.errors import UsageError
 from encoderkit.training import plan as planning
-from encoderkit.training.config import AdamWConfig, TrainingConfig
-from encoderkit.training.plan import Trial, settle
+from encoderkit.training.config import AdamWConfig, ScheduleConfig, TrainingConfig
+from encoderkit.training.plan import Trial, draft, settle
 from tests.training.runs import masked, plan, rows
 
 OPTIMIZER = AdamWConfig(lr=1e-3)
@@ -25,6 +25,17 @@ def settled(monkeypatch: pytest.MonkeyPatch, seconds: list[float], updates: int,
     assert made.compile == (learner._compiled_call_impl is not None)
     assert made == own.model_copy(update={"compile": made.compile})
     return made.compile, learner
+
+
+def test_a_small_set_is_passed_more_often() -> None:
+    def updates(examples: int, **length: Any) -> int:
+        training = TrainingConfig(batch=8, **length)
+        return draft(training, ScheduleConfig(), OPTIMIZER, 1, 16, examples).updates
+
+    assert updates(400, epochs=3, least=100) == 150  # enough already
+    assert updates(40, epochs=3, least=100) == 100 and updates(40, epochs=3) == 15
+    with pytest.raises(ValueError, match="least goes with"):
+        TrainingConfig(updates=10, least=5)
 
 
 def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

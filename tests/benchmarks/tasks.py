@@ -1,0 +1,213 @@
+"""The table of tasks: what a pretrained model, and small ones from random weights, reach on every data set that is there.
+
+  python -m tests.benchmarks.tasks --data DIR --model RUN --model-zh RUN --out bench
+  python -m tests.benchmarks.tasks ... --only trec,subj --seeds 3 --peer
+
+DIR has a folder for each set (`tests.benchmarks.data_sets`). Each is learnt by the recipe that comes with the package for
+its task; nothing is chosen on the test set. Three seeds where train is small: mean and Student's interval over seeds;
+elsewhere one, and a bootstrap interval over the test rows. `--peer`: the checkpoint, exported, in transformers' Trainer by
+the settings of its examples (and at a higher rate, as so small a model needs: the better one counts for it). What is done
+is kept in --out, so the same command goes on. Without a model of a language, its sets are learnt from random weights
+alone, with a tokenizer of their own text. `--rows 200` tries it all on a few rows.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from encoderkit import files
+from encoderkit.config import load
+from encoderkit.console import markdown, say
+from encoderkit.errors import UserError
+from encoderkit.preflight import find_step
+from encoderkit.recipe import FinetuneRecipe
+from encoderkit.stages import init
+from encoderkit.stages.evaluate import evaluate
+from encoderkit.stages.finetune import finetune
+from encoderkit.tasks.config import GenerateConfig
+from tests.benchmarks.data_sets import SETS, Set
+
+SMALL = 15_000
+"""Training rows up to which a set is learnt with several seeds."""
+RATES = (2e-5, 1e-4)
+"""Of the peer: that of transformers' examples, and one for models as small as these."""
+PEERS = {
+    **dict.fromkeys(("classify", "classify-zh", "classify-pair", "regress"), "sequence"),
+    **dict.fromkeys(("tag", "tag-zh"), "token"),
+}
+"""Recipes of which transformers has an example that takes an encoder alone."""
+
+
+class Bench(NamedTuple):
+    """What the command was asked."""
+
+    data: Path
+    out: Path
+    models: dict[str, Path | None]
+    seeds: int
+    rows: int | None
+    settings: list[str]
+
+
+def prepared(own: Set, bench: Bench) -> dict[str, Path]:
+    """The parts of a set as .jsonl files, written once."""
+    folder = bench.out / own.name
+    if not (folder / "test.jsonl").exists():
+        files.make_folder(folder)
+        for part, rows in own.read(bench.data).items():
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[: bench.rows])
+            files.replace(folder / f"{part}.jsonl", text)
+    return {path.stem: path for path in folder.glob("*.jsonl") if path.stem in ("train", "dev", "test")}
+
+
+def tokenizer_of(own: Set, parts: dict[str, Path], bench: Bench) -> Path:
+    """The tokenizer of the model, or (of the set's own text, both languages of it) a new one."""
+    model = bench.models[own.language]
+    if model is not None and own.checkpoint:
+        return find_step(model) / "tokenizer"
+    out = bench.out / own.name / "tokenizer"
+    if not out.exists():
+        task = load(FinetuneRecipe, init.find("finetune", own.recipe), [*own.settings, "checkpoint=none"]).task
+        names = [*task.columns, *([task.target] if isinstance(task, GenerateConfig) else [])]
+        rows = [json.loads(line) for line in parts["train"].read_text(encoding="utf-8").splitlines()]
+        texts = [row[name] if isinstance(row[name], str) else " ".join(row[name]) for row in rows for name in names]
+        source = bench.out / own.name / "text.txt"
+        files.replace(source, "".join(" ".join(text.split()) + "\n" for text in texts))
+        kind = ["--kind", "char"] if own.language == "zh" and own.checkpoint else []
+        command = ["train-tokenizer", *kind, "--vocab-size", "8192", "--data", str(source), "--out", str(out)]
+        subprocess.run([sys.executable, "-m", "encoderkit", *command], check=True, stdout=subprocess.DEVNULL)
+    return out
+
+
+def _count(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
+
+
+def learnt(own: Set, start: str, name: str, settings: Sequence[str], parts: dict[str, Path], bench: Bench) -> dict[str, Any]:
+    """One line of the table: the recipe `name` run with `settings`; as it was kept, if it was."""
+    out = bench.out / own.name / start.replace(" ", "-").replace("'", "")
+    kept = out.with_suffix(".json")
+    if kept.exists():
+        return files.read_json(kept)
+    small = _count(parts["train"]) <= SMALL
+    seeds = [f"seeds={list(range(1, bench.seeds + 1))}"] if small and bench.seeds > 1 else []
+    data = [f"data.train={parts['train']}", f"data.test={parts['test']}", f"data.dev={parts.get('dev', '5%')}"]
+    recipe = load(FinetuneRecipe, init.find("finetune", name), [*settings, *data, *seeds, *bench.settings])
+    done = finetune(recipe, out, resume=True)
+    judged = evaluate(find_step(out), parts["test"])
+    interval = done["intervals"]["test"] if seeds else judged["intervals"]
+    found = {
+        "set": own.name,
+        "start": start,
+        "rows": [_count(parts["train"]), _count(parts["test"])],
+        "metric": own.metric,
+        "value": done["test"][own.metric],
+        "interval": interval.get(own.metric),
+        "seeds": bench.seeds if seeds else 1,
+        "seconds": done["seconds"] / (bench.seeds if seeds else 1),
+        "baselines": {kind: values.get(own.metric) for kind, values in judged["baselines"].items()},
+        "known": own.known,
+        "all": done["test"],
+    }
+    files.replace(kept, json.dumps(found, indent=1, ensure_ascii=False))
+    return found
+
+
+def peer(own: Set, parts: dict[str, Path], bench: Bench) -> dict[str, Any]:
+    """The checkpoint in transformers, at the better of its rates; as it was kept, if it was."""
+    kept = bench.out / own.name / "peer.json"
+    if kept.exists():
+        return files.read_json(kept)
+    model = bench.models[own.language]
+    hf = bench.out / f"hf-{own.language}"
+    if not hf.exists():
+        subprocess.run([sys.executable, "-m", "encoderkit", "export", str(model), "--to", "hf", "--out", str(hf)], check=True)
+    recipe = load(FinetuneRecipe, init.find("finetune", own.recipe), list(own.settings))
+    tried = []
+    for rate in RATES:
+        command = ["tests.benchmarks.peer_tasks", PEERS[own.recipe], "--model", hf, "--lr", rate, "--length", recipe.data.length]
+        command += ["--columns", ",".join(recipe.task.all_columns), *(["--regress"] if own.recipe == "regress" else [])]
+        command += ["--train", parts["train"], "--test", parts["test"], "--metric", own.metric]
+        said = subprocess.run([sys.executable, "-m", *map(str, command)], check=True, stdout=subprocess.PIPE, text=True).stdout
+        tried.append({"lr": rate, **json.loads(said.splitlines()[-1])})
+    found = {"set": own.name, "start": "peer", "tried": tried, **max(tried, key=lambda one: one["value"])}
+    files.replace(kept, json.dumps(found, indent=1))
+    return found
+
+
+def of_set(own: Set, bench: Bench, with_peer: bool) -> list[dict[str, Any]]:
+    """Every line of a set; what cannot be run (a recipe that is not there) is told, and left out."""
+    parts = prepared(own, bench)
+    model = bench.models[own.language]
+    try:
+        tokenizer = tokenizer_of(own, parts, bench)
+    except UserError as error:
+        say(f"{own.name}: left out: {error}")
+        return []
+    starts = {name: (recipe, [*settings, f"tokenizer={tokenizer}"]) for name, (recipe, settings) in own.scratch.items()}
+    if model is not None and own.checkpoint:
+        starts = {"checkpoint": (own.recipe, [*own.settings, f"checkpoint={model}"]), **starts}
+    found = []
+    for start, (recipe, settings) in starts.items():
+        say(f"{own.name}, {start}")
+        try:
+            found.append(learnt(own, start, recipe, settings, parts, bench))
+        except UserError as error:
+            say(f"left out: {error}")
+    if with_peer and own.recipe in PEERS and any(entry["start"] == "checkpoint" for entry in found):
+        found.append(peer(own, parts, bench))
+    return found
+
+
+def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The table: each set with what it was learnt from, beside its baselines, its peer and what is published."""
+    header = ["set", "train, test", "metric", "from", "value", "95 %", "seeds", "s", "baselines", "transformers", "published"]
+    rows = [header]
+    peers = {entry["set"]: entry for entry in entries if entry["start"] == "peer"}
+    for entry in entries:
+        if entry["start"] == "peer":
+            continue
+        beside = peers.get(entry["set"]) if entry["start"] == "checkpoint" else None
+        own = [entry["set"], "{:,}, {:,}".format(*entry["rows"]), entry["metric"], entry["start"], _figure(entry["value"])]
+        own.append(" to ".join(map(_figure, entry["interval"])) if entry["interval"] else "")
+        own += [str(entry["seeds"]), f"{entry['seconds']:,.0f}"]
+        own.append(", ".join(f"{kind} {_figure(value)}" for kind, value in entry["baselines"].items() if value is not None))
+        own.append(f"{_figure(beside['value'])} (lr {beside['lr']:g}, {beside['seconds']:,.0f} s)" if beside else "")
+        rows.append([*own, entry["known"]])
+    return rows
+
+
+def _figure(value: float) -> str:
+    """Shares as percentages; BLEU and its kind are out of a hundred already."""
+    return f"{100 * value:.1f}" if abs(value) <= 1 else f"{value:.1f}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="an English run")
+    parser.add_argument("--model-zh", type=Path, help="a Chinese run")
+    parser.add_argument("--only", help=f"some of {', '.join(own.name for own in SETS)}")
+    parser.add_argument("--seeds", type=int, default=3, help="on small sets")
+    parser.add_argument("--rows", type=int, help="at most so many of each part")
+    parser.add_argument("--set", action="append", default=[], help="for every recipe, as encoderkit's")
+    parser.add_argument("--peer", action="store_true", help="also transformers (needs accelerate)")
+    a = parser.parse_args()
+    chosen = [own for own in SETS if a.only is None or own.name in a.only.split(",")]
+    bench = Bench(a.data, a.out, {"en": a.model, "zh": a.model_zh}, a.seeds, a.rows, a.set)
+    files.make_folder(a.out)
+    entries: list[dict[str, Any]] = []
+    for own in chosen:
+        entries += of_set(own, bench, a.peer)
+        files.replace(a.out / "table.md", markdown(lines(entries)))
+    print(markdown(lines(entries)), end="")
+
+
+if __name__ == "__main__":
+    main()
