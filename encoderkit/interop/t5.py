@@ -116,7 +116,7 @@ def _shared(config: T5Config) -> dict[str, Any]:
 
 
 def _encoder_settings(config: T5Config, head: Head, ids: SpecialIds) -> dict[str, Any]:
-    return {**_shared(config), "is_encoder_decoder": False, "use_cache": False, "tie_word_embeddings": True}
+    return {**_shared(config), "is_encoder_decoder": False, "use_cache": False}
 
 
 def _settings(config: EncoderDecoderConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
@@ -183,7 +183,7 @@ T5 = Layout(
     _encoder_settings,
     _read_encoder,
     "",
-    _REPEATED,
+    repeated=_REPEATED,
     loader="T5EncoderModel",
 )
 T5_GENERATION = Layout(
@@ -194,5 +194,5 @@ T5_GENERATION = Layout(
     _settings,
     _read,
     "",
-    _REPEATED,
+    repeated=_REPEATED,
 )
