@@ -50,9 +50,7 @@ def to_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad:
     return result | {second: result[first].clone() for second, first in again.items() if first in result}
 
 
-def from_hf(
-    config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int, own: bool = False
-) -> dict[str, Tensor]:
+def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int, own: bool = False) -> dict[str, Tensor]:
     """Transformers' tensors under our names. `pad` is the id of padding there, `own`: the head has a table of its own.
 
     Raises `DataError` for a tensor that is missing, or that has something to say for which this config has no place.

@@ -41,7 +41,7 @@ class Drawn(NamedTuple):
 
 
 class Permuted(nn.Module):
-    """XLNet and its vocabulary head under the permuted objective; the head shares the encoder's word embeddings, or has its own."""
+    """XLNet and its vocabulary head under the permuted objective; the head shares the word embeddings, or has its own."""
 
     maskings: tuple[Masking, ...] = ()
 

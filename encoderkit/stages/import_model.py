@@ -19,7 +19,6 @@ from encoderkit.inference import build_learner, vocabulary_of
 from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
 from encoderkit.interop.hf import from_hf
-from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
@@ -70,8 +69,8 @@ def run(
     except DataError as error:
         raise DataError(error.message, where=found.where / "config.json", fix=error.fix) from None
     tokenizer = Tokenizer(found.tokenizer, found.where)
-    tensors = _plain_names(found.tensors)
-    recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, found.described.get("tie_word_embeddings", True))
+    tensors, tied = _plain_names(found.tensors), bool(found.described.get("tie_word_embeddings", True))
+    recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
     described = _config(recognised, tokenizer, ours)
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
@@ -172,7 +171,9 @@ def _taken(
     elif head.kind == "causal" and not any(name.startswith(layout.root) for name in tensors):
         tensors = {layout.root + name: tensor for name, tensor in tensors.items()}  # as OpenAI's GPT-2 is published
     try:
-        found, tensors = _once(found, {layout.renamed.get(name, name): tensor for name, tensor in tensors.items()}, tied)
+        if head.kind != "none":
+            tensors = {layout.renamed.get(name, name): tensor for name, tensor in tensors.items()}
+        found, tensors = _once(found, tensors, tied)
         paired = found._replace(head=found.head._replace(kind="pairs"))
         if head.kind == "masked" and "pairs" in layout.classes and _names(paired, tokenizer.pad) <= tensors.keys():
             found = paired  # as BERT was published: what is called a masked model has its pooler too
@@ -194,8 +195,12 @@ def _once(found: Recognised, tensors: dict[str, Tensor], tied: bool) -> tuple[Re
     pairs = {**layout.repeated, **({layout.table: words} if layout.table else {})}
     differ = [a for a, b in pairs.items() if a in tensors and b in tensors and not torch.equal(tensors[a], tensors[b])]
     own = layout.table in tensors and words in tensors and (bool(differ) or (layout.ties and not tied))
-    if differ and not own:
-        raise DataError(f"tensor {differ[0]} differs from {pairs[differ[0]]}, which it should repeat")
+    if isinstance(found.config, EncoderDecoderConfig) and layout.table:
+        own = found.config.decoder.head == "own"  # in T5 this also says whether its input is scaled
+        tensors = {layout.table: tensors[words], **tensors} if own else tensors
+    for name in differ:
+        if not own or (name in layout.repeated and tensors[name].dim() > 1):
+            raise DataError(f"tensor {name} differs from {pairs[name]}, which it should repeat")
     once = {name: tensor for name, tensor in tensors.items() if name not in pairs or (own and name == layout.table)}
     once |= {b: tensors[a] for a, b in pairs.items() if a in tensors and (a in layout.repeated or b not in tensors)}
     return found._replace(head=found.head._replace(own=own and found.head.kind != "none")), once

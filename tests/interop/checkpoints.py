@@ -122,7 +122,7 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "T5": {
         "1.0": {"d_model": 20, "d_kv": 7, "num_heads": 3, "d_ff": 30, "num_layers": 2, "feed_forward_proj": "relu"},
         "1.1": {
-            "d_model": 21, "d_kv": 6, "num_heads": 3, "d_ff": 31, "num_layers": 2, "num_decoder_layers": 3,
+            "d_model": 21, "d_kv": 6, "num_heads": 3, "d_ff": 31, "num_layers": 3, "num_decoder_layers": 2,
             "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
         },
     },
