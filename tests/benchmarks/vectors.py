@@ -2,8 +2,9 @@
 
   python -m tests.benchmarks.vectors --corpus corpus.txt --pairs EN-WS-353-ALL.txt --analogies questions-words.txt --out bench
 
-Rates are by processor time, so that what else the machine does matters little. Both read the same words, those of the store that is made of the corpus, with the same window, negatives, subsampling and
-number of passes; the learning rates are each one's own. The vectors of both are judged by gensim. gensim has no GloVe.
+Both read the same words, those of the store that is made of the corpus, with the same window, negatives, subsampling and
+number of passes; the learning rates are each one's own. Rates are by processor time, so that what else the machine does
+matters little. The vectors of both are judged by gensim, which has no GloVe.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The walk of a practitioner: a checkpoint is imported, says what it says there, is fine-tuned, and goes back."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 transformers = pytest.importorskip("transformers")
+pytest.importorskip("google.protobuf")  # with which transformers reads models of sentencepiece
 
 from encoderkit.config import validate  # noqa: E402
+from encoderkit.errors import DataError  # noqa: E402
 from encoderkit.inference import open_model  # noqa: E402
 from encoderkit.learner import Export  # noqa: E402
 from encoderkit.models.inputs import Inputs  # noqa: E402
@@ -201,8 +204,6 @@ def test_a_t5_is_fine_tuned_to_write_and_writes_the_same_there(shape: str, tmp_p
 
 def prepared(family: str, text: str) -> str:
     """What the authors of ALBERT and XLNet do to a text before sentencepiece sees it: their `preprocess_text`."""
-    import unicodedata
-
     if family not in ("Albert", "XLNet"):
         return text
     text = " ".join(text.split()).replace("``", '"').replace("''", '"')
@@ -251,8 +252,6 @@ def test_ids_are_those_of_transformers(family: str, lowercase: bool, tmp_path: P
 
 
 def test_a_damaged_model_of_sentencepiece_is_refused(tmp_path: Path) -> None:
-    from encoderkit.errors import DataError
-
     published(tmp_path / "hf", "T5", "1.0", "EncoderModel")
     path = tmp_path / "hf" / "spiece.model"
     for data in (b"", path.read_bytes()[:1000], b"\xff" * 50, b"not a model"):
