@@ -147,9 +147,11 @@ def open_rows(
 ) -> Rows:
     """What an objective reads of a token store, or of some of its documents.
 
-    [CLS] stands where texts have it, but always first in pairs and where a text is written, from [CLS] to [SEP].
+    [CLS] stands where texts have it, but always first in pairs and where a text is written, from [CLS] to [SEP]; in T5's
+    way, where a decoder writes, there is none.
     """
-    first = objective.rows == "pairs" or isinstance(objective, CausalConfig | SpansConfig)
+    written = isinstance(objective, CausalConfig) or (isinstance(objective, SpansConfig) and vocabulary.cls != vocabulary.sep)
+    first = objective.rows == "pairs" or written
     kind, summary = ROWS[objective.rows], "first" if first else vocabulary.summary
     return kind(store, length, vocabulary.cls, vocabulary.sep, documents, packed, summary, objective.before)
 

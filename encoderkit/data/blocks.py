@@ -38,8 +38,9 @@ class Rows:
     `packed=False` gives each piece a row of its own, for encoders that cannot keep documents apart. Every token of
     every document is in exactly one row. Takes memory for the documents, not for the tokens.
 
-    `summary`: where [CLS] stands in a piece. With `before`, a row brings up to so many tokens of what stands before its
-    first piece, and pieces that have a predecessor come first in their row.
+    `summary`: where [CLS] stands in a piece; where it is last and the same as [SEP], that one stands alone (T5). With
+    `before`, a row brings up to so many tokens of what stands before its first piece, and pieces that have a predecessor
+    come first in their row.
     """
 
     special = 2
@@ -56,12 +57,13 @@ class Rows:
         summary: Literal["first", "last"] = "first",
         before: int = 0,
     ) -> None:
+        self._special = (cls, sep) if summary == "first" else (sep, cls) if cls != sep else (sep,)
+        self.special += len(self._special) - 2
         if length < 2 * self.special - 1:
             shape = "a token between [CLS] and [SEP]" if self.special == 2 else "a pair of texts, [CLS] A [SEP] B [SEP]"
             raise UsageError(f"a row of {length} has no room for {shape}", where="data.length")
         self.store, self.length, self._cap, self._before = store, length, length - self.special, before
         self._lead = int(summary == "first")
-        self._special = (cls, sep) if summary == "first" else (sep, cls)
         first, end = store.offsets[:-1], store.offsets[1:]
         if documents is not None:
             first, end = first[documents], end[documents]
@@ -137,19 +139,20 @@ class Rows:
         return self.store.ids[first - count : first].astype(np.int64)
 
     def _single(self, first: int, size: int, before: int) -> Row:
-        ids = np.empty(size + 2, np.int64)
+        wide = size + len(self._special)
+        ids = np.empty(wide, np.int64)
         inside = slice(self._lead, self._lead + size)
-        special = np.ones(size + 2, bool)
+        special = np.ones(wide, bool)
         special[inside] = False
         ids[special] = self._special
         ids[inside] = self.store.ids[first : first + size]
-        starts = np.zeros(size + 2, bool)
+        starts = np.zeros(wide, bool)
         starts[inside] = self.store.starts(first, first + size)
-        documents, positions = np.ones(size + 2, np.int64), np.arange(size + 2)
+        documents, positions = np.ones(wide, np.int64), np.arange(wide)
         return Row(ids, documents, positions, starts, special, self._text_before(first, before))
 
     def _several(self, first: np.ndarray, size: np.ndarray, before: int) -> Row:
-        wide = size + 2
+        wide = size + len(self._special)
         begin, places = np.cumsum(wide) - wide, np.arange(wide.sum())
         documents = np.repeat(np.arange(len(wide)), wide)
         positions = places - begin[documents]

@@ -93,7 +93,6 @@ def _settings(config: AlbertConfig, head: Head, ids: SpecialIds) -> dict[str, An
         "max_position_embeddings": config.max_length,
         "type_vocab_size": max(1, config.segments),
         "layer_norm_eps": config.norm_eps,
-        "tie_word_embeddings": True,
     }
 
 
@@ -130,5 +129,6 @@ ALBERT = Layout(
     _settings,
     _read,
     "albert.",
-    {"predictions.decoder.weight": "albert.embeddings.word_embeddings.weight", "predictions.decoder.bias": "predictions.bias"},
+    "predictions.decoder.weight",
+    {"predictions.decoder.bias": "predictions.bias"},
 )

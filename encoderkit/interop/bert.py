@@ -107,7 +107,6 @@ def bert_settings(config: BertConfig | RobertaConfig | ElectraConfig, head: Head
         "max_position_embeddings": config.max_length + before,
         "type_vocab_size": max(1, config.segments),
         "layer_norm_eps": config.norm_eps,
-        "tie_word_embeddings": True,
     }
 
 
@@ -152,10 +151,8 @@ BERT = Layout(
     bert_settings,
     _read_bert,
     "bert.",
-    {
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
+    "cls.predictions.decoder.weight",
+    {"cls.predictions.decoder.bias": "cls.predictions.bias"},
 )
 ROBERTA = Layout(
     "roberta",
@@ -171,5 +168,6 @@ ROBERTA = Layout(
     bert_settings,
     _read_roberta,
     "roberta.",
-    {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+    "lm_head.decoder.weight",
+    {"lm_head.decoder.bias": "lm_head.bias"},
 )

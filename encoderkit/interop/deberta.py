@@ -95,7 +95,6 @@ def _settings(config: DebertaConfig, head: Head, ids: SpecialIds) -> dict[str, A
         "pooler_hidden_act": "gelu",
         "pooler_dropout": 0.0,
         "cls_dropout": head.dropout,
-        "tie_word_embeddings": True,
     }
 
 
@@ -143,10 +142,9 @@ DEBERTA = Layout(
     _settings,
     _read,
     "deberta.",
-    {
-        "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-        # The same head where it is not `legacy`.
+    "cls.predictions.decoder.weight",
+    {"cls.predictions.decoder.bias": "cls.predictions.bias"},
+    {  # the same head where it is not `legacy`
         "lm_predictions.lm_head.bias": "cls.predictions.bias",
         **{
             f"lm_predictions.lm_head.{part}.{kind}": f"cls.predictions.transform.{part}.{kind}"

@@ -62,5 +62,5 @@ ELECTRA = Layout(
     _settings,
     _read,
     "electra.",
-    {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    "generator_lm_head.weight",
 )

@@ -25,7 +25,7 @@ from encoderkit.models.config import EsmcConfig
 
 def _rules(config: EsmcConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
     yield from _encoder(config, head)
-    yield from _head(config, head)
+    yield from roberta_head(config, head)
 
 
 def _encoder(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
@@ -44,12 +44,6 @@ def _encoder(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
         yield from plain(f"{ours}.mlp.up", f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
         yield from plain(f"{ours}.mlp.down", f"{theirs}.mlp.down_proj", scale=scale)
     yield from plain("encoder.final_norm", f"{root}norm")
-
-
-def _head(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
-    yield from roberta_head(config, head)
-    if head == "masked":  # the one family whose vocabulary head has a table of its own
-        yield Rule("encoder.tokens.weight", ("lm_head.decoder.weight",))
 
 
 def _demands(config: EsmcConfig, head: Head) -> Iterator[Demand]:
@@ -108,4 +102,6 @@ ESMC = Layout(
     _settings,
     _read,
     "esmc.",
+    "lm_head.decoder.weight",
+    ties=False,
 )

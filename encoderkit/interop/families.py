@@ -85,14 +85,23 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     return Recognised(config, Head("classify", labels, several, pooling, dropout), layout)
 
 
-def rules(config: AnyConfig, head: HeadKind, pad: int) -> list[Rule]:
-    """The names of all tensors of an encoder (`encoder.*`) and its head (`head.*`), with `pad` the id of padding."""
-    own = list(LAYOUTS[type(config)].rules(config, head, pad))
+def rules(config: AnyConfig, head: HeadKind, pad: int, own: bool = False) -> list[Rule]:
+    """The names of all tensors of an encoder (`encoder.*`) and its head (`head.*`), with `pad` the id of padding.
+
+    `own`: the head has a table of words of its own. The first rule is that of the word embeddings.
+    """
+    layout = LAYOUTS[type(config)]
+    found = list(layout.rules(config, head, pad))
+    if layout.table and head in ("masked", "pairs", "causal", "permuted"):
+        if own:
+            found.append(Rule("head.own.weight", (layout.table,)))
+        elif not layout.ties:
+            found.append(Rule("encoder.tokens.weight", (layout.table,)))
     if head == "tag":  # the same in all families, but for the name
-        own += plain("head.out", "score" if isinstance(config, EsmcConfig) else "classifier", bias=True)
+        found += plain("head.out", "score" if isinstance(config, EsmcConfig) else "classifier", bias=True)
     if head == "span" and not isinstance(config, ModernBertConfig):  # which has its classifier's
-        own += plain("head.out", "qa_outputs", bias=True)
-    return own
+        found += plain("head.out", "qa_outputs", bias=True)
+    return found
 
 
 def obstacle(config: AnyConfig, head: Head) -> str | None:
@@ -126,6 +135,7 @@ def settings(config: AnyConfig, head: Head, vocab_size: int, ids: SpecialIds) ->
         "pad_token_id": ids.pad,
         "bos_token_id": ids.cls,
         "eos_token_id": ids.sep,
+        "tie_word_embeddings": not head.own,
     }
     return {**shared, **_labels(head), **layout.settings(config, head, ids)}
 

@@ -66,7 +66,6 @@ def _settings(config: GptConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.attention_dropout,
         "layer_norm_epsilon": config.norm_eps,
-        "tie_word_embeddings": True,
     }
 
 
@@ -101,7 +100,7 @@ GPT = Layout(
     _settings,
     _read,
     "transformer.",
-    {"lm_head.weight": "transformer.wte.weight"},
+    "lm_head.weight",
     direction="left_to_right",
     pooling="last",
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from encoderkit.errors import DataError
-from encoderkit.interop.families import AnyConfig, loader, obstacle, rules, settings
+from encoderkit.interop.families import LAYOUTS, AnyConfig, loader, obstacle, rules, settings
 from encoderkit.interop.layout import Form, Head, HeadKind, SpecialIds
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.models.config import TransformerConfig, XlnetConfig, longest
@@ -36,8 +36,8 @@ def to_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad:
         # Computed here, a table like a learned one there.
         table = SinusoidalPositions(config.max_length, config.embedding_dim or config.dim).table
         tensors = {**tensors, "encoder.positions.weight": table}
-    result = {}
-    for rule in rules(config, head, pad):
+    own, result = "head.own.weight" in tensors, {}
+    for rule in rules(config, head, pad, own):
         if not rule.present:
             parts = [torch.zeros(rule.shape) for _ in rule.theirs]
         else:
@@ -46,16 +46,17 @@ def to_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad:
             if rule.form != "same":
                 part = (part.T if rule.form == "transposed" else part).reshape(rule.shape or part.shape[::-1])
             result[name] = torch.cat((part.new_zeros(rule.before, *part.shape[1:]), part)).contiguous()
-    return result
+    again = LAYOUTS[type(config)].repeated if own else {}  # what is not tied there is read under its second name
+    return result | {second: result[first].clone() for second, first in again.items() if first in result}
 
 
-def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
-    """Transformers' tensors under our names. `pad` is the id of padding there.
+def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad: int, own: bool = False) -> dict[str, Tensor]:
+    """Transformers' tensors under our names. `pad` is the id of padding there, `own`: the head has a table of its own.
 
     Raises `DataError` for a tensor that is missing, or that has something to say for which this config has no place.
     """
     result: dict[str, Tensor] = {}
-    for rule in rules(config, head, pad):
+    for rule in rules(config, head, pad, own):
         missing = [name for name in rule.theirs if name not in tensors]
         if missing:
             raise DataError(f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}")
@@ -100,6 +101,7 @@ def export(
     its texts were cut, if that is shorter than the encoder could read.
     """
     reason = reason or obstacle(config, head)
+    head = head._replace(own="head.own.weight" in tensors)
     if reason is None:
         named = to_hf(config, head.kind, tensors, ids.pad)
         described = settings(config, head, vocab_size, ids)

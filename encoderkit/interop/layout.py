@@ -45,6 +45,8 @@ class Head(NamedTuple):
     dropout: float = 0.0
     numbers: bool = False
     """The outputs are numbers, not the scores of labels."""
+    own: bool = False
+    """A vocabulary head with a table of its own (`head.own`), not the word embeddings."""
 
 
 class SpecialIds(NamedTuple):
@@ -97,8 +99,14 @@ class Layout(NamedTuple):
     """The config that a config.json means; raises `DataError` for a setting that ours has no place for."""
     root: str
     """What stands before the names of the encoder's tensors where there is a head."""
+    table: str | None = None
+    """That of its vocabulary head, which is the word embeddings where the two are tied."""
     repeated: Mapping[str, str] = {}
-    """Names under which a tensor is saved a second time, and the first."""
+    """Names under which a tensor may be saved a second time, and the first."""
+    renamed: Mapping[str, str] = {}
+    """Names that other versions give to tensors."""
+    ties: bool = True
+    """Whether transformers can tie the two tables."""
     direction: Direction = "both"
     """How it reads."""
     pooling: str = "cls"

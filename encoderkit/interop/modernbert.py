@@ -84,7 +84,6 @@ def _settings(config: ModernBertConfig, head: Head, ids: SpecialIds) -> dict[str
         "norm_eps": config.norm_eps,
         **{f"{part}_bias": config.bias for part in ("norm", "mlp", "attention", "classifier")},
         "decoder_bias": True,
-        "tie_word_embeddings": True,
         "local_attention": config.window or 128,
         "layer_types": ["sliding_attention" if i % every else "full_attention" for i in range(config.layers)],
         "rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
@@ -141,5 +140,5 @@ MODERNBERT = Layout(
     _settings,
     _read,
     "model.",
-    {"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    "decoder.weight",
 )

@@ -116,7 +116,7 @@ def _shared(config: T5Config) -> dict[str, Any]:
 
 
 def _encoder_settings(config: T5Config, head: Head, ids: SpecialIds) -> dict[str, Any]:
-    return {**_shared(config), "is_encoder_decoder": False, "use_cache": False, "tie_word_embeddings": True}
+    return {**_shared(config), "is_encoder_decoder": False, "use_cache": False}
 
 
 def _settings(config: EncoderDecoderConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
@@ -165,9 +165,11 @@ def _read_encoder(described: Mapping[str, Any]) -> T5Config:
 def _read(described: Mapping[str, Any]) -> EncoderDecoderConfig:
     start, pad = described.get("decoder_start_token_id"), described.get("pad_token_id", 0)
     demand(described, "decoder_start_token_id", pad, described.get("bos_token_id"))
+    # transformers 5 writes that the last vectors are not scaled; before, it followed from there being a matrix of its own.
+    scaled = described.get("scale_decoder_outputs", described.get("tie_word_embeddings", True))
     decoder = DecoderConfig(
         layers=described.get("num_decoder_layers") or described["num_layers"],
-        head="tied" if described.get("tie_word_embeddings", True) else "own",
+        head="tied" if scaled else "own",
         start="pad" if start in (pad, None) else "cls",
     )
     return EncoderDecoderConfig(encoder=_read_encoder(described), decoder=decoder)
@@ -183,7 +185,7 @@ T5 = Layout(
     _encoder_settings,
     _read_encoder,
     "",
-    _REPEATED,
+    repeated=_REPEATED,
     loader="T5EncoderModel",
 )
 T5_GENERATION = Layout(
@@ -194,5 +196,6 @@ T5_GENERATION = Layout(
     _settings,
     _read,
     "",
+    "lm_head.weight",
     _REPEATED,
 )

@@ -49,7 +49,6 @@ def _settings(config: XlnetConfig, head: Head, ids: SpecialIds) -> dict[str, Any
         "layer_norm_eps": config.norm_eps,
         "mem_len": None,
         "use_mems_eval": False,
-        "tie_word_embeddings": True,
         "summary_type": "last" if head.pooling == "last" else "first",
         "summary_use_proj": True,
         "summary_activation": "tanh",
@@ -90,6 +89,6 @@ XLNET = Layout(
     _settings,
     _read,
     "transformer.",
-    {"lm_loss.weight": "transformer.word_embedding.weight"},
+    "lm_loss.weight",
     pooling="last",
 )

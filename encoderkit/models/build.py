@@ -61,27 +61,28 @@ def build_encoder(config: EncoderConfig, vocab_size: int, pad_id: int) -> AnyEnc
     return ENCODERS[type(config)](config, vocab_size, pad_id)
 
 
-def build_vocabulary_head(config: EncoderConfig, vocab_size: int, dim: int | None = None) -> VocabularyHead | TableHead:
+def build_vocabulary_head(
+    config: EncoderConfig, vocab_size: int, dim: int | None = None, own: bool = False
+) -> VocabularyHead | TableHead:
     """The head that guesses words from the vectors of `config`'s encoder: (N, D) and the (V, E) embeddings -> (N, V).
 
-    `dim`: the width of the vectors, if it is not all of the encoder's (one of two directions).
+    `dim`: the width of the vectors, if it is not all of the encoder's (one of two directions); `own`: whether the head has
+    a table of words of its own.
     """
-    if isinstance(config, GptConfig):
-        return TableHead()
-    if isinstance(config, XlnetConfig):
-        return TableHead(vocab_size)
+    if isinstance(config, GptConfig | XlnetConfig):
+        return TableHead(config.dim, vocab_size, bias=isinstance(config, XlnetConfig), own=own)
     if isinstance(config, TransformerConfig):
         fixed = isinstance(config, RobertaConfig | ElectraConfig | EsmcConfig)  # whose heads have GELU whatever the MLPs have
         activation = "gelu" if fixed else config.activation
         # Embeddings from N(0, 1) would make the first logits large.
         scale = INIT_STD if config.init == "fan_in" else 1.0
         width = config.embedding_dim or config.dim
-        return VocabularyHead(config.dim, width, vocab_size, activation, config.bias, config.norm_eps, scale)
+        return VocabularyHead(config.dim, width, vocab_size, activation, config.bias, config.norm_eps, scale, own)
     assert not isinstance(config, StaticConfig), "the recipe says so to the user"
     width = config.embedding_dim or config.dim
     if isinstance(config, DebertaConfig):
-        return VocabularyHead(config.dim, width, vocab_size, config.activation, bias=True, eps=config.norm_eps)
-    return VocabularyHead(dim or config.dim, width, vocab_size, "gelu", bias=True, eps=1e-5)
+        return VocabularyHead(config.dim, width, vocab_size, config.activation, bias=True, eps=config.norm_eps, own=own)
+    return VocabularyHead(dim or config.dim, width, vocab_size, "gelu", bias=True, eps=1e-5, own=own)
 
 
 def build_classification_head(config: EncoderConfig, labels: int, dropout: float) -> ClassificationHead | DenseClassificationHead:

@@ -8,18 +8,38 @@ from encoderkit.models.families import Activation
 from encoderkit.models.layers import ACTIVATIONS, dropout, initialise
 
 
-class VocabularyHead(nn.Module):
-    """A transform, then a product with the encoder's word embeddings. Devlin et al. 2019, appendix A; Press and Wolf 2017.
+class WordHead(nn.Module):
+    """What scores words: a product of vectors with a table of all words, that of the encoder's embeddings (Press and Wolf 2017).
 
-    The table is given at each call rather than owned: it is the encoder's parameter, saved and optimised once.
+    That one is given at each call rather than owned: it is the encoder's parameter, saved and optimised once.
     """
 
+    own: nn.Embedding | None
+    """A table that it does own instead; None: there is none."""
+
+    def table(self, shared: Tensor) -> Tensor:
+        """The table of the product, (V, E), where `shared` (V, E) are the encoder's word embeddings."""
+        return shared if self.own is None else self.own.weight
+
+
+class VocabularyHead(WordHead):
+    """A transform, then the product. Devlin et al. 2019, appendix A."""
+
     def __init__(
-        self, dim: int, width: int, vocab_size: int, activation: Activation, bias: bool, eps: float, scale: float = 1.0
+        self,
+        dim: int,
+        width: int,
+        vocab_size: int,
+        activation: Activation,
+        bias: bool,
+        eps: float,
+        scale: float = 1.0,
+        own: bool = False,
     ) -> None:
-        """`scale`: what the word embeddings are multiplied by here."""
+        """`scale`: what the word embeddings are multiplied by here; `own`: whether it has a table of its own."""
         super().__init__()
         self.scale = scale
+        self.own = nn.Embedding(vocab_size, width) if own else None
         self.dense = nn.Linear(dim, width, bias=bias)
         self.norm = nn.LayerNorm(width, eps=eps, bias=bias)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -28,24 +48,26 @@ class VocabularyHead(nn.Module):
 
     def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
         """(N, D) vectors and (V, E) word embeddings -> (N, V) logits. Give it only the places that have a target."""
-        return F.linear(self.transform(hidden), table, self.bias)
+        return F.linear(self.transform(hidden), self.table(table), self.bias)
 
     def transform(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, E): all but the product with the word embeddings."""
         return self.norm(self.activation(self.dense(hidden))) * self.scale
 
 
-class TableHead(nn.Module):
-    """The product with the encoder's word embeddings (GPT-2), and a bias for each word (XLNet), nothing else."""
+class TableHead(WordHead):
+    """The product (GPT-2), and a bias for each word (XLNet), nothing else."""
 
-    def __init__(self, vocab_size: int | None = None) -> None:
-        """`vocab_size`: of the biases; None: there are none."""
+    def __init__(self, dim: int, vocab_size: int, bias: bool, own: bool = False) -> None:
+        """`own`: whether it has a table of its own."""
         super().__init__()
-        self.bias = None if vocab_size is None else nn.Parameter(torch.zeros(vocab_size))
+        self.own = nn.Embedding(vocab_size, dim) if own else None
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
+        initialise(self)
 
     def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
         """(N, D) vectors and (V, D) word embeddings -> (N, V) logits."""
-        return F.linear(hidden, table, self.bias)
+        return F.linear(hidden, self.table(table), self.bias)
 
     def transform(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, D): there is none."""

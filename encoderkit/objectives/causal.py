@@ -27,7 +27,7 @@ from encoderkit.objectives.likelihood import Probe, log_likelihoods
 
 
 class Causal(nn.Module):
-    """Encoder and vocabulary head under the causal objective; the head shares the encoder's word embeddings."""
+    """Encoder and vocabulary head under the causal objective; the head shares the encoder's word embeddings, or has its own."""
 
     maskings: tuple[Masking, ...] = ()
 
@@ -39,7 +39,7 @@ class Causal(nn.Module):
         made: Any = build_encoder(encoder, vocabulary.size, vocabulary.pad)
         self.encoder: Reader = made
         self._terms = ("next", "previous") if reading(encoder) == "apart" else ("next",)
-        self.head = build_vocabulary_head(encoder, vocabulary.size, encoder.dim // len(self._terms))
+        self.head = build_vocabulary_head(encoder, vocabulary.size, encoder.dim // len(self._terms), config.head == "own")
         self.weights = {term: 1 / len(self._terms) for term in self._terms}
         self.directions: dict[str, Literal["min", "max"]] = {
             "loss": "min",
@@ -98,7 +98,7 @@ class Causal(nn.Module):
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the next tokens, and of the previous ones where there are two directions."""
-        table, bias = self.encoder.tokens.weight, self.head.bias
+        table, bias = self.head.table(self.encoder.tokens.weight), self.head.bias
         return {
             term: summed_nats(vectors.flatten(0, 1), table, bias, targets[term].flatten(), IGNORE)
             for term, vectors in self.guesses(inputs).items()
@@ -110,7 +110,7 @@ class Causal(nn.Module):
         for term, vectors in self.guesses(inputs).items():
             real = targets[term] != IGNORE
             labels = targets[term][real]
-            nats, right = judged(vectors[real], self.encoder.tokens.weight, self.head.bias, labels)
+            nats, right = judged(vectors[real], self.head.table(self.encoder.tokens.weight), self.head.bias, labels)
             ordinary = (labels != self.vocabulary.cls) & (labels != self.vocabulary.sep)
             parts.append((nats, right.float(), ordinary))
         nats, right, ordinary = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -125,7 +125,7 @@ class Causal(nn.Module):
 
             def nats(inputs: Inputs, where: Tensor, labels: Tensor, term: str = term) -> Tensor:
                 hidden = self.guesses(inputs)[term].flatten(0, 1)[where]
-                return judged(hidden, self.encoder.tokens.weight, self.head.bias, labels)[0]
+                return judged(hidden, self.head.table(self.encoder.tokens.weight), self.head.bias, labels)[0]
 
             ordinary = [np.flatnonzero(~row.special) for row in texts]
             probes = (Probe(i, row.ids, at - step, row.ids[at]) for i, (row, at) in enumerate(zip(texts, ordinary, strict=True)))

@@ -74,6 +74,8 @@ class MaskedConfig(HidingConfig):
     """Masked language modelling (Devlin et al. 2019): hide some tokens, predict them from the others."""
 
     kind: Literal["masked"] = "masked"
+    head: Literal["tied", "own"] = "tied"
+    """The vocabulary head takes the products with the encoder's word embeddings, or with a table of its own."""
     pairs: Literal["none", "next", "order"] = "none"
     """Rows of two stretches of a document, and one more head that tells whether the second follows the first: in one half of
     them it is from another document (next: BERT), or stands before the first (order: ALBERT)."""
@@ -148,8 +150,7 @@ class ReplacedConfig(HidingConfig):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        losses = ("discriminator_loss", "generator_loss", "generator_accuracy")
-        return (*super().metrics, "precision", "recall", *losses)
+        return (*super().metrics, "precision", "recall", "discriminator_loss", "generator_loss", "generator_accuracy")
 
     def obstacle(self, model: EncoderConfig) -> str | None:
         """Sizes that no generator of the encoder's kind can have."""
@@ -190,6 +191,8 @@ class CausalConfig(ObjectiveBase):
     """Causal language modelling (Radford et al. 2019): guess each token from those before it; ELMo's way also backwards."""
 
     kind: Literal["causal"] = "causal"
+    head: Literal["tied", "own"] = "tied"
+    """The vocabulary head takes the products with the encoder's word embeddings, or with a table of its own."""
 
     def obstacle(self, model: EncoderConfig) -> str | None:
         """Encoders whose vectors have seen the next token can copy it."""
@@ -288,6 +291,8 @@ class PermutedConfig(ObjectiveBase):
     """Permuted language modelling (Yang et al. 2019): guess the last tokens of a random order, each from those before it."""
 
     kind: Literal["permuted"] = "permuted"
+    head: Literal["tied", "own"] = "tied"
+    """The vocabulary head takes the products with the encoder's word embeddings, or with a table of its own."""
     one_in: PositiveInt = 6
     """One of so many tokens is guessed: K of section 2.3."""
     unit: Literal["span", "token"] = "span"
@@ -373,18 +378,8 @@ class GloveConfig(WordVectorConfig):
         return super().obstacle(model)
 
 
-ObjectiveConfig = Annotated[
-    MaskedConfig
-    | CausalConfig
-    | PermutedConfig
-    | SpansConfig
-    | ContrastiveConfig
-    | ReplacedConfig
-    | SkipGramConfig
-    | CbowConfig
-    | GloveConfig,
-    Field(discriminator="kind"),
-]
+_OfText = MaskedConfig | CausalConfig | PermutedConfig | SpansConfig | ContrastiveConfig | ReplacedConfig
+ObjectiveConfig = Annotated[_OfText | SkipGramConfig | CbowConfig | GloveConfig, Field(discriminator="kind")]
 
 
 def misfit(objective: ObjectiveConfig, model: EncoderConfig) -> str | None:

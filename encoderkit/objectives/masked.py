@@ -30,7 +30,7 @@ from encoderkit.objectives.pairs import build_pairs
 
 
 class Masked(nn.Module):
-    """Encoder and vocabulary head under the masked objective; the head shares the encoder's word embeddings."""
+    """Encoder and vocabulary head under the masked objective; the head shares the encoder's word embeddings, or has its own."""
 
     maskings: tuple[Masking, ...] = ("token", "within_word")
 
@@ -44,7 +44,7 @@ class Masked(nn.Module):
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
-        self.head = build_vocabulary_head(encoder, vocabulary.size)
+        self.head = build_vocabulary_head(encoder, vocabulary.size, own=config.head == "own")
         self.pairs = build_pairs(config.pairs, encoder, self.encoder)
         self.weights = dict.fromkeys(("masked", *self.pairs.terms), 1.0)
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max", **self.pairs.directions}
@@ -118,7 +118,7 @@ class Masked(nn.Module):
 
         def nats(inputs: Inputs, where: Tensor, labels: Tensor) -> Tensor:
             hidden = self.head.transform(self.encoder(inputs).flatten(0, 1)[where])
-            return judged(hidden, self.encoder.tokens.weight, self.head.bias, labels)[0]
+            return judged(hidden, self.head.table(self.encoder.tokens.weight), self.head.bias, labels)[0]
 
         probes = (probe for i, row in enumerate(texts) for probe in self._probes(i, row, masking == "within_word"))
         device = str(self.encoder.tokens.weight.device)

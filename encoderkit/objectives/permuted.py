@@ -41,7 +41,7 @@ class Drawn(NamedTuple):
 
 
 class Permuted(nn.Module):
-    """XLNet and its vocabulary head under the permuted objective; the head shares the encoder's word embeddings."""
+    """XLNet and its vocabulary head under the permuted objective; the head shares the word embeddings, or has its own."""
 
     maskings: tuple[Masking, ...] = ()
 
@@ -52,7 +52,7 @@ class Permuted(nn.Module):
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config: EncoderConfig = encoder
         self.encoder = Xlnet(encoder, vocabulary.size, vocabulary.pad)
-        self.head = build_vocabulary_head(encoder, vocabulary.size)
+        self.head = build_vocabulary_head(encoder, vocabulary.size, own=config.head == "own")
         self.weights = {"permuted": 1.0}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
         self.monitor = "loss"

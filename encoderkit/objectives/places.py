@@ -59,8 +59,6 @@ class Means(NamedTuple):
     """(E,) int64: of one row after another, the means that it is in."""
     row_begins: Tensor
     """(R,) int64: where in `means` each row begins."""
-    row_shares: Tensor
-    """(E,) float32: the shares again, in that order."""
 
     @staticmethod
     def of(ids: np.ndarray, sizes: np.ndarray) -> "Means":
@@ -70,8 +68,7 @@ class Means(NamedTuple):
         owner = np.repeat(np.arange(len(sizes)), sizes)
         order = places.order.numpy()
         begins = torch.from_numpy(np.cumsum(sizes) - sizes)
-        back = torch.from_numpy(owner[order]), places.begins, torch.from_numpy(shares[order])
-        return Means(places.rows, places.which, begins, torch.from_numpy(shares), *back)
+        return Means(places.rows, places.which, begins, torch.from_numpy(shares), torch.from_numpy(owner[order]), places.begins)
 
     def named(self, name: str) -> dict[str, Tensor]:
         """As entries of a batch's targets."""
@@ -84,7 +81,10 @@ class Means(NamedTuple):
 
 
 class _Mean(torch.autograd.Function):
-    """Bags of rows to their means, and back."""
+    """Bags of rows to their means; on the way back each row has the whole gradient of its means, not its share of it.
+
+    So word2vec.c has it: a word learns as fast in a wide window as in a narrow one. With shares the vectors are much worse.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, *of: Tensor) -> Tensor:
@@ -96,11 +96,11 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        means, begins, shares = ctx.saved_tensors
+        means, begins = ctx.saved_tensors
         if not len(means):
-            return gradients[0].new_zeros(0, gradients[0].shape[1]), *[None] * 6
-        found = F.embedding_bag(means, gradients[0].contiguous(), begins, mode="sum", per_sample_weights=shares)
-        return found, *[None] * 6
+            return gradients[0].new_zeros(0, gradients[0].shape[1]), *[None] * 5
+        found = F.embedding_bag(means, gradients[0].contiguous(), begins, mode="sum")
+        return found, *[None] * 5
 
 
 def averaged(rows: Tensor, means: Means) -> Tensor:

@@ -19,11 +19,9 @@ from encoderkit.inference import build_learner, vocabulary_of
 from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
 from encoderkit.interop.hf import from_hf
-from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
-from encoderkit.learner import HeadKind
 from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.stages.import_vectors import import_vectors
@@ -71,8 +69,8 @@ def run(
     except DataError as error:
         raise DataError(error.message, where=found.where / "config.json", fix=error.fix) from None
     tokenizer = Tokenizer(found.tokenizer, found.where)
-    tensors = _plain_names(found.tensors)
-    recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where)
+    tensors, tied = _plain_names(found.tensors), bool(found.described.get("tie_word_embeddings", True))
+    recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
     described = _config(recognised, tokenizer, ours)
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
@@ -165,7 +163,7 @@ def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _taken(
-    found: Recognised, tensors: dict[str, Tensor], tokenizer: Tokenizer, where: Path
+    found: Recognised, tensors: dict[str, Tensor], tokenizer: Tokenizer, where: Path, tied: bool
 ) -> tuple[Recognised, dict[str, Tensor], list[str]]:
     """The tensors under our names, and the names of those that have no place; the head is given up where it must be."""
     layout, head = found.layout, found.head
@@ -173,29 +171,45 @@ def _taken(
         tensors = {name.removeprefix(layout.root): tensor for name, tensor in tensors.items()}
     elif head.kind == "causal" and not any(name.startswith(layout.root) for name in tensors):
         tensors = {layout.root + name: tensor for name, tensor in tensors.items()}  # as OpenAI's GPT-2 is published
-    for again, first in layout.repeated.items():
-        if again in tensors and first in tensors:
-            if not torch.equal(tensors[again], tensors[first]):
-                warn(f"{again} is not {first}: this head has a table of its own, and is left out; the encoder is whole")
-                return _taken(found._replace(head=Head("none")), tensors, tokenizer, where)
-            tensors = {name: tensor for name, tensor in tensors.items() if name != again}
-        elif again in tensors:
-            tensors = {first: tensors[again], **{name: tensor for name, tensor in tensors.items() if name != again}}
-    if head.kind == "masked" and "pairs" in layout.classes and _names(found, "pairs", tokenizer.pad) <= tensors.keys():
-        found = found._replace(head=Head("pairs"))  # as BERT was published: what is called a masked model has its pooler too
     try:
-        ours = from_hf(found.config, found.head.kind, tensors, tokenizer.pad)
+        if head.kind != "none":
+            tensors = {layout.renamed.get(name, name): tensor for name, tensor in tensors.items()}
+        found, tensors = _once(found, tensors, tied)
+        paired = found._replace(head=found.head._replace(kind="pairs"))
+        if head.kind == "masked" and "pairs" in layout.classes and _names(paired, tokenizer.pad) <= tensors.keys():
+            found = paired  # as BERT was published: what is called a masked model has its pooler too
+        ours = from_hf(found.config, found.head.kind, tensors, tokenizer.pad, found.head.own)
     except DataError as error:
         raise DataError(error.message, where=where) from None
     rows, pieces = len(ours["encoder.tokens.weight"]), tokenizer.vocab_size
     if rows < pieces:
         raise DataError(f"the tokenizer has {pieces} pieces, the model rows for {rows}; they do not belong together", where=where)
-    return found, ours, sorted(tensors.keys() - _names(found, found.head.kind, tokenizer.pad))
+    return found, ours, sorted(tensors.keys() - _names(found, tokenizer.pad))
 
 
-def _names(found: Recognised, head: HeadKind, pad: int) -> set[str]:
-    """The tensors of transformers that a model with such a head is made of."""
-    return {name for rule in rules(found.config, head, pad) for name in rule.theirs}
+def _once(found: Recognised, tensors: dict[str, Tensor], tied: bool) -> tuple[Recognised, dict[str, Tensor]]:
+    """Each tensor under one name, and a head with a table of words of its own told apart from one that is tied to them.
+
+    transformers ties no two tensors that are saved with different values, and reads the second of them.
+    """
+    layout, words = found.layout, rules(found.config, found.head.kind, 0)[0].theirs[0]
+    pairs = {**layout.repeated, **({layout.table: words} if layout.table else {})}
+    differ = [a for a, b in pairs.items() if a in tensors and b in tensors and not torch.equal(tensors[a], tensors[b])]
+    own = layout.table in tensors and words in tensors and (bool(differ) or (layout.ties and not tied))
+    if isinstance(found.config, EncoderDecoderConfig) and layout.table:
+        own = found.config.decoder.head == "own"  # in T5 this also says whether its input is scaled
+        tensors = {layout.table: tensors[words], **tensors} if own else tensors
+    for name in differ:
+        if not own or (name in layout.repeated and tensors[name].dim() > 1):
+            raise DataError(f"tensor {name} differs from {pairs[name]}, which it should repeat")
+    once = {name: tensor for name, tensor in tensors.items() if name not in pairs or (own and name == layout.table)}
+    once |= {b: tensors[a] for a, b in pairs.items() if a in tensors and (a in layout.repeated or b not in tensors)}
+    return found._replace(head=found.head._replace(own=own and found.head.kind != "none")), once
+
+
+def _names(found: Recognised, pad: int) -> set[str]:
+    """The tensors of transformers that such a model is made of."""
+    return {name for rule in rules(found.config, found.head.kind, pad, found.head.own) for name in rule.theirs}
 
 
 def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -205,15 +219,16 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
     size = len(ours["encoder.tokens.weight"])
     encoder: Any = found.config
     part: dict[str, Any] = {}
+    table: Any = "own" if head.own else "tied"
     if isinstance(found.config, EncoderDecoderConfig):
         encoder, part = found.config.encoder, {"objective": _spans(found.config, tokenizer).model_dump(mode="json")}
     elif head.kind == "causal":
-        part = {"objective": CausalConfig().model_dump(mode="json")}
+        part = {"objective": CausalConfig(head=table).model_dump(mode="json")}
     elif head.kind == "permuted":
-        part = {"objective": PermutedConfig().model_dump(mode="json")}
+        part = {"objective": PermutedConfig(head=table).model_dump(mode="json")}
     elif head.kind in ("masked", "pairs"):
         relation = "none" if head.kind == "masked" else "order" if isinstance(found.config, AlbertConfig) else "next"
-        part = {"objective": MaskedConfig(pairs=relation).model_dump(mode="json")}
+        part = {"objective": MaskedConfig(pairs=relation, head=table).model_dump(mode="json")}
     elif head.kind == "replaced":
         part = {"objective": ReplacedConfig(generator=None).model_dump(mode="json")}
     elif head.kind == "classify":

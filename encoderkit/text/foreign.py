@@ -1,16 +1,15 @@
 """The tokenizers of published checkpoints, in whatever files they come, as the files that `open_tokenizer` reads."""
 
-import importlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from encoderkit.errors import DataError, MissingDependency
+from encoderkit.errors import DataError
 from encoderkit.text.alphabet import is_han
 from encoderkit.text.panics import panics_explained
+from encoderkit.text.pieces import pieces_files
 from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
 
 KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
@@ -23,12 +22,11 @@ _ROBERTA = {"unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>", "cl
 def foreign_files(folder: Path) -> dict[str, bytes]:
     """The files of our form of the tokenizer in a directory of transformers.
 
-    tokenizer.json as it is, vocab.txt (WordPiece) and vocab.json with merges.txt (byte-level BPE) built here, sentencepiece's
-    models converted by transformers, which knows what each family adds to them. Raises `DataError` if there is none of them,
-    `MissingDependency` without transformers where it is needed.
+    tokenizer.json as it is; vocab.txt (WordPiece), vocab.json with merges.txt (byte-level BPE) and models of sentencepiece are
+    converted. Raises `DataError` if there is none of them.
     """
     if (folder / "tokenizer.json").is_file():
-        return {name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}
+        return _with_layout({name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}, folder)
     if (folder / "vocab.txt").is_file():
         described = _json(folder / "tokenizer_config.json")
         return wordpiece_files(
@@ -40,8 +38,10 @@ def foreign_files(folder: Path) -> dict[str, bytes]:
         )
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _byte_bpe(folder)
-    if any((folder / name).is_file() for name in PIECES):
-        return _converted(folder)
+    for path in (folder / name for name in PIECES):
+        if path.is_file():
+            described = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+            return pieces_files(path.read_bytes(), str(_json(folder / "config.json").get("model_type")), described, path)
     wanted = "tokenizer.json, vocab.txt, vocab.json with merges.txt, or a model of sentencepiece"
     raise DataError(f"holds no tokenizer: none of {wanted}", where=folder, fix="put the tokenizer's files beside the weights")
 
@@ -82,7 +82,34 @@ def _byte_bpe(folder: Path) -> dict[str, bytes]:
     if not gpt:
         cls, sep = names["cls_token"], names["sep_token"]
         tokenizer.post_processor = processors.RobertaProcessing((sep, vocab[sep]), (cls, vocab[cls]), True, space)
-    return _files(tokenizer, names)
+    return _with_layout(_files(tokenizer, names), folder)
+
+
+def _with_layout(found: dict[str, bytes], where: Path) -> dict[str, bytes]:
+    """The files, with the layout of texts and the token of padding written out where one token stands for all, as in GPT-2.
+
+    Its own tokenizer puts nothing around a text. Here it stands before, so that an empty text is one too; what goes back
+    to transformers is then read there as it is here.
+    """
+    said = json.loads(found.get("special_tokens_map.json", b"{}")) | json.loads(found.get("tokenizer_config.json", b"{}"))
+    names = _names(dict.fromkeys(("bos_token", "eos_token", "pad_token"), ""), said)
+    end = names["eos_token"]
+    if not end or names["bos_token"] != end or names["pad_token"] not in ("", end, "None"):
+        return found
+    with panics_explained("reading tokenizer.json", where):
+        tokenizer = Tokenizer.from_str(found["tokenizer.json"].decode())
+    if tokenizer.num_special_tokens_to_add(False):
+        return found
+    ids = [(end, tokenizer.token_to_id(end))]
+    layout = processors.TemplateProcessing(f"{end} $A", f"{end} $A {end} $B:0", ids)
+    before = tokenizer.post_processor
+    tokenizer.post_processor = layout if before is None else processors.Sequence([before, layout])
+    described = {**said, "pad_token": end, "tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right"}
+    return {
+        **found,
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps(described, indent=1).encode(),
+    }
 
 
 def _files(tokenizer: Tokenizer, names: dict[str, str]) -> dict[str, bytes]:
@@ -100,27 +127,6 @@ def _names(usual: dict[str, str], said: dict[str, Any] | None) -> dict[str, str]
     """The special tokens by role: as `said`, a text or a mapping with its content, or the `usual` ones."""
     found = {role: (said or {}).get(role, token) for role, token in usual.items()}
     return {role: str(token["content"] if isinstance(token, dict) else token) for role, token in found.items()}
-
-
-def _converted(folder: Path) -> dict[str, bytes]:
-    if importlib.util.find_spec("transformers") is None:
-        message = "a tokenizer of sentencepiece is converted by transformers, which is not installed"
-        raise MissingDependency(message, where=folder, fix="pip install 'encoderkit[hf]'")
-    transformers = importlib.import_module("transformers")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        content = tokenizer.backend_tokenizer.to_str().encode()
-    except Exception as error:  # whatever another library raises for a file that is damaged
-        raise DataError(f"transformers cannot read this tokenizer: {str(error).splitlines()[0]}", where=folder) from None
-    names = {role: str(token) for role, token in tokenizer.special_tokens_map.items() if role.endswith("_token")}
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
-    model = next(folder / name for name in PIECES if (folder / name).is_file())
-    return {
-        "tokenizer.json": content,
-        "tokenizer_config.json": json.dumps(described, indent=1).encode(),
-        "special_tokens_map.json": json.dumps(names, indent=1).encode(),
-        "tokenizer.model": model.read_bytes(),
-    }
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def template_of(description: Mapping[str, Any], special: SpecialIds) -> Template
     a, b = Part(None, 0), Part(None, 1)
     cls, sep = Part(special.cls, 0), Part(special.sep, 0)
     plain = Template((cls, a, sep), (cls, a, sep, b, Part(special.sep, 1)))
+    if special.cls == special.sep == special.pad:  # GPT-2: a last token that is that of padding would count as padding
+        plain = Template((cls, a), (cls, a, sep, Part(None, 0)))
     step = _deciding(description.get("post_processor"))
     match step.get("type"):
         case "TemplateProcessing":

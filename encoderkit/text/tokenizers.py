@@ -307,6 +307,8 @@ def _special_ids(engine: Engine, content: Mapping[str, bytes], where: str | Path
                 break
     if "cls" in found and found["cls"] == found.get("sep"):  # one token stands for all, as in GPT-2
         found |= {role: found["cls"] for role in _NAMES if role not in found}
+    if found.keys() == {"pad", "unk", "sep"}:  # the end of a text stands for it, and nothing for a hidden token, as in T5
+        found |= {"cls": found["sep"], "mask": found["sep"]}
     missing = [role for role in _NAMES if role not in found]
     if missing:
         raise DataError(

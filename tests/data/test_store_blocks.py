@@ -41,7 +41,7 @@ def make_store(folder: Path, sizes: list[int], vocab_size: int = 300, chunk: int
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any),
     length=st.integers(3, 16),
     packed=st.booleans(),
-    summary=st.sampled_from(["first", "last"]),
+    layout=st.sampled_from(["first", "last", "alone"]),
     before=st.sampled_from([0, 2, 30]),
     chunk=st.integers(1, 30),
     seed=st.integers(0, 3),
@@ -51,7 +51,7 @@ def test_every_token_is_in_exactly_one_row(
     sizes: list[int],
     length: int,
     packed: bool,
-    summary: Literal["first", "last"],
+    layout: Literal["first", "last", "alone"],
     before: int,
     chunk: int,
     seed: int,
@@ -59,18 +59,19 @@ def test_every_token_is_in_exactly_one_row(
     store = make_store(tmp_path_factory.getbasetemp() / "store", sizes, vocab_size=5000, chunk=chunk)
     chosen = np.flatnonzero(np.random.default_rng(seed).random(len(store)) < 0.7) if seed else None
     documents = range(len(store)) if chosen is None else chosen
-    rows = Rows(store, length, CLS, SEP, chosen, packed, summary, before)
+    special = {"first": [CLS, SEP], "last": [SEP, CLS], "alone": [SEP]}[layout]
+    cls = SEP if layout == "alone" else CLS
+    rows = Rows(store, length, cls, SEP, chosen, packed, "first" if layout == "first" else "last", before)
     found: list[int] = []
     for i in range(len(rows)):
         row = rows[i]
-        assert 3 <= len(row.ids) <= length and {len(part) for part in row[:5]} == {len(row.ids)}
+        assert len(special) < len(row.ids) <= length and {len(part) for part in row[:5]} == {len(row.ids)}
         assert row.ids.dtype == row.documents.dtype == row.positions.dtype == np.int64 and row.starts.dtype == bool
         pieces = np.split(np.arange(len(row.ids)), np.flatnonzero(np.diff(row.documents)) + 1)
         assert packed or len(pieces) == 1
         for number, piece in enumerate(pieces, 1):
-            lead = int(summary == "first")
-            inside = piece[lead : len(piece) - 2 + lead]
-            special = [CLS, SEP] if lead else [SEP, CLS]
+            lead = int(layout == "first")
+            inside = piece[lead : len(piece) - len(special) + lead]
             assert np.delete(row.ids[piece], inside - piece[0]).tolist() == special and set(row.documents[piece]) == {number}
             assert row.positions[piece].tolist() == list(range(len(piece)))
             assert np.flatnonzero(~row.special[piece]).tolist() == (inside - piece[0]).tolist()

@@ -85,7 +85,8 @@ def naive(learner: Sampled, words: torch.Tensor, outputs: torch.Tensor) -> tuple
                     total = total + softplus(-words[word] @ outputs[other]) + share * softplus(noise @ words[word]).sum()
                 targets += len(near)
             elif near:
-                mean = words[near].mean(0)
+                whole = words[near].sum(0)
+                mean = whole - (whole - words[near].mean(0)).detach()  # each of the words has all of the gradient: word2vec.c
                 total = total + softplus(-mean @ outputs[word]) + share * softplus(noise @ mean).sum()
                 targets += 1
         block += -(-len(kept) // config.block)

@@ -1,0 +1,104 @@
+"""Word vectors beside gensim's, in one run, on one thread each: words a second, word similarity and analogies.
+
+  python -m tests.benchmarks.vectors --corpus corpus.txt --pairs EN-WS-353-ALL.txt --analogies questions-words.txt --out bench
+
+Both read the same words, those of the store that is made of the corpus, with the same window, negatives, subsampling and
+number of passes; the learning rates are each one's own. Rates are by processor time, so that what else the machine does
+matters little. The vectors of both are judged by gensim, which has no GloVe.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gensim.models import KeyedVectors, Word2Vec
+
+from encoderkit.config import load
+from encoderkit.console import table
+from encoderkit.data.store import open_store
+from encoderkit.recipe import PretrainRecipe
+from encoderkit.stages import export
+from encoderkit.stages.pretrain import pretrain
+from encoderkit.text.tokenizers import open_tokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+KINDS = {
+    "skip-gram": ("word2vec-skipgram", {"sg": 1}),
+    "CBOW": ("word2vec-cbow", {"sg": 0, "alpha": 0.05}),
+    "GloVe": ("glove", {}),
+}
+
+
+def ours(name: str, out: Path, epochs: int, more: list[str]) -> tuple[KeyedVectors, float]:
+    """The recipe of this name, as it is but for its paths and passes; the vectors, and words a second."""
+    settings = [f"tokenizer={out / 'tok'}", f"data.train={out / 'tokens'}", "data.dev=null"]
+    settings += [] if name == "glove" else [f"training.epochs={epochs}"]
+    recipe = load(PretrainRecipe, RECIPES / "pretrain" / f"{name}.yaml", settings + more)
+    start = time.process_time()
+    pretrain(recipe, out / name, overwrite=True)
+    seconds = time.process_time() - start
+    export.run(out / name, ["word2vec"], out / f"{name}-out", overwrite=True)
+    vectors = KeyedVectors.load_word2vec_format(str(out / f"{name}-out" / "vectors.bin"), binary=True)
+    return vectors, len(open_store(out / "tokens").ids) * (recipe.training.epochs or 1) / seconds
+
+
+def theirs(out: Path, epochs: int, settings: dict[str, Any]) -> tuple[KeyedVectors, float]:
+    """gensim on the words of the store, in rows as long as ours."""
+    tokenizer, store = open_tokenizer(out / "tok"), open_store(out / "tokens")
+    names = np.array([tokenizer.token(i) for i in range(tokenizer.vocab_size)], dtype=object)
+    special = np.isin(np.arange(len(names)), list(tokenizer.special))
+    rows = []
+    for number in range(len(store)):
+        ids = np.asarray(store[number]).astype(np.int64)
+        kept = names[ids[~special[ids]]].tolist()
+        rows += [kept[i : i + 510] for i in range(0, len(kept), 510)]
+    start = time.process_time()
+    model = Word2Vec(
+        rows, vector_size=100, window=5, negative=5, sample=1e-3, min_count=1, workers=1, epochs=epochs, seed=17, **settings
+    )
+    return model.wv, len(store.ids) * epochs / (time.process_time() - start)
+
+
+def judged(vectors: KeyedVectors, pairs: Path, analogies: Path) -> tuple[float, float]:
+    """Spearman and the share of analogies that are right, over the words that are there."""
+    similar = vectors.evaluate_word_pairs(str(pairs), delimiter="\t")[1][0]
+    return 100 * float(similar), 100 * vectors.evaluate_word_analogies(str(analogies), restrict_vocab=16384)[0]
+
+
+def run(*command: object) -> None:
+    """A command of encoderkit."""
+    subprocess.run([sys.executable, "-m", "encoderkit", *map(str, command)], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("corpus", "pairs", "analogies", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--only", default=",".join(KINDS))
+    parser.add_argument("--set", action="append", default=[], help="for ours, as in encoderkit pretrain")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if not (given.out / "tokens").exists():
+        run("train-tokenizer", RECIPES / "tokenizer" / "word-16k.yaml", "--data", given.corpus, "--out", given.out / "tok")
+        run("tokenize", "--tokenizer", given.out / "tok", "--data", given.corpus, "--out", given.out / "tokens")
+    rows = [["vectors", "by", "words/s", "WordSim-353", "analogies"]]
+    for kind in given.only.split(","):
+        name, settings = KINDS[kind]
+        found = [("ours", *ours(name, given.out, given.epochs, given.set))]
+        found += [("gensim", *theirs(given.out, given.epochs, settings))] if settings else []
+        for who, vectors, rate in found:
+            similar, right = judged(vectors, given.pairs, given.analogies)
+            rows.append([kind, who, f"{rate:,.0f}", f"{similar:.1f}", f"{right:.1f}"])
+            print(json.dumps(rows[-1]), flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The walk of a practitioner: a checkpoint is imported, says what it says there, is fine-tuned, and goes back."""
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+from torch.nn.functional import cross_entropy
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("google.protobuf")  # with which transformers reads models of sentencepiece
+
+from encoderkit.config import validate  # noqa: E402
+from encoderkit.errors import DataError  # noqa: E402
+from encoderkit.inference import open_model  # noqa: E402
+from encoderkit.learner import Export  # noqa: E402
+from encoderkit.models.inputs import Inputs  # noqa: E402
+from encoderkit.recipe import FinetuneRecipe  # noqa: E402
+from encoderkit.stages import export, import_model  # noqa: E402
+from encoderkit.stages.finetune import finetune  # noqa: E402
+from encoderkit.stages.predict import predict  # noqa: E402
+from encoderkit.text.tokenizers import Tokenizer, open_tokenizer  # noqa: E402
+from tests.interop.checkpoints import HEADS, LABELS, SHAPES, TEXTS, UNIGRAM, published, tokenizer_files  # noqa: E402
+
+KINDS = {"GPT2": "gpt", "DebertaV2": "deberta", "T5": "t5"}
+WAYS = [(family, shape, head) for family, shapes in SHAPES.items() for shape in shapes for head in HEADS[family]]
+
+
+def imported(source: Path, out: Path, unused: set[str] = frozenset()) -> Any:  # type: ignore[assignment]
+    """The model; no key of the checkpoint is left but those."""
+    assert set(import_model.run(str(source), out)["unused"]) == unused
+    return open_model(out)
+
+
+def laid(family: str, model: Any, side: str) -> tuple[Inputs, dict[str, torch.Tensor]]:
+    """Random tokens, the longest row as long as the model can read; padded on either side, in segments where there are some."""
+    width = 62 if family == "Roberta" else 64
+    mask = torch.arange(width) < torch.tensor([width, 1, width // 2])[:, None]
+    mask = mask.flip(1) if side == "left" else mask
+    pad = model.config.pad_token_id
+    ids = torch.randint(10, 60, mask.shape, generator=torch.Generator().manual_seed(2)).masked_fill(~mask, pad)
+    from_first = (mask.cumsum(1) - 1).clamp(min=0)
+    # Where rows are padded on the left, families with a table of positions count from the first place; these do not.
+    positions = from_first if family in ("Roberta", "GPT2", "XLNet") else torch.arange(width).expand_as(ids)
+    arguments = {"input_ids": ids, "attention_mask": mask.long()}
+    segments = {"XLNet": 3}.get(family, getattr(model.config, "type_vocab_size", 0))
+    types = (torch.arange(width) * segments // width).expand_as(ids) if segments > 1 else None
+    arguments |= {} if types is None else {"token_type_ids": types}
+    arguments |= {"position_ids": positions} if family == "GPT2" else {}
+    return Inputs(ids, mask.long(), positions, types), arguments
+
+
+@pytest.mark.parametrize(("family", "shape", "head"), WAYS)
+@torch.no_grad()
+def test_an_import_says_the_same(family: str, shape: str, head: str, tmp_path: Path) -> None:
+    theirs = published(tmp_path / "hf", family, shape, head)
+    pooled = head == "Model" and family in ("Bert", "Roberta", "Albert")  # nothing reads it, and it says so
+    pooler = {name for name in theirs.state_dict() if name.startswith("pooler")} if pooled else set()
+    model = imported(tmp_path / "hf", tmp_path / "ours", pooler)
+    found = model.learner.exported()
+    assert isinstance(found, Export)
+    for side in ("right", "left"):
+        if side == "left" and (head.endswith("Classification") or head == "ForConditionalGeneration"):
+            continue  # there the vector is taken from the first place, which is padding
+        inputs, arguments = laid(family, theirs, side)
+        if found.head == "seq2seq":
+            arguments["decoder_input_ids"] = arguments["input_ids"][:, :9]
+            source, expected = inputs, theirs(**arguments).logits
+            got = model.learner.head(
+                arguments["decoder_input_ids"], torch.ones(3, 9, dtype=torch.long), source.documents,
+                model.learner.encoder(source), model.learner.encoder.tokens,
+            )  # fmt: skip
+            assert (got - expected).abs().max() < 1e-5 * max(1, float(expected.abs().max()))
+            continue
+        if family == "XLNet" and head == "ForSequenceClassification":
+            inputs, arguments = laid(family, theirs, "left")  # its vector is that of the last place
+        outputs, got = theirs(**arguments), found.outputs(inputs)
+        expected = outputs[0]
+        if got.shape[:2] == inputs.ids.shape:
+            expected, got = expected[inputs.mask], got[inputs.mask]
+        assert (got - expected).abs().max() < 1e-5 * max(1, float(expected.abs().max()))
+        if found.second is not None and side == "right":
+            assert (found.second(inputs) - outputs[1]).abs().max() < 1e-5
+
+
+VOCABULARY_HEADS = [(f, h) for f, hs in HEADS.items() for h in hs if h in ("ForMaskedLM", "LMHeadModel", "ForPreTraining")]
+
+
+@pytest.mark.parametrize(("family", "head"), [(f, h) for f, h in VOCABULARY_HEADS if (f, h) != ("Electra", "ForPreTraining")])
+@torch.no_grad()
+def test_a_head_with_a_table_of_its_own_comes_in_and_goes_out(family: str, head: str, tmp_path: Path) -> None:
+    theirs = published(tmp_path / "hf", family, next(iter(SHAPES[family])), head, tie_word_embeddings=False)
+    model = imported(tmp_path / "hf", tmp_path / "ours")
+    assert model.learner.config.head == "own"
+    inputs, arguments = laid(family, theirs, "right")
+    expected, got = theirs(**arguments)[0][inputs.mask], model.learner.exported().outputs(inputs)[inputs.mask]
+    assert (got - expected).abs().max() < 1e-5
+    if family != "XLNet":  # and so in the loss
+        labels = torch.where(inputs.mask & (inputs.ids % 3 == 0), inputs.ids, -100)
+        flat, real = labels.flatten(), (labels != -100).flatten()
+        if family == "GPT2":
+            loss = model.learner(inputs, {"next": labels})["next"]
+        else:
+            loss = model.learner.logits(model.learner.encoder(inputs), real.nonzero()[:, 0]).log_softmax(-1)
+            loss = -loss.gather(1, flat[real][:, None]).sum()
+        logits = theirs(**arguments)[0].flatten(0, 1)
+        torch.testing.assert_close(loss, cross_entropy(logits, flat, reduction="sum"), atol=1e-3, rtol=1e-5)
+    assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-5
+    again = imported(tmp_path / "back", tmp_path / "again").learner.state_dict()
+    assert again.keys() == model.learner.state_dict().keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.learner.state_dict().items())
+
+
+def test_the_heads_of_microsofts_deberta_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its config names no class, and it holds what the generator and the discriminator of the pretraining had on top."""
+    published(tmp_path / "hf", "DebertaV2", "v3", "ForMaskedLM", legacy=False)
+    described = json.loads((tmp_path / "hf" / "config.json").read_bytes())
+    del described["architectures"], described["legacy"]
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    path = tmp_path / "hf" / "model.safetensors"
+    tensors = import_model.checkpoint_tensors(path, False)
+    more = {f"mask_predictions.{name}": torch.ones(21) for name in ("dense.bias", "LayerNorm.weight", "classifier.weight")}
+    path.write_bytes(import_model.safetensors.torch.save({**tensors, **more}))
+    heads = {name for name in tensors if name.startswith("lm_predictions")} | more.keys()
+    assert len(heads) == 8
+    with torch.no_grad():
+        imported(tmp_path / "hf", tmp_path / "ours", heads)
+    assert "mask_predictions" in capsys.readouterr().err
+
+
+ROWS = [{"a": text, "b": TEXTS[i - 1], "label": LABELS[i % 3]} for i, text in enumerate(TEXTS)]
+
+
+def recipe(folder: Path, checkpoint: Path, task: dict[str, Any]) -> FinetuneRecipe:
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
+    return validate(
+        FinetuneRecipe,
+        {
+            "checkpoint": str(checkpoint),
+            "data": {"train": str(folder / "rows.jsonl"), "length": 48},
+            "task": task,
+            "optimizer": {"kind": "adamw", "lr": 0.01},
+            "training": {"updates": 3, "batch": 12, "compile": "off", "device": "cpu", "precision": "fp32"},
+        },
+        "recipe",
+    )
+
+
+def predicted(model: Path, folder: Path, columns: int) -> list[Any]:
+    texts = [[row["a"], row["b"]][:columns] for row in ROWS]
+    predict(model, None, texts, out=folder / "out.jsonl", precision="fp32")
+    return [json.loads(line) for line in (folder / "out.jsonl").read_text(encoding="utf-8").split("\n") if line]
+
+
+@pytest.mark.parametrize("family", [family for family in SHAPES if family != "T5"])
+def test_a_fine_tuned_import_goes_back_and_predicts_the_same(family: str, tmp_path: Path) -> None:
+    published(tmp_path / "hf", family, next(iter(SHAPES[family])), HEADS[family][1])
+    imported(tmp_path / "hf", tmp_path / "ours")
+    pooling = {"pooling": "last"} if family == "GPT2" else {}
+    task = {"kind": "classify", "text": ["a", "b"], "label": "label", **pooling}
+    done = Path(finetune(recipe(tmp_path, tmp_path / "ours", task), tmp_path / "run")["best"])
+    before, after = (open_model(path).learner.encoder.state_dict() for path in (tmp_path / "ours", done))  # type: ignore[attr-defined]
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert export.run(done, ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-5
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()
+    for row, found in zip(ROWS, predicted(done, tmp_path, 2), strict=True):
+        arguments = tokenizer(row["a"], row["b"], truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            scores = theirs(**arguments).logits.softmax(-1)[0]
+        named = {theirs.config.id2label[i]: float(score) for i, score in enumerate(scores)}
+        assert found["scores"] == pytest.approx(named, abs=1e-4)
+        assert found["label"] == max(named, key=named.__getitem__)
+
+
+@pytest.mark.parametrize("shape", SHAPES["T5"])
+def test_a_t5_is_fine_tuned_to_write_and_writes_the_same_there(shape: str, tmp_path: Path) -> None:
+    """From Google's own files: no [CLS], no [MASK], </s> at the end, and sentinels that go down."""
+    pytest.importorskip("sacrebleu")
+    published(tmp_path / "hf", "T5", shape, "ForConditionalGeneration")
+    model = imported(tmp_path / "hf", tmp_path / "ours")
+    tokenizer, objective = model.tokenizer, model.learner.config
+    size = tokenizer.vocab_size
+    assert tokenizer.find("<extra_id_0>") == size - 1 == objective.first_sentinel and objective.sentinel_step == -1
+    assert (objective.sentinels, objective.decoder.start) == (100, "pad")
+    task = {"kind": "generate", "source": "a", "target": "b", "target_length": 24}
+    done = Path(finetune(recipe(tmp_path, tmp_path / "ours", task), tmp_path / "run")["best"])
+    assert open_model(done).learner.config.decoder.head == ("tied" if shape == "1.0" else "own")
+    assert export.run(done, ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-4
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "back").eval()
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    for row, found in zip(ROWS, predicted(done, tmp_path, 1), strict=True):
+        arguments = again(row["a"], truncation=True, return_tensors="pt")
+        assert arguments["input_ids"][0, -1] == 1
+        beams = open_model(done).learner.config.beams
+        written = theirs.generate(**arguments, max_new_tokens=24, num_beams=beams, do_sample=False)[0]
+        ids = [id for id in written.tolist()[1:] if id != 1]
+        assert found["written"] == open_model(done).tokenizer.decode(ids)
+
+
+def prepared(family: str, text: str) -> str:
+    """What the authors of ALBERT and XLNet do to a text before sentencepiece sees it: their `preprocess_text`."""
+    if family not in ("Albert", "XLNet"):
+        return text
+    text = " ".join(text.split()).replace("``", '"').replace("''", '"')
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return text.lower() if family == "Albert" else text
+
+
+@pytest.mark.parametrize("family", UNIGRAM)
+def test_ids_are_those_of_the_authors_sentencepiece(family: str, tmp_path: Path) -> None:
+    """transformers 5 reads such a file without the table of characters (DeBERTa) or splits at symbols (ALBERT, XLNet)."""
+    published(tmp_path / "hf", family, next(iter(SHAPES[family])), HEADS[family][0])
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "hf" / file).unlink(missing_ok=True)
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    ours = open_tokenizer(tmp_path / "ours")
+    model = next(path for path in (tmp_path / "hf").iterdir() if path.suffix == ".model").read_bytes()
+    reference = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for text in [*TEXTS, "", " ", "▁ under ▁▁", "a ( b)c", "<unk> [SEP] </s>"]:
+        for odd in ("\u1e9b\u0323", "ｶﾞｷﾞ"):  # letters with marks that the library normalises otherwise, here as in transformers
+            text = text.replace(odd, "")
+        assert ids_of(ours, text) == reference.encode(prepared(family, text)), text
+
+
+def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode([text]).ids.tolist()
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("family", ["Bert", "Electra", "Roberta", "GPT2", "ModernBert", "T5"])
+def test_ids_are_those_of_transformers(family: str, lowercase: bool, tmp_path: Path) -> None:
+    if not lowercase and family not in ("Bert", "Electra"):
+        pytest.skip("has no such setting")
+    published(tmp_path / "hf", family, next(iter(SHAPES[family])), HEADS[family][0])
+    if family != "ModernBert":
+        (tmp_path / "hf" / "tokenizer.json").unlink(missing_ok=True)
+        tokenizer_files(family, tmp_path / "hf", lowercase)
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    ours, theirs = open_tokenizer(tmp_path / "ours"), transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in [*TEXTS, "", " ", "\x00nul \x1b[0m", "a\u0300\u0301\u0302 ｆｕｌｌ　ｗｉｄｔｈ", "    four  two"]:
+        assert ids_of(ours, text) == theirs(text, add_special_tokens=False)["input_ids"], text
+    pair = theirs("the film", "good")["input_ids"]
+    encoded = [ids_of(ours, text) for text in ("the film", "good")]
+    told = [part.id for part in ours.template.pair]
+    if family != "GPT2":
+        assert pair == np.concatenate([encoded.pop(0) if id is None else [id] for id in told]).tolist()
+
+
+def test_a_damaged_model_of_sentencepiece_is_refused(tmp_path: Path) -> None:
+    published(tmp_path / "hf", "T5", "1.0", "EncoderModel")
+    path = tmp_path / "hf" / "spiece.model"
+    for data in (b"", path.read_bytes()[:1000], b"\xff" * 50, b"not a model"):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="cannot be read as a unigram model"):
+            import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
