@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from encoderkit import world
 from encoderkit.data.order import rng
 from encoderkit.learner import Learner, Objective
-from encoderkit.tasks.task import Observed, Task
+from encoderkit.tasks.task import Observed, Task, Tunable
 from encoderkit.training.distributed import concatenated, gathered
 from encoderkit.training.loop import Source, size
 from encoderkit.training.machine import DTYPES
@@ -70,10 +70,13 @@ def _shortest_first(source: Source, batch: int) -> Iterator[list[int]]:
         yield order[start : start + batch].tolist()
 
 
-def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str) -> dict[str, float]:
-    """The learner's metrics on a data set."""
+def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str, tune: bool = False) -> dict[str, float]:
+    """The learner's metrics on a data set; `tune`: it is the dev set, on which a task may choose thresholds first."""
     if isinstance(learner, Task):
         examples = [source[i] for i in range(len(source))]
-        return learner.metrics(examples, outputs(learner, examples, _shortest_first(source, batch), device, precision))
+        observed = outputs(learner, examples, _shortest_first(source, batch), device, precision)
+        if tune and isinstance(learner, Tunable):
+            learner.tune(examples, observed)
+        return learner.metrics(examples, observed)
     assert isinstance(learner, Objective)
     return learner.metrics(observe(learner, source, batch, device, precision))

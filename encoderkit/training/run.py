@@ -156,7 +156,7 @@ def _log(out: Path, last: Update, state: State) -> None:
 
 def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, state: State) -> tuple[State, bool]:
     """Evaluate, and say so; the new state and whether it is the best so far."""
-    metrics = evaluate(learner, dev, plan.micro_batch, plan.device, plan.precision)
+    metrics = evaluate(learner, dev, plan.micro_batch, plan.device, plan.precision, tune=True)
     if unusable := [name for name, value in metrics.items() if not math.isfinite(value)]:
         raise DivergedError(
             f"update {state.update}: {unusable[0]} of the held-out data is {metrics[unusable[0]]:g}; "
