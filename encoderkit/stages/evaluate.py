@@ -188,9 +188,9 @@ def _overlap(judged: Judged, shared: Copies, train: Sequence[Row]) -> dict[str, 
         pairs = [(judged.rows[i].line, train[int(shared.of[i])].line) for i in both[:3]]
         first = ", ".join(f"line {line} is line {there} there" for line, there in pairs)
         warn(
-            f"{exact:,} of the {len(judged.rows):,} rows ({exact / len(judged.rows):.1%}) are also in the training data, but for "
-            f"case and spaces, and {len(both) - exact:,} nearly so ({first}): the figures are too good by as much as the model "
-            "has learnt them by heart"
+            f"{len(both):,} of the {len(judged.rows):,} rows ({len(both) / len(judged.rows):.1%}) are also in the training data, "
+            f"{exact:,} but for case and spaces, {len(both) - exact:,} nearly so ({first}): the figures are too good by as much "
+            "as the model has learnt them by heart"
         )
     task, gold, predicted = judged.task, judged.gold[kept], judged.predicted[kept]
     return {

@@ -13,6 +13,7 @@ import numpy as np
 from encoderkit import files
 from encoderkit.data.labelled import Row
 from encoderkit.tasks.baselines import most_alike
+from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.task import Graded, Observed, Task
 
 
@@ -59,9 +60,10 @@ def _entry(task: Task, row: Row, loss: float, prediction: dict[str, Any], near: 
 
 
 def _gold(task: Task, row: Row) -> Any:
-    values = {
-        name: row.values[name] for name in task.config.all_columns if name not in task.config.columns and name in row.values
-    }
+    """What is right, as the file has it; a label as the model names it."""
+    names = [name for name in task.config.all_columns if name not in task.config.columns and name in row.values]
+    labels = isinstance(task.config, ClassifyConfig) and isinstance(task.config.label, str)
+    values = {name: row.label(name) if labels and not isinstance(row.values[name], list) else row.values[name] for name in names}
     return next(iter(values.values())) if len(values) == 1 else values
 
 
