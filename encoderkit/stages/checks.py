@@ -1,6 +1,7 @@
 """What may be wrong with labelled rows: each check gives what it finds, with the lines, and changes nothing."""
 
 import json
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -120,7 +121,10 @@ def _answer(
         raise DataError(f"there is no {shown(missing)}", where=row.place)
     labels: list[str] = []
     spans: list[tuple[int, int]] = []
+    if layout.kind in ("span", "generate"):
+        return json.dumps([*given.values()], ensure_ascii=False), [], []
     for name, value in given.items():
+        value = value.get("entities") if isinstance(value, dict) else value
         if isinstance(value, list) and places is not None:
             tags = row.texts(name)
             if len(tags) != len(places):
@@ -190,7 +194,7 @@ def _repeated(split: Split, layout: Layout) -> Iterator[Finding]:
     name = split.found.name
     message = f"{_rows(len(twice))} stood in the file before, to the letter"
     yield from split.finding("duplicate", message, [a for a, _ in twice], [f"{name}:{b}" for _, b in twice])
-    if layout.kind not in ("generate", "choice"):
+    if layout.kind not in ("generate", "choice", "span"):
         message = f"{_rows(len(unlike))} the text of an earlier row, but for case and spaces, and another label"
         yield from split.finding("conflict", message, [a for a, _ in unlike], [f"{name}:{b}" for _, b in unlike])
 
@@ -219,8 +223,10 @@ def _written(split: Split) -> Iterator[Finding]:
 
 
 def classes(splits: Sequence[Split]) -> Iterator[Finding]:
-    """Labels that are rare in the first file, and labels of others that it does not have."""
+    """Labels that are rare in the first file, and labels of others that it does not have; numbers such as 2.5 are no labels."""
     first, known = splits[0], _by_label(splits[0])
+    if any(re.fullmatch(r"-?\d*\.\d+", label) for label in known):
+        return
     for label, lines in sorted(known.items(), key=lambda item: (len(item[1]), item[0])):
         if len(lines) < RARE:
             yield from first.finding("rare_label", f"{_rows(len(lines))} the label {shown(label)}", lines)

@@ -57,7 +57,7 @@ def of_files(
 def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Look at all files; the JSON of the command. `fix`: the directory for repaired copies, with `widths` narrowed too.
 
-    What is repaired is safe: text becomes UTF-8, rows without text and rows that stand twice go; all else is left for a
+    What is repaired is safe: text becomes UTF-8, rows without text go, and those that stood before; all else is left for a
     person to judge. Raises `DataError` for a file that is none of rows, `UsageError` for one that cannot be repaired.
     """
     for path in patient.paths:
@@ -115,7 +115,8 @@ def _kept(finding: Finding) -> dict[str, Any]:
 
 def _repair(splits: Sequence[Split], layout: Layout, out: Path, widths: bool, overwrite: bool) -> list[dict[str, Any]]:
     """Write the copies; what was done to each."""
-    names = [f"{Path(split.found.name).name.split('.')[0]}.{split.found.source.format}" for split in splits]
+    sources = [split.found.source for split in splits]
+    names = [Path(source.name).name.removesuffix(f".{source.compression}" if source.compression else "") for source in sources]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two of the files would be {out / twice}", fix="look at them one by one")
     done = []
@@ -135,7 +136,8 @@ def _repaired(split: Split, layout: Layout, widths: bool) -> tuple[str, dict[str
     """The file as text again, how many rows went and why, and how many were narrowed."""
     found = split.found
     wrong = {finding.check: set(finding.lines) for finding in checks.alone(split, layout)}
-    empty, twice = wrong.get("empty", set()), wrong.get("duplicate", set())
+    empty = {row.line for row in split.rows if not "".join(row.texts).strip()}  # of a pair, one text may be empty for a reason
+    twice = wrong.get("duplicate", set())
     begins = sorted({row.line for row in found.rows} | {line for line, _ in found.refused})
     ends = dict(zip(begins, [*begins[1:], len(found.lines) + 1], strict=True))
     kept, narrowed = found.lines[: begins[0] - 1], 0

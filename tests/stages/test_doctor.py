@@ -174,6 +174,15 @@ def test_a_recipe_and_the_exit_code(
     assert run(str(clean), "--strict")[0] == 0
 
 
+def test_scores_are_no_rare_labels(tmp_path: Path) -> None:
+    rows = [{"first": f"{i} a", "second": f"{i} b", "score": i / 2} for i in range(6)]
+    path = write(tmp_path / "a.jsonl", [*rows, {**rows[2], "second": ""}, {"first": "", "second": " ", "score": 1}])
+    assert found(path, text=["first", "second"], label=["score"])["empty", "a.jsonl"]["lines"] == [7, 8]
+    done = doctor(of_files([path], ["first", "second"], ["score"], None, None), tmp_path / "out")
+    assert done["fixed"][0]["dropped"] == {"empty": 1, "duplicate": 0}  # one text of a pair may be empty for a reason
+    assert [one["check"] for one in done["findings"]] == ["empty"]
+
+
 def test_scripts_and_widths() -> None:
     assert variants.script("我们在学习") == "simplified" and variants.script("我們為學習") == "traditional"
     assert variants.script("我们在學習") == "both"
