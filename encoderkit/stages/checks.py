@@ -13,6 +13,7 @@ from encoderkit.data.duplicates import copies, plain
 from encoderkit.data.found import Found
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
+from encoderkit.tasks.slots import joined
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer
 
@@ -102,12 +103,8 @@ def _texts(row: Row, layout: Layout) -> tuple[list[str], np.ndarray | None]:
         elif layout.kind == "choice":
             texts += row.texts(column)
         else:
-            tokens = row.texts(column)
-            between = "" if all(len(token) == 1 for token in tokens) else " "
-            ends = np.cumsum([len(token) + len(between) for token in tokens])
-            sizes = np.array([len(token) for token in tokens], np.int64)
-            places = np.stack([ends - sizes, ends], axis=1) - len(between) if tokens else np.zeros((0, 2), np.int64)
-            texts.append(between.join(tokens))
+            text, places = joined(row.texts(column))
+            texts.append(text)
     return texts, places
 
 
@@ -208,14 +205,14 @@ def _odd(text: str) -> set[str]:
 
 def _written(split: Split) -> Iterator[Finding]:
     """What is written in two ways."""
-    joined = [(row.line, "\n".join(row.texts)) for row in split.rows]
-    wide = [line for line, text in joined if variants.wide(text)]
-    if any(variants.narrow(text) for _, text in joined):
+    whole = [(row.line, "\n".join(row.texts)) for row in split.rows]
+    wide = [line for line, text in whole if variants.wide(text)]
+    if any(variants.narrow(text) for _, text in whole):
         message = f"{_rows(len(wide))} full-width letters or digits (Ａ１), where others have half-width ones (A1)"
         yield from split.finding("width", message, wide)
-    marks = [line for line, text in joined if variants.mixed_marks(text)]
+    marks = [line for line, text in whole if variants.mixed_marks(text)]
     yield from split.finding("marks", f"{_rows(len(marks))} the same mark in full and in half width (，,)", marks)
-    scripts = [(line, variants.script(text)) for line, text in joined]
+    scripts = [(line, variants.script(text)) for line, text in whole]
     lines = {kind: [line for line, own in scripts if own == kind] for kind in ("simplified", "traditional", "both")}
     fewer = min(("simplified", "traditional"), key=lambda kind: len(lines[kind]))
     counts = ", ".join(f"{len(own):,} {kind}" for kind, own in lines.items())

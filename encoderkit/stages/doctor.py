@@ -124,6 +124,8 @@ def _repair(splits: Sequence[Split], layout: Layout, out: Path, widths: bool, ov
         for split, name in zip(splits, names, strict=True):
             if split.found.source.format == "parquet":
                 raise UsageError("is .parquet, of which no copy is made", where=split.found.name)
+            if widths and split.found.source.format == "conll":
+                raise UsageError("is .conll, which is not narrowed", where=split.found.name)
             if split.found.broken:
                 raise UsageError("has bytes that are no text, which nobody can put back", where=split.found.name)
             text, dropped, narrowed = _repaired(split, layout, widths)

@@ -126,7 +126,7 @@ def test_lengths_unknown_characters_and_spans(tmp_path: Path, tokenizer_dir: Pat
 def test_tokens_inside_a_piece(tmp_path: Path, tokenizer_dir: Path) -> None:
     rows = [
         {"tokens": ["the", "film"], "tags": ["O", "B-X"]},
-        {"tokens": [*"film"], "tags": [*"OOOO"]},
+        {"tokens": [*" film"], "tags": [*"OOOOO"]},
         {"tokens": ["a"], "tags": []},
     ]
     result = found(write(tmp_path / "a.jsonl", rows), tokenizer=tokenizer_dir, text=["tokens"], label=["tags"])
