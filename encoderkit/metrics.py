@@ -308,24 +308,19 @@ def paired_differences(
     gold: np.ndarray,
     first: np.ndarray,
     second: np.ndarray,
-    groups: np.ndarray | None = None,
     rounds: int = 1000,
     seed: int = 0,
 ) -> dict[str, Difference]:
     """Each metric of `score` for the predictions `first` less that for `second`, (N, ...) both, against the same `gold`.
 
-    Rows are drawn anew with replacement, the same for both (paired bootstrap; Koehn 2004; Berg-Kirkpatrick et al. 2012);
-    with `groups` (N,) whole groups are. p is twice the share of draws in which the other one is at least as good.
+    Rows are drawn anew with replacement, the same for both (paired bootstrap; Koehn 2004; Berg-Kirkpatrick et al. 2012).
+    p is twice the share of draws in which the other one is at least as good.
     """
     rng, count = np.random.default_rng(seed), len(gold)
-    members = [np.array([i]) for i in range(count)]
-    if groups is not None:
-        order = np.argsort(groups, kind="stable")
-        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     one, other = score(gold, first), score(gold, second)
     drawn: dict[str, list[float]] = {name: [] for name in one}
     for _ in range(rounds):
-        chosen = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        chosen = rng.integers(count, size=count)
         a, b = score(gold[chosen], first[chosen]), score(gold[chosen], second[chosen])
         for name, values in drawn.items():
             values.append(a[name] - b[name])

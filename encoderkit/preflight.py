@@ -198,10 +198,11 @@ def evaluated(step: Path, data: Path) -> None:
         )
 
 
-def suite(kind: str, step: Path, data: list[Path], against: Path | None = None) -> None:
+def suite(kind: str, step: Path, data: list[Path], against: Path | None = None, errors: Path | None = None) -> None:
     """The files of a suite are there, and for minimal pairs the model in `step` was pretrained and not fine-tuned."""
-    if against is not None:
-        raise UsageError("is for labelled rows, not for a suite", where="--against")
+    for flag, given in (("--against", against), ("--errors", errors)):
+        if given is not None:
+            raise UsageError("is for labelled rows, not for a suite", where=flag)
     for path in data:
         if not path.is_dir():
             input_file(path)

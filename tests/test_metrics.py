@@ -3,6 +3,8 @@
 import time
 import warnings
 from collections.abc import Callable
+from itertools import permutations, product
+from random import Random
 
 import numpy as np
 import pytest
@@ -65,6 +67,46 @@ def test_several_labels_are_scikit_learn(case: tuple[np.ndarray, np.ndarray]) ->
         assert found[name] == pytest.approx(value, abs=1e-12), name
     for name, value in zip(("precision", "recall", "f1", "support"), each, strict=True):
         assert metrics.per_class(counts)[name] == pytest.approx(value, abs=1e-12), name
+
+
+CANDIDATES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=9)
+
+
+@settings(max_examples=60)
+@given(CANDIDATES, st.randoms())
+def test_ranking_with_ties_is_the_worst_of_the_orders(found: list[tuple[int, int, int]], random: Random) -> None:
+    """Of scikit-learn's figures for every order that equal scores may be put in; and the order of the rows is of no account."""
+    relevance, query, scores = np.array(found).T
+    values = metrics.ranked(relevance, query, scores)
+    asked = [q for q in np.unique(query) if relevance[query == q].any()]
+    assert len(values["map"]) == len(asked)
+    for i, number in enumerate(asked):
+        own = query == number
+        truth, equal = relevance[own], [np.flatnonzero(scores[own] == value) for value in np.unique(scores[own])[::-1]]
+        worst = {"map": 1.0, "mrr": 1.0, "ndcg_at_10": 1.0}
+        for groups in product(*(permutations(group) for group in equal)):
+            ordered = truth[[place for group in groups for place in group]]
+            falling = -np.arange(len(ordered), dtype=float)
+            gains = sklearn_metrics.ndcg_score([ordered], [falling], k=10) if len(ordered) > 1 else 1.0
+            each = sklearn_metrics.average_precision_score(ordered > 0, falling), 1 / (1 + np.flatnonzero(ordered)[0]), gains
+            worst = {name: min(worst[name], value) for name, value in zip(worst, each, strict=True)}
+        for name, value in worst.items():
+            assert values[name][i] == pytest.approx(value), name
+    random.shuffle(found)
+    turned = metrics.ranked(*np.array(found).T)
+    assert all(turned[name] == pytest.approx(values[name]) for name in values)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=20), st.randoms())
+def test_the_order_of_rows_is_of_no_account(found: list[tuple[int, int]], random: Random) -> None:
+    one = np.array(found, float).T[:, :, None]
+    random.shuffle(found)
+    other = np.array(found, float).T[:, :, None]
+    assert metrics.numbers(*one) == pytest.approx(metrics.numbers(*other), abs=1e-9)
+    classes = [np.abs(values[..., 0]).astype(int) for values in (one, other)]
+    first, second = (single_label(tally(confusion(*values, 4))) for values in classes)
+    assert all(first[name] == second[name] for name in first)
 
 
 def _drawn(rows: int, score: Callable[[np.ndarray], float], seed: int) -> np.ndarray:

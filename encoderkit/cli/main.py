@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from encoderkit import __version__, world
-from encoderkit.cli import inspect, look, make, use
+from encoderkit.cli import doctor, inspect, look, make, use
 from encoderkit.cli.app import app, drop_output
 from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, out_of_memory, shown
 
-COMMANDS = (make, use, look, inspect)
+COMMANDS = (make, use, look, inspect, doctor)
 """Importing them is what gives the application its commands, in the order of `--help`."""
 
 Misuse: Any = typer.BadParameter.__base__

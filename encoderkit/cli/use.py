@@ -50,6 +50,11 @@ def evaluate(
         typer.Option("--against", metavar="MODEL", help="Another model: is the difference more than chance?", show_default=False),
     ] = None,
     no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Do not fit the simple models beside it.")] = False,
+    errors: Annotated[
+        Path | None,
+        typer.Option("--errors", metavar="FILE", help="Write all rows as .jsonl, the worst first.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --errors names.")] = False,
     json: Json = False,
 ) -> None:
     """Measure a model on labelled data, beside simple baselines, or by a suite."""
@@ -57,7 +62,7 @@ def evaluate(
 
     step = preflight.find_step(model)
     if suite is not None:
-        preflight.suite(suite, step, data, against)
+        preflight.suite(suite, step, data, against, errors)
         from encoderkit.stages import suites
 
         found = suites.evaluate(suite, step, data, precision, batch, masking=masking)
@@ -67,7 +72,7 @@ def evaluate(
     other = None if against is None else preflight.find_step(against)
     from encoderkit.stages import evaluate as stage
 
-    result = stage.evaluate(step, one, precision, batch, not no_baselines, other)
+    result = stage.evaluate(step, one, precision, batch, not no_baselines, other, errors, overwrite)
     if json:
         print_result(result, json)
     else:

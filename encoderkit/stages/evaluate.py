@@ -1,6 +1,6 @@
 """`encoderkit evaluate`: how good a model is on data of your own, how sure that is, and what simple models reach there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from encoderkit import files
 from encoderkit.console import number, say, table, warn
+from encoderkit.data.duplicates import NEAR, Copies, copies
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
@@ -15,9 +16,11 @@ from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, ope
 from encoderkit.learner import Coupled
 from encoderkit.metrics import paired_differences
 from encoderkit.objectives.replaced import Replaced
+from encoderkit.stages import slices, worst_rows
 from encoderkit.stages.pretrain import measure
 from encoderkit.tasks import baselines
-from encoderkit.tasks.task import Lossy, Observed, Task
+from encoderkit.tasks.calibration import reliability
+from encoderkit.tasks.task import Lossy, Observed, Probable, Queried, Task
 from encoderkit.training.evaluate import evaluate as evaluate_source
 
 _CONFUSION = 12  # labels up to which the matrix is shown to a person; --json always has it
@@ -30,21 +33,33 @@ def evaluate(
     batch: int | None = None,
     with_baselines: bool = True,
     against: Path | None = None,
+    errors: Path | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the model in `step` on `data`: a file of labelled rows, or a token store for a pretrained model.
 
-    `against`: another model, to tell whether the difference on these rows is more than chance. Raises `DataError` with file
-    and line for a row that cannot be used, before anything is computed.
+    `against`: another model, to tell whether the difference on these rows is more than chance. `errors`: a file to write with
+    all rows, the worst first (`overwrite`: in place of what is there). Raises `DataError` with file and line for a row that
+    cannot be used, before anything is computed.
     """
+    if errors is not None:
+        files.refuse_existing(errors, overwrite)
     engine = start(open_model(step), precision, batch)
     about = {"model": str(step), "data": str(data), "precision": engine.precision}
     task = engine.model.task
     if task is None:
         if against is not None:
             raise UsageError("neighbouring tokens are not independent, so two pretrained models are not tested on a store")
+        if errors is not None:
+            raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--errors")
         return about | _store(engine, data)
     decided = judge(engine, data)
-    found = about | _rows(engine, decided, with_baselines)
+    train = _training(engine, task)
+    found = about | _rows(decided, train, with_baselines)
+    if errors is not None:
+        bad = worst_rows.losses(task, decided.examples, decided.observed, decided.gold, decided.predicted)
+        worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, bad, train, overwrite)
+        say(f"{len(bad):,} rows, the worst first: {errors}")
     if against is not None:
         other = judge(start(open_model(against), precision, batch), data)
         found["against"] = {"model": str(against), "differences": differences(decided, other)}
@@ -77,7 +92,12 @@ def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
     """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
     if type(one.task) is not type(other.task) or one.task.labels != other.task.labels:
         raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared")
-    found = paired_differences(one.task.score, one.gold, one.predicted, other.predicted)
+    if isinstance(one.task, Queried) and isinstance(other.task, Queried):  # queries are independent, not their rows
+        first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)
+        mine, theirs = (np.stack([*each.values()], axis=1) for each in (first, second))
+        found = paired_differences(lambda _, drawn: dict(zip(first, drawn.mean(0).tolist(), strict=True)), mine, mine, theirs)
+    else:
+        found = paired_differences(one.task.score, one.gold, one.predicted, other.predicted)
     return {name: difference._asdict() for name, difference in found.items()}
 
 
@@ -101,21 +121,25 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
     return {"rows": len(rows), "tokens": rows.tokens, "metrics": metrics, "unknown": unknown}
 
 
-def _rows(engine: Engine, judged: Judged, with_baselines: bool) -> dict[str, Any]:
+def _rows(judged: Judged, train: list[Row] | None, with_baselines: bool) -> dict[str, Any]:
     task, rows, examples, observed, gold, predicted = judged
     metrics = {**task.score(gold, predicted), **task.metrics(examples, observed), **task.details(gold, predicted)}
-    account = Account().add_each(by_row(examples), task.vocabulary.unk)
-    train = _training(engine, task) if with_baselines else None
+    read = by_row(examples)
+    account = Account().add_each(read, task.vocabulary.unk)
+    shared = None if train is None else copies(_texts(task, train), _texts(task, rows))
     return {
         "rows": len(rows),
         "labels": task.labels,
         "metrics": metrics,
         "intervals": task.intervals(gold, predicted),
-        "baselines": {} if train is None else _baselines(task, train, rows, gold),
+        "baselines": _baselines(task, train, rows, gold) if train and with_baselines else {},
         "truncated": {"rows": account.truncated, "tokens": account.lost, "length": task.length},
         **({"lost": task.lost(examples)} if isinstance(task, Lossy) else {}),
         "unknown": {"tokens": account.unknown, "share": account.unknown / max(account.tokens, 1)},
-        "in_training": None if train is None else _shared(_texts(task, rows), _texts(task, train)),
+        "in_training": None if shared is None else int(shared.exact.sum()),
+        "overlap": None if shared is None or train is None else _overlap(judged, shared, train),
+        "slices": slices.slices(task, gold, predicted, read),
+        "calibration": reliability(*task.confidence(gold, observed)) if isinstance(task, Probable) else None,
     }
 
 
@@ -131,18 +155,19 @@ def _training(engine: Engine, task: Task) -> list[Row] | None:
     """The rows that the model was trained on, if they are still there; says why if they cannot be used."""
     path = Path(engine.model.config["recipe"]["data"]["train"])
     if not path.is_file():
-        say(f"no baselines: the training data, {path}, is not there (seen from the working directory)")
+        what = "no baselines, and no look at what test and training data share"
+        say(f"{what}: the training data, {path}, is not there (seen from the working directory)")
         return None
     manifest = engine.model.path.parent / "manifest.json"
     if manifest.is_file() and files.read_json(manifest).get("inputs", {}).get("data.train") != files.sha256(path):
-        warn(f"{path} has changed since the model was trained on it; the baselines are fitted on what it is now")
+        warn(f"{path} has changed since the model was trained on it; what it is now is what is compared with")
     try:
         rows = _read(task, path)
         task.gold(rows)
         _texts(task, rows)
         return rows
     except UserError as error:
-        warn(f"no baselines: {error.where}: {error.message}")
+        warn(f"the training data cannot be used, so there are no baselines: {error.where}: {error.message}")
         return None
 
 
@@ -155,49 +180,85 @@ def _baselines(task: Task, train: list[Row], rows: list[Row], gold: np.ndarray) 
     return {name: task.score(gold, baselines.BASELINES[name](known, right, asked)) for name in task.baselines}
 
 
-def _shared(texts: list[list[str]], train: list[list[str]]) -> int:
-    """How many of `texts` are also training texts, but for white space and case; warns if there are any."""
-
-    def plain(row: list[str]) -> tuple[str, ...]:
-        return tuple(" ".join(text.split()).casefold() for text in row)
-
-    known = {plain(row) for row in train}
-    shared = sum(plain(row) in known for row in texts)
-    if shared:
+def _overlap(judged: Judged, shared: Copies, train: Sequence[Row]) -> dict[str, Any]:
+    """What of the rows stands in the training data too, and the metrics without it; warns if there is any."""
+    both, exact = np.flatnonzero(shared.of >= 0), int(shared.exact.sum())
+    kept = np.flatnonzero(shared.of < 0)
+    if len(both):
+        pairs = [(judged.rows[i].line, train[int(shared.of[i])].line) for i in both[:3]]
+        first = ", ".join(f"line {line} is line {there} there" for line, there in pairs)
         warn(
-            f"{shared:,} of the {len(texts):,} rows ({shared / len(texts):.1%}) are also in the training data, "
-            "but for spaces and case: the figures are too good by as much as the model has learnt them by heart"
+            f"{len(both):,} of the {len(judged.rows):,} rows ({len(both) / len(judged.rows):.1%}) are also in the training data, "
+            f"{exact:,} but for case and spaces, {len(both) - exact:,} nearly so ({first}): the figures are too good by as much "
+            "as the model has learnt them by heart"
         )
-    return shared
+    task, gold, predicted = judged.task, judged.gold[kept], judged.predicted[kept]
+    return {
+        "exact": exact,
+        "near": len(both) - exact,
+        "least_likeness": NEAR,
+        "rows": [
+            {"line": judged.rows[i].line, "training_line": train[int(shared.of[i])].line, "likeness": float(shared.likeness[i])}
+            for i in both
+        ],
+        "without": {"rows": len(kept), "metrics": task.score(gold, predicted), "intervals": task.intervals(gold, predicted)}
+        if len(both) and len(kept)
+        else None,
+    }
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The result for a person: metrics with intervals beside the baselines, each class, the confusion matrix if it is small."""
-    parts = [_account(result)]
-    metrics, intervals, others = result["metrics"], result.get("intervals", {}), result.get("baselines", {})
-    rows = [["", "model", *(["95 % interval"] if intervals else []), *others]]
-    for name, value in metrics.items():
-        if isinstance(value, float):
-            low_high = intervals.get(name)
-            interval = [f"{low_high[0]:.4f} - {low_high[1]:.4f}" if low_high else ""] if intervals else []
-            rows.append([name, f"{value:.4f}", *interval, *(f"{o[name]:.4f}" if name in o else "" for o in others.values())])
-    parts.append(table(rows))
-    if "per_class" in metrics:
-        names = ["precision", "recall", "f1"]
-        rows = [["label", *names, "support"]]
-        for label, values in metrics["per_class"].items():
-            rows.append([label, *(f"{values[name]:.4f}" for name in names), f"{values['support']:,}"])
-        parts.append(table(rows))
-    if "confusion" in metrics and len(result["labels"]) <= _CONFUSION:
-        rows = [["label \\ predicted", *result["labels"]]]
-        rows += [[label, *map(str, row)] for label, row in zip(result["labels"], metrics["confusion"], strict=True)]
-        parts.append(table(rows))
+    """The result for a person: metrics with intervals beside the baselines, each class, the slices, the calibration."""
+    parts = [_account(result), _metrics(result), *_classes(result)]
+    if result.get("slices"):
+        parts.append(slices.describe(result["slices"]))
+    if result.get("calibration"):
+        parts.append(_calibration(result["calibration"]))
     if "against" in result:
         rows = [["", f"less that of {result['against']['model']}", "95 % interval", "p"]]
         for name, found in result["against"]["differences"].items():
             rows.append([name, f"{found['value']:+.4f}", f"{found['low']:+.4f} - {found['high']:+.4f}", f"{found['p']:.3f}"])
         parts.append(table(rows))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _metrics(result: dict[str, Any]) -> str:
+    intervals = result.get("intervals", {})
+    without = (result.get("overlap") or {}).get("without") or {"metrics": {}}
+    others = dict(result.get("baselines", {}))
+    if without["metrics"]:
+        others = {f"without the {result['rows'] - without['rows']:,} in training": without["metrics"], **others}
+    rows = [["", "model", *(["95 % interval"] if intervals else []), *others]]
+    for name, value in result["metrics"].items():
+        if isinstance(value, float):
+            low_high = intervals.get(name)
+            interval = [f"{low_high[0]:.4f} - {low_high[1]:.4f}" if low_high else ""] if intervals else []
+            rows.append([name, f"{value:.4f}", *interval, *(f"{o[name]:.4f}" if name in o else "" for o in others.values())])
+    return table(rows)
+
+
+def _classes(result: dict[str, Any]) -> Iterator[str]:
+    """Each label, and the confusion matrix if it is small."""
+    metrics = result["metrics"]
+    if "per_class" in metrics:
+        names, thresholds = ["precision", "recall", "f1"], metrics.get("thresholds", {})
+        rows = [["label", *names, "support", *(["threshold"] if thresholds else [])]]
+        for label, values in metrics["per_class"].items():
+            threshold = [f"{thresholds[label]:.4f}"] if thresholds else []
+            rows.append([label, *(f"{values[name]:.4f}" for name in names), f"{values['support']:,}", *threshold])
+        yield table(rows)
+    if "confusion" in metrics and len(result["labels"]) <= _CONFUSION:
+        rows = [["label \\ predicted", *result["labels"]]]
+        rows += [[label, *map(str, row)] for label, row in zip(result["labels"], metrics["confusion"], strict=True)]
+        yield table(rows)
+
+
+def _calibration(found: dict[str, Any]) -> str:
+    rows = [["probability", "answers", "mean", "right"]]
+    for part in found["bins"]:
+        title = f"{part['low']:.1f} - {part['high']:.1f}"
+        rows.append([title, f"{part['answers']:,}", f"{part['confidence']:.4f}", f"{part['right']:.4f}"])
+    return f"expected calibration error {found['expected_error']:.4f}\n{table(rows)}"
 
 
 def _account(result: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
-from encoderkit.tasks.task import Lossy, Task
+from encoderkit.tasks.task import Lossy, Task, Tunable
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
@@ -46,8 +46,15 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
         goal = find_goal(material.learner, recipe.training.metric, None)
         result: dict[str, Any] = outcome(out, state, plan)
         result["chosen_by"] = {"metric": goal.metric, "direction": goal.direction}
+        tuned = isinstance(material.learner, Tunable) and material.learner.tuned() if material.dev else {}
+        if not (material.test or tuned):
+            return result
+        best = open_model(Path(result["best"])).learner
+        if tuned and isinstance(best, Tunable):
+            result["tuned"] = best.tuned()
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in list(result["tuned"].items())[:20])
+            say(f"chosen on the dev set, whose figures are too good by that: thresholds {shown}")
         if material.test:
-            best = open_model(Path(result["best"])).learner
             assert isinstance(best, nn.Module)
             best.to(plan.device)
             result["test"] = evaluate(best, material.test, plan.micro_batch, plan.device, plan.precision)

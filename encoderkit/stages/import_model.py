@@ -234,6 +234,7 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}
+            | ({"threshold": 0.5} if head.several else {})
         )
         part = {"task": task.model_dump(mode="json")}
     elif head.kind == "span":

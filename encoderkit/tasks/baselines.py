@@ -22,6 +22,7 @@ from encoderkit.tasks.task import Baseline
 MOST_CHARACTERS = 20_000_000
 """Of text that TF-IDF is fitted on; of more, evenly spaced rows are taken."""
 FEATURES = 200_000
+_AT_ONCE = 64  # texts that are compared with all of train
 
 _SEPARATOR = " \u241e "  # a token of its own between the texts of a pair
 _SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)|[。！？]+|\n|$)", re.DOTALL)
@@ -145,6 +146,22 @@ def sentence(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
     parts = [[part.strip() for part in _SENTENCE.findall(row[1]) if part.strip()] or [row[1]] for row in texts]
     chosen = nearest(train, labels, [[row[0], *own] for row, own in zip(texts, parts, strict=True)])
     return np.array([own[i] for own, i in zip(parts, chosen, strict=True)], dtype=object)
+
+
+def most_alike(train: Texts, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) the number of the training row whose words are most like those of each of `texts`, and the cosine; -1 for none.
+
+    Of a large file, among the evenly spaced rows that words are fitted on; of equally like rows the first.
+    """
+    number, cosine, found = np.full(len(texts), -1), np.zeros(len(texts)), features(train, texts)
+    if found is not None:
+        rows, (known, asked) = fitted_rows(train), found
+        for start in range(0, len(texts), _AT_ONCE):
+            near = (asked[start : start + _AT_ONCE] @ known.T).toarray()
+            best = near.max(1)
+            number[start : start + _AT_ONCE] = np.where(best > 0, rows[near.argmax(1)], -1)
+            cosine[start : start + _AT_ONCE] = best
+    return number, cosine
 
 
 def _sides(train: Texts, sides: Sequence[Sequence[str]]) -> list[Any] | None:

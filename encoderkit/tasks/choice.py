@@ -132,9 +132,18 @@ class Choice(nn.Module):
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """Loss and accuracy."""
-        gold = np.array([example.target for example in examples])
-        nats = [-_log_softmax(scores)[right] for scores, right in zip(observed["scores"], gold, strict=True)]
-        return {"loss": float(np.mean(nats)), **self.score(gold, self.decide(examples, observed))}
+        gold, loss = np.array([example.target for example in examples]), float(self.losses(examples, observed).mean())
+        return {"loss": loss, **self.score(gold, self.decide(examples, observed))}
+
+    def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) the cross-entropy of each row."""
+        gold = [example.target for example in examples]
+        return np.array([-_log_softmax(scores)[right] for scores, right in zip(observed["scores"], gold, strict=True)])
+
+    def confidence(self, gold: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of the likeliest option."""
+        p = np.array([np.exp(_log_softmax(scores).max()) for scores in observed["scores"]])
+        return p, np.array([scores.argmax() for scores in observed["scores"]]) == gold
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) numbers of the right options."""

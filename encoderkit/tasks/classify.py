@@ -28,6 +28,7 @@ from encoderkit.models.build import build_classification_head, build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
+from encoderkit.tasks.calibration import best_cut
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.losses import against, disagreement, each_of, focal, one_of, soften
 from encoderkit.tasks.task import Baseline, Observed
@@ -60,6 +61,9 @@ class Example(NamedTuple):
 class Classify(nn.Module):
     """Encoder, pooling and a classification head that transformers' classes have too, so that it can be exported."""
 
+    cuts: Tensor
+    """(L,) of several labels the logit that each must exceed; kept with the weights where the dev set has chosen it."""
+
     def __init__(
         self, config: ClassifyConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str]
     ) -> None:
@@ -84,6 +88,9 @@ class Classify(nn.Module):
         self.fields = [*names_of(config.columns), "labels" if config.several else "label", "truncated"]
         self.fields += [f"score:{label}" for label in self.labels]
         self.register_buffer("class_weights", torch.ones(len(self.labels)), persistent=False)
+        given = 0.5 if config.threshold == "dev" else config.threshold
+        cuts = torch.full((len(self.labels),), float(np.log(given / (1 - given))))
+        self.register_buffer("cuts", cuts, persistent=config.several and config.threshold == "dev")
 
     @staticmethod
     def find_labels(rows: Sequence[Row], config: ClassifyConfig) -> list[str]:
@@ -238,18 +245,45 @@ class Classify(nn.Module):
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """Loss (without weights and smoothing), accuracy, macro F1, and Matthews' correlation or micro F1."""
         labels = np.array([example.target for example in examples])
-        scores, goal = torch.from_numpy(observed["logits"]).double(), torch.from_numpy(labels)
-        loss = binary_cross_entropy_with_logits(scores, goal.double()) if self.config.several else cross_entropy(scores, goal)
         values = self.score(labels, self.decide(examples, observed))
-        return {"loss": float(loss), **{name: values[name] for name in self.directions if name != "loss"}}
+        loss = float(self.losses(examples, observed).mean())
+        return {"loss": loss, **{name: values[name] for name in self.directions if name != "loss"}}
+
+    def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) the cross-entropy of each row, of several labels their mean; without weights and smoothing."""
+        labels = np.array([example.target for example in examples])
+        scores, goal = torch.from_numpy(observed["logits"]).double(), torch.from_numpy(labels)
+        if self.config.several:
+            return binary_cross_entropy_with_logits(scores, goal.double(), reduction="none").mean(1).numpy()
+        return cross_entropy(scores, goal, reduction="none").numpy()
+
+    def confidence(self, gold: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of the likeliest label; of several labels that of each, N * L of them."""
+        p = self.probabilities(observed["logits"].astype(np.float64))
+        return (p.ravel(), gold.ravel() > 0) if self.config.several else (p.max(1), p.argmax(1) == gold)
+
+    def tune(self, examples: Sequence[Example], observed: Observed) -> None:
+        """Set the thresholds of several labels, unless the recipe has given one."""
+        if self.tuned():
+            truth = np.array([example.target for example in examples], bool)
+            cuts = [best_cut(scores, own) for scores, own in zip(observed["logits"].T, truth.T, strict=True)]
+            self.cuts.copy_(torch.tensor(cuts))
+
+    def tuned(self) -> dict[str, float]:
+        """The threshold of each label."""
+        chosen = self.config.several and self.config.threshold == "dev"
+        return dict(zip(self.labels, self._thresholds(), strict=True)) if chosen else {}
+
+    def _thresholds(self) -> list[float]:
+        return [float(f"{p:.6g}") for p in self.cuts.double().sigmoid().tolist()]
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) label numbers, or (N, L) of 0 and 1."""
         return np.array([self.target(row) for row in rows])
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
-        """The number of the likeliest label (N,), or (N, L) bool: those above one half."""
-        return observed["logits"] > 0 if self.config.several else observed["logits"].argmax(-1)
+        """The number of the likeliest label (N,), or (N, L) bool: those above their thresholds."""
+        return observed["logits"] > self.cuts.cpu().numpy() if self.config.several else observed["logits"].argmax(-1)
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """Accuracy (of several labels: all of them right), macro averages, and Matthews' correlation or micro F1."""
@@ -267,9 +301,10 @@ class Classify(nn.Module):
         return bootstrap_single(confusion(gold, predicted, len(self.labels)))
 
     def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-        """Precision, recall, F1 and support of each label; of exclusive ones the confusion matrix."""
+        """Precision, recall, F1 and support of each label; of exclusive ones the confusion matrix, else the thresholds."""
         if self.config.several:
-            counts, more = outcomes(gold, predicted).sum(0), {}
+            thresholds = dict(zip(self.labels, self._thresholds(), strict=True))
+            counts, more = outcomes(gold, predicted).sum(0), {"thresholds": thresholds}
         else:
             matrix = confusion(gold, predicted, len(self.labels))
             counts, more = tally(matrix), {"confusion": matrix.tolist()}
@@ -299,7 +334,8 @@ class Classify(nn.Module):
         """As transformers' sequence classifiers."""
         pooling, dropout = self.config.pooling, self.config.dropout
         problem = "multi_label_classification" if self.config.several else "single_label_classification"
-        return Export("classify", self.state_dict(), self.logits, tuple(self.labels), problem, pooling, dropout)
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if name != "cuts"}
+        return Export("classify", tensors, self.logits, tuple(self.labels), problem, pooling, dropout)
 
 
 def _listed(labels: Sequence[str]) -> str:

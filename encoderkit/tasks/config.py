@@ -34,6 +34,8 @@ class ClassifyConfig(RowsConfig):
     """The column of the label (a list in it: several labels a row), or one column of 0 and 1 for each label."""
     multiple: bool = False
     """Several labels a row: each is decided on its own. Set by itself when `label` is a list of columns."""
+    threshold: Literal["dev"] | Annotated[float, Field(gt=0, lt=1)] = "dev"
+    """Of several labels: the probability that a label must exceed. dev: for each the one with the best F1 on the dev set."""
     pooling: Pooling = "cls"
     """The vector of a text: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -68,6 +70,8 @@ class ClassifyConfig(RowsConfig):
         if not self.label:
             raise ValueError("label names at least one column")
         differ([*self.all_columns, *self.optional_columns], "text, label and soft" if self.soft else "text and label")
+        if self.threshold != "dev" and not self.several:
+            raise ValueError("threshold is for several labels; of exclusive ones the likeliest is taken")
         return self
 
     @model_validator(mode="after")

@@ -153,6 +153,11 @@ class Generate(nn.Module):
         loss = float(np.sum(observed["nats"], dtype=np.float64)) / tokens
         return {"loss": loss, **self.score(right, self.decide(examples, observed))}
 
+    def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) nats a token of each target."""
+        sizes = np.array([1 + len(example.target) for example in examples if example.target is not None])
+        return np.asarray(observed["nats"]) / sizes
+
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) the targets as texts."""
         return np.array([row.text(self.config.target) for row in rows], dtype=object)

@@ -139,8 +139,14 @@ class Regress(nn.Module):
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """Loss (squared error over variance) and `score`."""
         gold = np.stack([example.target for example in examples])  # pyright: ignore[reportArgumentType, reportCallIssue]
+        loss = float(self.losses(examples, observed).mean())
+        return {"loss": loss, **self.score(gold, self.decide(examples, observed))}
+
+    def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) squared error over variance, of several numbers their mean."""
+        gold = np.stack([example.target for example in examples])  # pyright: ignore[reportArgumentType, reportCallIssue]
         error = (observed["numbers"].astype(np.float64) - gold) / self.scale.cpu().numpy()
-        return {"loss": float(np.square(error).mean()), **self.score(gold, self.decide(examples, observed))}
+        return np.square(error).mean(1)
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N, L) numbers."""

@@ -124,10 +124,20 @@ class Rerank(nn.Module):
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """The loss over rows, and `score` over queries."""
         relevance = np.array([example.target for example in examples])
-        logits, goal = torch.from_numpy(observed["logits"]).double(), torch.from_numpy(relevance) / self.most.cpu()
-        loss = binary_cross_entropy_with_logits(logits, goal.double().clamp(max=1))
         gold = _by_query(relevance, [example.query for example in examples])
-        return {"loss": float(loss), **self.score(gold, self.decide(examples, observed))}
+        loss = float(self.losses(examples, observed).mean())
+        return {"loss": loss, **self.score(gold, self.decide(examples, observed))}
+
+    def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) the cross-entropy of each row."""
+        relevance = torch.tensor([example.target for example in examples], dtype=torch.float64)
+        logits, goal = torch.from_numpy(observed["logits"]).double(), (relevance / self.most.cpu()).clamp(max=1)
+        return binary_cross_entropy_with_logits(logits, goal, reduction="none").numpy()
+
+    def confidence(self, gold: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of being relevant; of graded relevance, of at least half of the greatest."""
+        logits = torch.from_numpy(observed["logits"]).double()
+        return logits.sigmoid().numpy(), gold[:, 0] >= float(self.most) / 2
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N, 2) the relevance, and the number of the query."""
@@ -140,12 +150,19 @@ class Rerank(nn.Module):
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """Mean average precision, mean reciprocal rank and nDCG, over the queries that have a relevant candidate."""
-        found = ranked(gold[:, 0], gold[:, 1], predicted)
-        return {name: float(values.mean()) if len(values) else 0.0 for name, values in found.items()}
+        return {name: float(v.mean()) if len(v) else 0.0 for name, v in self.each(gold, predicted).items()}
+
+    def queries(self, gold: np.ndarray) -> np.ndarray:
+        """(N,) the number of each row's query."""
+        return gold[:, 1]
+
+    def each(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+        """(Q,) the metrics of each query that has a relevant candidate."""
+        return ranked(gold[:, 0], gold[:, 1], predicted)
 
     def intervals(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
         """Of `score`, over queries."""
-        values = ranked(gold[:, 0], gold[:, 1], predicted)
+        values = self.each(gold, predicted)
         return bootstrap_means(values) if len(values["map"]) else {}
 
     def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:

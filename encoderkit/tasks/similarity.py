@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, normalize
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, UsageError
 from encoderkit.learner import Batch, Encoder, Export, Vocabulary
-from encoderkit.metrics import bootstrap_means, bootstrap_numbers, candidates, numbers, retrieved, searched
+from encoderkit.metrics import bootstrap_means, bootstrap_numbers, candidates, numbers, ranks, retrieved, searched
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
@@ -192,6 +192,15 @@ class Similarity(nn.Module):
                 part = {name: target[start : start + _TOGETHER].to(device) for name, target in targets.items()}
                 loss += float(self._loss(units[start : start + _TOGETHER].to(device), part))
         return {"loss": loss / len(units), **self.score(gold, self.decide(examples, observed))}
+
+    def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) how wrong each row is, as its loss is of many: how far the ranks of score and cosine are apart, of all ranks;
+        or 1 less the reciprocal of the rank of the best right text."""
+        found = self.decide(examples, observed)
+        if self.config.label is None:
+            return np.array([1 - 1 / places.min() for places in found])
+        gold, once = np.array([example.target for example in examples]), np.ones((1, len(examples)))
+        return np.abs(ranks(gold, once) - ranks(found, once))[0] / len(examples)
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) scores, or how many texts are right for each anchor."""

@@ -233,6 +233,10 @@ class Span(nn.Module):
             value = threshold(ahead, [given - silent for given, silent in f1]) if found else 0.0
             self.threshold = torch.tensor(value, dtype=torch.float32, device=self.threshold.device)
 
+    def tuned(self) -> dict[str, float]:
+        """How far no answer must be ahead to be given."""
+        return {"no answer": float(self.threshold)} if self.config.unanswerable else {}
+
     def _bands(self, examples: Sequence[Example], observed: Observed) -> Iterator[Band]:
         return bands(examples, observed["scores"], self.config.answer_length)
 

@@ -148,9 +148,44 @@ class Lossy(Protocol):
 
 
 @runtime_checkable
-class Tuned(Task, Protocol):
-    """A task that decides by a number, kept as a buffer, that held-out data set."""
+class Graded(Protocol):
+    """A task that can say of each row how bad its answer is."""
+
+    def losses(self, examples: Sequence[Any], observed: Observed) -> np.ndarray:
+        """(N,) the loss of each row, of examples with labels; where rows have none of their own, how wrong the answer is."""
+        ...
+
+
+@runtime_checkable
+class Probable(Protocol):
+    """A task that gives probabilities, which may be true or not."""
+
+    def confidence(self, gold: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) probabilities, one or several a row, and (M,) bool whether what they are of is so."""
+        ...
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A task with something to be chosen on the dev set, such as thresholds: buffers, saved with the weights."""
 
     def tune(self, examples: Sequence[Any], observed: Observed) -> None:
-        """Set it; called in training before dev is measured, never on what a model is evaluated on."""
+        """Choose it by examples with labels, all of the dev set; before each `metrics` of it in training."""
+        ...
+
+    def tuned(self) -> dict[str, float]:
+        """What was chosen, by name, for a person; empty if there is nothing to choose."""
+        ...
+
+
+@runtime_checkable
+class Queried(Protocol):
+    """A task whose metrics are means over queries, each of one row or several."""
+
+    def queries(self, gold: np.ndarray) -> np.ndarray:
+        """(N,) the number of each row's query."""
+        ...
+
+    def each(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+        """(Q,) the values of the queries that count, whose means are `score`; which they are depends on `gold` alone."""
         ...

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from encoderkit import world
 from encoderkit.data.order import rng
 from encoderkit.learner import Learner, Objective
-from encoderkit.tasks.task import Observed, Task, Tuned
+from encoderkit.tasks.task import Observed, Task, Tunable
 from encoderkit.training.distributed import concatenated, gathered
 from encoderkit.training.loop import Source, size
 from encoderkit.training.machine import DTYPES
@@ -71,11 +71,11 @@ def _shortest_first(source: Source, batch: int) -> Iterator[list[int]]:
 
 
 def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str, tune: bool = False) -> dict[str, float]:
-    """The learner's metrics on a data set; with `tune`, a task that decides by a number sets it by this data before."""
+    """The learner's metrics on a data set; `tune`: it is the dev set, on which a task may choose thresholds first."""
     if isinstance(learner, Task):
         examples = [source[i] for i in range(len(source))]
         observed = outputs(learner, examples, _shortest_first(source, batch), device, precision)
-        if tune and isinstance(learner, Tuned):
+        if tune and isinstance(learner, Tunable):
             learner.tune(examples, observed)
         return learner.metrics(examples, observed)
     assert isinstance(learner, Objective)

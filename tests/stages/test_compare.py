@@ -41,14 +41,6 @@ def test_paired_differences_are_those_of_the_normal_approximation() -> None:
     assert paired_differences(accuracy, gold, first, first)["accuracy"] == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_whole_groups_are_drawn() -> None:
-    gold = np.zeros(200, int)
-    first = np.repeat(np.arange(10) < 7, 20).astype(int)  # ten groups of twenty rows that are alike
-    alone = paired_differences(accuracy, gold, 1 - first, first)["accuracy"]
-    grouped = paired_differences(accuracy, gold, 1 - first, first, groups=np.repeat(np.arange(10), 20))["accuracy"]
-    assert grouped.high - grouped.low > 3 * (alone.high - alone.low)
-
-
 def test_the_interval_of_a_mean_is_students() -> None:
     values = [0.81, 0.84, 0.79, 0.83]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ from encoderkit.tasks import baselines
 
 def _rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _rounded(value: object) -> object:
+    return json.loads(json.dumps(value), parse_float=lambda x: round(float(x), 6))
 
 
 def test_metrics_are_those_of_the_predictions(classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
@@ -44,10 +49,21 @@ def test_metrics_are_those_of_the_predictions(classifier_dir: Path, labelled: di
 def test_batch_and_padding_change_nothing(classifier_dir: Path, labelled: dict[str, Path]) -> None:
     step = find_step(classifier_dir)
     results = [evaluate(step, labelled["dev"], "fp32", batch, with_baselines=False) for batch in (1, 7, 64)]
-    loss = results[0]["metrics"].pop("loss")
+    loss, calibration = results[0]["metrics"].pop("loss"), results[0].pop("calibration")
     for result in results[1:]:
         assert result["metrics"].pop("loss") == pytest.approx(loss, abs=1e-6)
+        found = result.pop("calibration")
+        assert found["expected_error"] == pytest.approx(calibration["expected_error"], abs=1e-6)
+        assert [part["answers"] for part in found["bins"]] == [part["answers"] for part in calibration["bins"]]
         assert result == results[0]
+
+
+def test_the_order_of_the_rows_changes_nothing(pairs_dir: Path, pairs: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "turned.jsonl"
+    path.write_text("".join(reversed(pairs["dev"].read_text(encoding="utf-8").splitlines(keepends=True))), encoding="utf-8")
+    one, other = (evaluate(find_step(pairs_dir), data, "fp32") for data in (pairs["dev"], path))
+    for key in ("metrics", "slices", "calibration", "baselines", "truncated", "in_training"):
+        assert _rounded(one[key]) == _rounded(other[key])
 
 
 def test_several_labels_of_pairs(pairs_dir: Path, pairs: dict[str, Path]) -> None:
@@ -69,6 +85,65 @@ def test_rows_that_were_trained_on_are_told(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert evaluate(find_step(classifier_dir), path)["in_training"] == 1
     assert "1 of the 2 rows (50.0%) are also in the training data" in capsys.readouterr().err
+
+
+def test_the_score_without_what_was_trained_on(classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    rows = [*_rows(labelled["train"])[:3], *_rows(labelled["dev"])]
+    rows[2] |= {"text": f"{rows[2]['text']} ".replace(".", "!?")}
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = evaluate(find_step(classifier_dir), path, "fp32")
+    own = {row["line"] for row in found["overlap"]["rows"]}
+    assert own >= {1, 2, 3} and found["overlap"]["rows"][0]["training_line"] == 1
+    assert found["overlap"]["exact"] + found["overlap"]["near"] == len(own) and found["overlap"]["near"] >= 1
+    path.write_text("".join(json.dumps(r) + "\n" for i, r in enumerate(rows, start=1) if i not in own), encoding="utf-8")
+    alone = evaluate(find_step(classifier_dir), path, "fp32")
+    assert alone["overlap"]["without"] is None and alone["in_training"] == 0
+    without = found["overlap"]["without"]
+    assert without["rows"] == alone["rows"]
+    assert all(alone["metrics"][name] == pytest.approx(value) for name, value in without["metrics"].items())
+    assert f"without the {len(own)} in training" in describe(found)
+
+
+def test_slices_are_the_rows_again(classifier_dir: Path, labelled: dict[str, Path]) -> None:
+    result = evaluate(find_step(classifier_dir), labelled["dev"], "fp32")
+    found = dict(result["slices"])
+    assert found.pop("metric") == "accuracy" and {"length", "label"} <= found.keys()
+    for kind, parts in found.items():
+        assert sum(part["rows"] for part in parts) == result["rows"]
+        mean = sum(part["rows"] * part["accuracy"] for part in parts) / result["rows"]
+        assert mean == pytest.approx(result["metrics"]["accuracy"]), kind
+        assert all(part["interval"][0] <= part["accuracy"] <= part["interval"][1] for part in parts)
+    for part in found["label"]:
+        assert part["accuracy"] == pytest.approx(result["metrics"]["per_class"][part["slice"]]["recall"])
+
+
+def test_slices_of_several_labels(pairs_dir: Path, pairs: dict[str, Path]) -> None:
+    result = evaluate(find_step(pairs_dir), pairs["dev"], "fp32")
+    found = result["slices"]
+    assert found["metric"] == "micro_f1"
+    support = [values["support"] for values in result["metrics"]["per_class"].values()]
+    assert [part["rows"] for part in found["label"]] == support
+    assert [part["rows"] for part in found["truncation"]] == [20 - result["truncated"]["rows"], result["truncated"]["rows"]]
+
+
+def test_rows_by_their_loss(classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "errors.jsonl"
+    result = evaluate(find_step(classifier_dir), labelled["dev"], "fp32", errors=out)
+    found: list[Any] = _rows(out)
+    losses = np.array([row["loss"] for row in found])
+    assert (np.diff(losses) <= 0).all() and losses.mean() == pytest.approx(result["metrics"]["loss"], abs=1e-4)
+    given, train = _rows(labelled["dev"]), _rows(labelled["train"])
+    assert sorted(row["line"] for row in found) == list(range(1, len(given) + 1))
+    for row in found:
+        right = given[row["line"] - 1]
+        assert (row["text"], row["gold"]) == (right["text"], right["label"]) and row["file"] == str(labelled["dev"])
+        assert row["loss"] == pytest.approx(-np.log(row["scores"][row["gold"]]), rel=1e-3)
+        source = train[row["nearest"]["line"] - 1]
+        assert row["nearest"]["texts"] == [source["text"]] and row["nearest"]["gold"] == source["label"]
+    assert np.mean([row["predicted"] == row["gold"] for row in found]) == pytest.approx(result["metrics"]["accuracy"])
+    with pytest.raises(UsageError, match="nothing is overwritten unasked"):
+        evaluate(find_step(classifier_dir), labelled["dev"], errors=out)
 
 
 def test_without_the_training_data(classifier_dir: Path, labelled: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

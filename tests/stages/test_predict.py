@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from encoderkit.errors import DataError, UsageError
+from encoderkit.inference import open_model
 from encoderkit.preflight import find_step, predicted
 from encoderkit.stages import predict as stage
 from encoderkit.stages.predict import predict
+from encoderkit.tasks.classify import Classify
 
 TEXTS = ["the film was good", "", 'the day was sad, "very"', "天气\u2028不错", "the house was dull and " * 12, "\tfine"]
 
@@ -77,8 +79,10 @@ def test_pairs_with_several_labels(pairs_dir: Path, pairs: dict[str, Path], tmp_
     predict(find_step(pairs_dir), pairs["dev"], out=out)
     rows = _read(out)
     assert [(row["text"], row["text_pair"]) for row in rows] == [(row["first"], row["second"]) for row in _read(pairs["dev"])]
+    task = open_model(find_step(pairs_dir)).learner
+    assert isinstance(task, Classify) and task.tuned().keys() == {"first", "second"}
     for row in rows:
-        assert row["labels"] == [label for label, score in row["scores"].items() if score > 0.5]
+        assert row["labels"] == [label for label, score in row["scores"].items() if score > task.tuned()[label]]
     predict(find_step(pairs_dir), pairs["dev"], out=tmp_path / "out.csv", form="csv")
     first = next(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_bytes().decode(), newline="")))
     assert json.loads(first["labels"]) == rows[0]["labels"]

@@ -17,7 +17,7 @@ from encoderkit.metrics import ranked
 from encoderkit.preflight import find_step, predicted
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import export, finetune
-from encoderkit.stages.evaluate import evaluate
+from encoderkit.stages.evaluate import Judged, differences, evaluate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines, choice, rerank
 from encoderkit.tasks.config import ChoiceConfig, RerankConfig
@@ -104,6 +104,21 @@ def test_ranking_is_scikit_learns() -> None:
     assert equal["mrr"].tolist() == [1 / 3], "what is right does not win by chance"
 
 
+def test_models_are_compared_by_queries() -> None:
+    """The interval of the difference is the normal one over queries, however many candidates each has."""
+    rng, task = np.random.default_rng(4), reranker()
+    query = np.repeat(np.arange(80), rng.integers(3, 30, 80))
+    gold = np.stack([(rng.random(len(query)) < 0.3).astype(float), query], axis=1)
+    first, second = (gold[:, 0] * strength + rng.normal(size=len(query)) for strength in (2.0, 1.0))
+    judged = [Judged(task, [], [], {}, gold, predicted) for predicted in (first, second)]
+    found = differences(*judged)["map"]
+    gains = np.subtract(*(task.each(gold, predicted)["map"] for predicted in (first, second)))
+    assert found["value"] == pytest.approx(gains.mean())
+    error = gains.std(ddof=1) / np.sqrt(len(gains))
+    expected = gains.mean() - 1.96 * error, gains.mean() + 1.96 * error
+    assert (found["low"], found["high"]) == pytest.approx(expected, abs=0.2 * error)
+
+
 def test_an_option_is_named_by_number_or_letter() -> None:
     task = chooser()
 
@@ -164,8 +179,11 @@ def test_the_whole_way_of_reranking(tokenizer_dir: Path, tmp_path: Path) -> None
     ]
     data = file(tmp_path / "rows.jsonl", rows)
     step = trained(tmp_path / "run", tokenizer_dir, data, BERT, {"kind": "rerank"})
-    result = evaluate(step, data, "fp32")
+    result = evaluate(step, data, "fp32", errors=tmp_path / "errors.jsonl")
     assert result["metrics"]["map"] > 0.9 and result["metrics"]["queries"] == 24
+    assert {"gold", "predicted", "text", "text_pair", "nearest"} <= read(tmp_path / "errors.jsonl")[0].keys()
+    assert all(sum(part["rows"] for part in parts) == len(rows) for name, parts in result["slices"].items() if name != "metric")
+    assert sum(part["answers"] for part in result["calibration"]["bins"]) == len(rows)
     assert result["baselines"].keys() == {"cosine"}
     assert all(low <= result["metrics"][name] <= high for name, (low, high) in result["intervals"].items())
     predict(step, data, out=tmp_path / "out.jsonl")

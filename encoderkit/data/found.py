@@ -1,0 +1,84 @@
+"""A file of labelled rows as it is, mistakes included: for telling what is wrong with it, where training would refuse it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from encoderkit.data.corpus import Account, open_content
+from encoderkit.data.labelled import Row
+from encoderkit.data.records import read_records
+from encoderkit.data.streams import Source, find_sources
+from encoderkit.errors import DataError
+
+_MARKS = {"UTF-8 with a byte order mark": b"\xef\xbb\xbf", "UTF-16": b"\xff\xfe", "UTF-16 ": b"\xfe\xff"}
+
+
+class Found(NamedTuple):
+    """What a file holds."""
+
+    source: Source
+    encoding: str
+    """UTF-8 or what it is instead; "" for .parquet."""
+    broken: list[int]
+    """Lines with bytes that are no text in this encoding; replacement characters stand for them."""
+    lines: list[str]
+    """The lines of the file, their ends left out; none of .parquet."""
+    rows: list[Row]
+    refused: list[tuple[int, str]]
+    """Lines of .jsonl that are no row, and why."""
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return self.source.name
+
+
+def find(path: str, columns: Sequence[str]) -> Found:
+    """Read a file, of .parquet those of `columns` that are there.
+
+    Raises `DataError` where it cannot be read as rows at all, as a .csv with a quote that is never closed.
+    """
+    (given,) = find_sources([path])
+    if given.format == "parquet":
+        records = read_records(given, [], "utf-8", [], columns)
+        return Found(given, "", [], [], [Row(values, line, given.name) for line, values in records], [])
+    source, content = open_content(given, Account())
+    text, encoding, broken = _decoded(b"".join(content))
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if source.format == "txt":
+        rows = [Row({"text": line}, i, source.name) for i, line in enumerate(lines[: len(lines) - (not lines[-1])], start=1)]
+        return Found(source, encoding, broken, lines, rows, [])
+    if source.format == "jsonl":
+        parsed = [_parsed(source, line, i) for i, line in enumerate(lines, start=1) if line and not line.isspace()]
+        rows = [row for row in parsed if isinstance(row, Row)]
+        return Found(source, encoding, broken, lines, rows, [row for row in parsed if not isinstance(row, Row)])
+    records = read_records(source, [], "utf-8", [text.encode()])
+    return Found(source, encoding, broken, lines, [Row(values, line, source.name) for line, values in records], [])
+
+
+def _parsed(source: Source, line: str, number: int) -> Row | tuple[int, str]:
+    try:
+        [record] = read_records(source, [], "utf-8", [line.encode()])
+    except DataError as error:
+        return number, error.message
+    return Row(record.values, number, source.name)
+
+
+def _decoded(data: bytes) -> tuple[str, str, list[int]]:
+    """The text, the name of its encoding, and the lines with bytes that are none."""
+    for name, mark in _MARKS.items():
+        if data.startswith(mark):
+            text = data.decode("utf-8-sig" if "8" in name else "utf-16", "replace")
+            return text, name.strip(), _replaced(text)
+    for name in ("utf-8", "gb18030"):
+        try:
+            return data.decode(name), name.upper(), []
+        except UnicodeDecodeError:
+            continue
+    # The one that more of the lines are in.
+    texts = {name: data.decode(name, "replace") for name in ("utf-8", "gb18030")}
+    name = min(texts, key=lambda name: len(_replaced(texts[name])))
+    return texts[name], name.upper(), _replaced(texts[name])
+
+
+def _replaced(text: str) -> list[int]:
+    return [i for i, line in enumerate(text.split("\n"), start=1) if "\ufffd" in line]

@@ -1,0 +1,323 @@
+"""What may be wrong with labelled rows: each check gives what it finds, with the lines, and changes nothing."""
+
+import json
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from encoderkit.data.duplicates import copies, plain
+from encoderkit.data.found import Found
+from encoderkit.data.labelled import Row
+from encoderkit.errors import DataError, shown
+from encoderkit.tasks.slots import joined
+from encoderkit.text import variants
+from encoderkit.text.tokenizers import Tokenizer
+
+RARE = 5
+"""Rows with a label, in the first file, below which it can hardly be learnt, and not at all be measured."""
+_AT_ONCE = 1000  # texts that are cut into pieces at once
+
+
+class Layout(NamedTuple):
+    """What the columns are."""
+
+    texts: list[str]
+    labels: list[str]
+    kind: str
+    """Of the task."""
+    sides: int
+    """How many texts share the places of one example."""
+    length: int | None
+    """The most tokens of an example."""
+
+
+class Finding(NamedTuple):
+    """Something that may be wrong."""
+
+    check: str
+    file: str
+    rows: int
+    """With it."""
+    message: str
+    """What it is, and how many rows have it."""
+    lines: list[int]
+    others: list[str]
+    """For each of the lines, the row that it is like, if that is what is wrong."""
+
+
+class Read(NamedTuple):
+    """A row that training could use."""
+
+    line: int
+    place: str
+    texts: list[str]
+    answer: str | None
+    """What the label columns hold, as one text; None where there are none."""
+    labels: list[str]
+    spans: list[tuple[int, int]]
+    """Of entities, by characters of the first text."""
+
+
+class Split(NamedTuple):
+    """A file."""
+
+    found: Found
+    rows: list[Read]
+    refused: list[tuple[int, str]]
+    """Lines that training would refuse, and why."""
+
+    def finding(self, check: str, message: str, lines: Sequence[int], others: Sequence[str] = ()) -> Iterator[Finding]:
+        """One, if there are any lines."""
+        if lines:
+            yield Finding(check, self.found.name, len(lines), message, list(lines), list(others))
+
+
+def look(found: Found, layout: Layout) -> Split:
+    """The rows of a file, those that training would refuse set apart."""
+    split = Split(found, [], list(found.refused))
+    for row in found.rows:
+        try:
+            texts, places = _texts(row, layout)
+            split.rows.append(Read(row.line, row.place, texts, *_answer(row, layout, texts[0], places)))
+        except DataError as error:
+            split.refused.append((row.line, error.message))
+    split.refused.sort()
+    return split
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s have' if count != 1 else ' has'}"
+
+
+def _texts(row: Row, layout: Layout) -> tuple[list[str], np.ndarray | None]:
+    """The texts of a row; of tokens the text that they make, and the places of the tokens in it."""
+    texts: list[str] = []
+    places = None
+    for column in layout.texts:
+        if not isinstance(row.values.get(column), list):
+            texts.append(row.text(column))
+        elif layout.kind == "choice":
+            texts += row.texts(column)
+        else:
+            text, places = joined(row.texts(column))
+            texts.append(text)
+    return texts, places
+
+
+def _answer(
+    row: Row, layout: Layout, text: str, places: np.ndarray | None
+) -> tuple[str | None, list[str], list[tuple[int, int]]]:
+    """What is right as one text, the labels in it, and the spans of entities by characters."""
+    given = {name: row.values[name] for name in layout.labels if name in row.values}
+    if len(given) < len(layout.labels):
+        missing = next(name for name in layout.labels if name not in given)
+        raise DataError(f"there is no {shown(missing)}", where=row.place)
+    labels: list[str] = []
+    spans: list[tuple[int, int]] = []
+    if layout.kind in ("span", "generate"):
+        return json.dumps([*given.values()], ensure_ascii=False), [], []
+    for name, value in given.items():
+        value = value.get("entities") if isinstance(value, dict) else value
+        if isinstance(value, list) and places is not None:
+            tags = row.texts(name)
+            if len(tags) != len(places):
+                raise DataError(f"{shown(name)} has {len(tags)} entries and there are {len(places)} tokens", where=row.place)
+            labels += sorted({tag.partition("-")[2] or tag for tag in tags})
+            spans += [(int(start), int(end)) for start, end in places]
+        elif isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
+            for start, end, label in (_entity(part, row) for part in value):
+                if not 0 <= start < end <= len(text):
+                    raise DataError(f"the span {start} to {end} is not in the text of {len(text)} characters", where=row.place)
+                labels.append(label)
+                spans.append((start, end))
+        elif isinstance(value, list):
+            labels += row.labels(name)
+        elif isinstance(layout.labels, list) and len(layout.labels) > 1 and layout.kind == "classify":
+            labels += [name] if row.label(name) == "1" else []
+        else:
+            labels.append(row.label(name))
+    answer = json.dumps([*given.values()] if spans else labels, ensure_ascii=False)
+    return answer if given else None, labels, spans
+
+
+def _entity(part: Any, row: Row) -> tuple[int, int, str]:
+    if isinstance(part, dict):
+        part = [part.get("start", part.get("start_offset")), part.get("end", part.get("end_offset")), part.get("label")]
+    if len(part) != 3 or not all(isinstance(place, int) for place in part[:2]):
+        raise DataError(f"a span should be [start, end, label], found {shown(str(part), 60)}", where=row.place)
+    return part[0], part[1], str(part[2])
+
+
+def alone(split: Split, layout: Layout) -> Iterator[Finding]:
+    """What is wrong with a file by itself."""
+    found, rows = split.found, split.rows
+    if found.encoding not in ("UTF-8", ""):
+        yield Finding("encoding", found.name, len(rows), f"is {found.encoding}, and other programs expect UTF-8", [], [])
+    yield from split.finding("bytes", f"{_rows(len(found.broken))} bytes that are no {found.encoding}", found.broken)
+    if split.refused:
+        lines, why = zip(*split.refused, strict=True)
+        yield from split.finding("refused", f"{_rows(len(lines))} something that training refuses; the first: {why[0]}", lines)
+    empty = [row.line for row in rows if any(not text or text.isspace() for text in row.texts)]
+    yield from split.finding("empty", f"{_rows(len(empty))} an empty text", empty)
+    yield from _repeated(split, layout)
+    odd = [(row.line, {c for text in row.texts for c in _odd(text)}) for row in rows]
+    counts = Counter(character for _, own in odd for character in own)
+    listed = ", ".join(f"U+{ord(c):04X}" for c, _ in counts.most_common(8))
+    lines = [line for line, own in odd if own]
+    message = f"{_rows(len(lines))} characters that are no text (control, private use, no width, replacement): {listed}"
+    yield from split.finding("characters", message, lines)
+    yield from _written(split)
+
+
+def _repeated(split: Split, layout: Layout) -> Iterator[Finding]:
+    """Rows that stand twice, and texts that have several labels."""
+    first: dict[tuple[str, str | None], int] = {}
+    answers: dict[str, tuple[str | None, int]] = {}
+    twice, unlike = [], []
+    for row in split.rows:
+        text = plain(row.texts)
+        if not text.strip("\x1f "):
+            continue
+        before = first.setdefault(("\x1f".join(row.texts), row.answer), row.line)
+        if before != row.line:
+            twice.append((row.line, before))
+        other, line = answers.setdefault(text, (row.answer, row.line))
+        if other != row.answer:
+            unlike.append((row.line, line))
+    name = split.found.name
+    message = f"{_rows(len(twice))} stood in the file before, to the letter"
+    yield from split.finding("duplicate", message, [a for a, _ in twice], [f"{name}:{b}" for _, b in twice])
+    if layout.kind not in ("generate", "choice", "span"):
+        message = f"{_rows(len(unlike))} the text of an earlier row, but for case and spaces, and another label"
+        yield from split.finding("conflict", message, [a for a, _ in unlike], [f"{name}:{b}" for _, b in unlike])
+
+
+def _odd(text: str) -> set[str]:
+    """Characters that stand for nothing, or for what was lost: U+FFFD, controls, private use, zero width."""
+    if text.isascii() and text.isprintable():
+        return set()
+    return {c for c in set(text) - set("\t\n\r") if c in "\ufffd\u200b\ufeff" or unicodedata.category(c) in ("Cc", "Co", "Cn")}
+
+
+def _written(split: Split) -> Iterator[Finding]:
+    """What is written in two ways."""
+    whole = [(row.line, "\n".join(row.texts)) for row in split.rows]
+    wide = [line for line, text in whole if variants.wide(text)]
+    if any(variants.narrow(text) for _, text in whole):
+        message = f"{_rows(len(wide))} full-width letters or digits (Ａ１), where others have half-width ones (A1)"
+        yield from split.finding("width", message, wide)
+    marks = [line for line, text in whole if variants.mixed_marks(text)]
+    yield from split.finding("marks", f"{_rows(len(marks))} the same mark in full and in half width (，,)", marks)
+    scripts = [(line, variants.script(text)) for line, text in whole]
+    lines = {kind: [line for line, own in scripts if own == kind] for kind in ("simplified", "traditional", "both")}
+    fewer = min(("simplified", "traditional"), key=lambda kind: len(lines[kind]))
+    counts = ", ".join(f"{len(own):,} {kind}" for kind, own in lines.items())
+    yield from split.finding("script", f"Chinese in two scripts, by rows: {counts}", sorted(lines["both"] + lines[fewer]))
+
+
+def classes(splits: Sequence[Split]) -> Iterator[Finding]:
+    """Labels that are rare in the first file, and labels of others that it does not have; numbers such as 2.5 are no labels."""
+    first, known = splits[0], _by_label(splits[0])
+    if any(re.fullmatch(r"-?\d*\.\d+", label) for label in known):
+        return
+    for label, lines in sorted(known.items(), key=lambda item: (len(item[1]), item[0])):
+        if len(lines) < RARE:
+            yield from first.finding("rare_label", f"{_rows(len(lines))} the label {shown(label)}", lines)
+    for other in splits[1:]:
+        for label, lines in sorted(_by_label(other).items()):
+            if label not in known:
+                message = f"{_rows(len(lines))} the label {shown(label)}, which {first.found.name} does not have"
+                yield from other.finding("unseen_label", message, lines)
+
+
+def _by_label(split: Split) -> dict[str, list[int]]:
+    lines: dict[str, list[int]] = defaultdict(list)
+    for row in split.rows:
+        for label in row.labels:
+            lines[label].append(row.line)
+    return lines
+
+
+def overlap(known: Split, asked: Split) -> Iterator[Finding]:
+    """Rows of one file that stand in another too."""
+    shared = copies([row.texts for row in known.rows], [row.texts for row in asked.rows])
+    for check, which, how in (
+        ("overlap", shared.exact, "but for case and spaces"),
+        ("near_overlap", (shared.of >= 0) & ~shared.exact, "nearly"),
+    ):
+        pairs = [(asked.rows[i], known.rows[int(shared.of[i])]) for i in np.flatnonzero(which)]
+        unlike = sum(a.answer != b.answer for a, b in pairs)
+        message = f"{_rows(len(pairs))} a text that is also in {known.found.name}, {how}"
+        message += f"; {unlike:,} of them with another label" * bool(unlike)
+        yield from asked.finding(check, message, [a.line for a, _ in pairs], [b.place for _, b in pairs])
+
+
+class Sizes(NamedTuple):
+    """How long the rows of a file are, in `unit`."""
+
+    unit: str
+    mean: float
+    median: int
+    most: int
+    """The longest; 99 of 100 have at most `high`."""
+    high: int
+
+
+def sizes(values: Sequence[int], unit: str) -> Sizes:
+    """The facts about lengths."""
+    found = np.array(values or [0])
+    median, high = (int(value) for value in np.quantile(found, (0.5, 0.99), method="higher"))
+    return Sizes(unit, round(float(found.mean()), 1), median, int(found.max()), high)
+
+
+def tokens(split: Split, tokenizer: Tokenizer, layout: Layout) -> tuple[Sizes, list[Finding]]:
+    """Lengths in tokens, special ones included; what is cut off, what is unknown, and spans that end inside a piece."""
+    flat = [(row, side) for row in split.rows for side in range(len(row.texts))]
+    lengths: dict[int, list[int]] = {row.line: [] for row in split.rows}
+    unknown: Counter[str] = Counter()
+    strange: dict[int, None] = {}
+    inside: dict[int, int] = {}
+    for start in range(0, len(flat), _AT_ONCE):
+        part = flat[start : start + _AT_ONCE]
+        found = tokenizer.spans([row.texts[side] for row, side in part])
+        for n, (row, side) in enumerate(part):
+            own = slice(found.offsets[n], found.offsets[n + 1])
+            places, text = found.characters[own], row.texts[side]
+            lengths[row.line].append(len(places))
+            for a, b in places[found.ids[own] == tokenizer.unk].tolist():
+                unknown[text[a:b]] += 1
+                strange[row.line] = None
+            broken = sum(_inside(place, places, text) for place in row.spans) if side == 0 else 0
+            if broken:
+                inside[row.line] = broken
+    findings = []
+    total = {line: _total(own, layout, tokenizer) for line, own in lengths.items()}
+    if layout.length is not None:
+        long = [line for line, size in total.items() if size > layout.length]
+        how = "would be read in windows" if layout.kind in ("tag", "span") else "would be cut"
+        message = f"{_rows(len(long))} more than {layout.length} tokens ({len(long) / max(len(total), 1):.1%}) and {how}"
+        findings += split.finding("long", message, long)
+    common = ", ".join(f"{shown(piece, 12)} {n:,}" for piece, n in unknown.most_common(8))
+    message = f"{_rows(len(strange))} tokens that the tokenizer does not know, {unknown.total():,} in all: {common}"
+    findings += split.finding("unknown", message, [*strange])
+    message = f"{_rows(len(inside))} spans or tokens that begin or end inside a piece, {sum(inside.values()):,} in all"
+    findings += split.finding("inside_piece", message, [*inside])
+    return sizes([*total.values()], "tokens"), findings
+
+
+def _total(lengths: Sequence[int], layout: Layout, tokenizer: Tokenizer) -> int:
+    """The tokens of the longest example of a row."""
+    if layout.sides == 1 or len(lengths) == 1:
+        return max(lengths) + len(tokenizer.template.single) - 1
+    return lengths[0] + max(lengths[1:]) + len(tokenizer.template.pair) - 2
+
+
+def _inside(span: tuple[int, int], places: np.ndarray, text: str) -> bool:
+    """Whether a span begins or ends inside a piece, white space aside."""
+    start, end = span
+    first = [a for a, b in places.tolist() if a < start < b and not text[a:start].isspace()]
+    return bool(first) or any(a < end < b and not text[end:b].isspace() for a, b in places.tolist())

@@ -1,0 +1,207 @@
+"""`encoderkit doctor data`: what may be wrong with labelled files, before anything is trained on them. No torch."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from encoderkit import files
+from encoderkit.data.found import Found, find
+from encoderkit.errors import DataError, UsageError, shown
+from encoderkit.preflight import apart, find_step, input_file
+from encoderkit.recipe import FinetuneRecipe
+from encoderkit.stages import checks
+from encoderkit.stages.checks import Finding, Layout, Split
+from encoderkit.stages.show import complete
+from encoderkit.tasks.config import ChoiceConfig
+from encoderkit.text import variants
+from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
+
+_SHOWN = 5  # lines of a finding that are shown to a person; --json has up to `_KEPT`
+_KEPT = 1000
+
+
+class Patient(NamedTuple):
+    """What is looked at."""
+
+    paths: list[str]
+    """The first is what is trained on."""
+    layout: Layout
+    tokenizer: Path | None
+
+
+def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
+    """The files of a fine-tuning recipe, or of the run of one; raises `UsageError` for another recipe."""
+    _, recipe = complete(path, [*settings])
+    if not isinstance(recipe, FinetuneRecipe):
+        raise UsageError("doctor data takes a fine-tuning recipe, or files of rows", where=path)
+    task, data = recipe.task, recipe.data
+    labels = [name for name in task.all_columns if name not in task.columns]
+    layout = Layout(task.columns, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length)
+    paths = [name for name in (data.train, data.dev, data.test) if isinstance(name, str)]
+    tokenizer = find_step(recipe.checkpoint) / "tokenizer" if recipe.checkpoint else Path(recipe.tokenizer or "")
+    return Patient(paths, layout, tokenizer)
+
+
+def of_files(
+    paths: Sequence[Path], texts: Sequence[str], labels: Sequence[str], tokenizer: Path | None, length: int | None
+) -> Patient:
+    """Files whose columns are named on the command line; text, and label if it is there, where they are not."""
+    layout = Layout([*texts] or ["text"], [*labels], "classify", max(1, len(texts)), length)
+    return Patient([str(path) for path in paths], layout, tokenizer)
+
+
+def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Look at all files; the JSON of the command. `fix`: the directory for repaired copies, with `widths` narrowed too.
+
+    What is repaired is safe: text becomes UTF-8, rows without text go, and those that stood before; all else is left for a
+    person to judge. Raises `DataError` for a file that is none of rows, `UsageError` for one that cannot be repaired.
+    """
+    for path in patient.paths:
+        input_file(path)
+    if fix is not None:
+        files.refuse_existing(fix, overwrite)
+        apart(fix, *patient.paths)
+    tokenizer = None if patient.tokenizer is None else open_tokenizer(patient.tokenizer)
+    layout = patient.layout
+    columns = [*layout.texts, *(layout.labels or ["label"])]
+    found = [find(path, columns) for path in patient.paths]
+    if not layout.labels and any("label" in row.values for row in found[0].rows[:1]):
+        layout = layout._replace(labels=["label"])
+    _check_columns(found[0], layout)
+    splits = [checks.look(one, layout) for one in found]
+    facts, findings = [], []
+    for split in splits:
+        fact, own = _one(split, layout, tokenizer)
+        facts.append(fact)
+        findings += own
+    if layout.kind in ("classify", "tag"):
+        findings += checks.classes(splits)
+    for known, asked in combinations(splits, 2):
+        findings += checks.overlap(known, asked)
+    repaired = {} if fix is None else {"fixed": _repair(splits, layout, fix, widths, overwrite), "out": str(fix)}
+    return {"files": facts, "findings": [_kept(one) for one in findings], **repaired}
+
+
+def _check_columns(found: Found, layout: Layout) -> None:
+    """Raise `UsageError` where the text is in no row at all: then another column is meant."""
+    for name in (*layout.texts, *layout.labels):
+        if found.rows and not any(name in row.values for row in found.rows):
+            there = ", ".join(shown(str(column), 30) for column in [*found.rows[0].values][:20])
+            message = f"there is no column {shown(name)}; the columns are {there}"
+            raise UsageError(message, where=found.name, fix="--text COLUMN --label COLUMN, or a recipe")
+    if not found.rows:
+        reason = f": {found.refused[0][1]}" if found.refused else ""
+        raise DataError(f"holds no row{reason}", where=found.name)
+
+
+def _one(split: Split, layout: Layout, tokenizer: Tokenizer | None) -> tuple[dict[str, Any], list[Finding]]:
+    findings = [*checks.alone(split, layout)]
+    if tokenizer is None:
+        lengths = checks.sizes([sum(map(len, row.texts)) for row in split.rows], "characters")
+    else:
+        lengths, more = checks.tokens(split, tokenizer, layout)
+        findings += more
+    fact = {"file": split.found.name, "rows": len(split.rows), "encoding": split.found.encoding}
+    return {**fact, "length": lengths._asdict()}, findings
+
+
+def _kept(finding: Finding) -> dict[str, Any]:
+    return {**finding._asdict(), "lines": finding.lines[:_KEPT], "others": finding.others[:_KEPT]}
+
+
+def _repair(splits: Sequence[Split], layout: Layout, out: Path, widths: bool, overwrite: bool) -> list[dict[str, Any]]:
+    """Write the copies; what was done to each."""
+    sources = [split.found.source for split in splits]
+    names = [Path(source.name).name.removesuffix(f".{source.compression}" if source.compression else "") for source in sources]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two of the files would be {out / twice}", fix="look at them one by one")
+    done = []
+    with files.staged(out, {"from": [split.found.name for split in splits]}, overwrite) as folder:
+        for split, name in zip(splits, names, strict=True):
+            if split.found.source.format == "parquet":
+                raise UsageError("is .parquet, of which no copy is made", where=split.found.name)
+            if widths and split.found.source.format == "conll":
+                raise UsageError("is .conll, which is not narrowed", where=split.found.name)
+            if split.found.broken:
+                raise UsageError("has bytes that are no text, which nobody can put back", where=split.found.name)
+            text, dropped, narrowed = _repaired(split, layout, widths)
+            files.write_new(folder / name, text)
+            done.append({"file": split.found.name, "copy": str(out / name), "dropped": dropped, "narrowed": narrowed})
+    return done
+
+
+def _repaired(split: Split, layout: Layout, widths: bool) -> tuple[str, dict[str, int], int]:
+    """The file as text again, how many rows went and why, and how many were narrowed."""
+    found = split.found
+    wrong = {finding.check: set(finding.lines) for finding in checks.alone(split, layout)}
+    empty = {row.line for row in split.rows if not "".join(row.texts).strip()}  # of a pair, one text may be empty for a reason
+    twice = wrong.get("duplicate", set())
+    begins = sorted({row.line for row in found.rows} | {line for line, _ in found.refused})
+    ends = dict(zip(begins, [*begins[1:], len(found.lines) + 1], strict=True))
+    kept, narrowed = found.lines[: begins[0] - 1], 0
+    wide = {row.line for row in split.rows if widths and any(map(variants.wide, row.texts))}
+    by_line = {row.line: row.values for row in found.rows}
+    for line in begins:
+        if line in empty | twice:
+            continue
+        own = found.lines[line - 1 : ends[line] - 1]
+        if line in wide:
+            narrowed += 1
+            own = [_line(found, {n: _narrowed(v) if n in layout.texts else v for n, v in by_line[line].items()})]
+        kept += own
+    text = "\n".join(kept)
+    return text + "\n" * (not text.endswith("\n")), {"empty": len(empty), "duplicate": len(twice - empty)}, narrowed
+
+
+def _narrowed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_narrowed(part) for part in value]
+    return variants.narrowed(value) if isinstance(value, str) else value
+
+
+def _line(found: Found, values: dict[str, Any]) -> str:
+    """A row in the form of its file."""
+    if found.source.format == "jsonl":
+        return json.dumps(values, ensure_ascii=False)
+    if found.source.format == "csv":
+        target = io.StringIO()
+        csv.writer(target, lineterminator="").writerow(values.values())
+        return target.getvalue()
+    return "\t".join(values.values())
+
+
+def describe(result: dict[str, Any]) -> str:
+    """What was found, for a person: a line or two each, and what is well is not spoken of."""
+    lines = []
+    for fact in result["files"]:
+        size = fact["length"]
+        spread = f"half have at most {size['median']:,}, 99 % at most {size['high']:,}, the longest {size['most']:,}"
+        kind = f", {fact['encoding']}" if fact["encoding"] else ""
+        lines.append(f"{fact['file']}: {fact['rows']:,} rows{kind}; {size['mean']:,} {size['unit']} each, {spread}")
+    for fact in result["files"]:
+        own = [found for found in result["findings"] if found["file"] == fact["file"]]
+        lines += ["", fact["file"]] * bool(own)
+        for found in own:
+            lines.append(f"  {found['message']}")
+            if found["lines"]:
+                others = found["others"] or [""] * len(found["lines"])
+                pairs = [*zip(found["lines"], others, strict=True)][:_SHOWN]
+                places = ", ".join(f"{line}{_as(other, fact['file'])}" for line, other in pairs)
+                more = ", ..." if len(found["lines"]) > _SHOWN else ""
+                lines.append(f"    line{'s' * (len(found['lines']) > 1)} {places}{more}")
+    if not result["findings"]:
+        lines += ["", "nothing was found"]
+    for done in result.get("fixed", []):
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in done["dropped"].items())
+        lines.append(f"{done['copy']}: dropped {dropped}; narrowed {done['narrowed']:,}")
+    return "\n".join(lines)
+
+
+def _as(place: str, file: str) -> str:
+    """The row that a line is like."""
+    name, _, line = place.rpartition(":")
+    return "" if not place else f" (as {line})" if name == file else f" (as {Path(name).name}:{line})"

@@ -1,0 +1,85 @@
+"""`encoderkit evaluate --errors`: every row with what was right and what was said, the worst first, and what it was learnt from.
+
+Wrong labels stand at the top: a model that has learnt the others disagrees with them most (Northcutt et al. 2021).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoderkit import files
+from encoderkit.data.labelled import Row
+from encoderkit.tasks.baselines import most_alike
+from encoderkit.tasks.config import ClassifyConfig
+from encoderkit.tasks.task import Graded, Observed, Task
+
+
+def losses(task: Task, examples: Sequence[Any], observed: Observed, gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(N,) how bad each row's answer is: its loss, or 1 less what it scores on its own."""
+    if isinstance(task, Graded):
+        return task.losses(examples, observed)
+    name = task.monitor
+    return np.array([1 - task.score(gold[i : i + 1], predicted[i : i + 1])[name] for i in range(len(gold))])
+
+
+def write(
+    out: Path,
+    task: Task,
+    rows: Sequence[Row],
+    examples: Sequence[Any],
+    observed: Observed,
+    bad: np.ndarray,
+    train: Sequence[Row] | None,
+    overwrite: bool = False,
+) -> None:
+    """Write a line of JSON for each row to `out`, those with the greatest `bad` (N,) first; raises `UsageError` if it exists."""
+    entries = [*task.predictions(rows, examples, observed, None)]
+    near = [None] * len(rows) if train is None else _nearest(task, rows, train)
+    with files.staged_file(out, overwrite) as target:
+        for i in np.argsort(-bad, kind="stable").tolist():
+            line = _entry(task, rows[i], float(bad[i]), entries[i], near[i])
+            target.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+
+
+def _entry(task: Task, row: Row, loss: float, prediction: dict[str, Any], near: dict[str, Any] | None) -> dict[str, Any]:
+    texts = {name: prediction.pop(name) for name in ("text", "text_pair", "options") if name in prediction}
+    first, *others = prediction
+    return {
+        "loss": float(f"{loss:.6g}"),
+        "gold": _gold(task, row),
+        "predicted": prediction[first],
+        **texts,
+        **{name: prediction[name] for name in others},
+        "file": row.source,
+        "line": row.line,
+        "nearest": near,
+    }
+
+
+def _gold(task: Task, row: Row) -> Any:
+    """What is right, as the file has it; a label as the model names it."""
+    names = [name for name in task.config.all_columns if name not in task.config.columns and name in row.values]
+    labels = isinstance(task.config, ClassifyConfig) and isinstance(task.config.label, str)
+    values = {name: row.label(name) if labels and not isinstance(row.values[name], list) else row.values[name] for name in names}
+    return next(iter(values.values())) if len(values) == 1 else values
+
+
+def _nearest(task: Task, rows: Sequence[Row], train: Sequence[Row]) -> list[dict[str, Any] | None]:
+    known = [task.texts(row) for row in train]
+    number, cosine = most_alike(known, [task.texts(row) for row in rows])
+    return [*_described(task, train, known, number, cosine)]
+
+
+def _described(
+    task: Task, train: Sequence[Row], known: Sequence[Sequence[str]], number: np.ndarray, cosine: np.ndarray
+) -> Iterator[dict[str, Any] | None]:
+    for i, likeness in zip(number.tolist(), cosine.tolist(), strict=True):
+        if i < 0:
+            yield None
+            continue
+        row = train[i]
+        place = {"file": row.source, "line": row.line, "cosine": float(f"{likeness:.4g}")}
+        yield {"texts": known[i], "gold": _gold(task, row), **place}

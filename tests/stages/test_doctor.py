@@ -1,0 +1,190 @@
+"""`doctor data`: every fault that was put into a file is found in its line, repaired where that is safe, and nothing else is."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoderkit.cli import main as cli
+from encoderkit.errors import DataError, UsageError
+from encoderkit.stages.doctor import describe, doctor, of_files, of_recipe
+from encoderkit.text import variants
+from encoderkit.text.tokenizers import open_tokenizer
+
+WORDS = [f"the {word} film was {other}" for word in "abcde" for other in "xyz"]
+GOOD = [{"text": text, "label": label} for label in ("pos", "neg") for text in WORDS]
+
+
+def write(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8") -> Path:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def found(
+    *paths: Path, tokenizer: Path | None = None, length: int | None = None, **columns: list[str]
+) -> dict[tuple[str, str], Any]:
+    patient = of_files(paths, columns.get("text", []), columns.get("label", []), tokenizer, length)
+    return {(one["check"], Path(one["file"]).name): one for one in doctor(patient)["findings"]}
+
+
+def rows_of_one_text_each() -> list[dict[str, Any]]:
+    return [{**row, "text": f"{row['text']} {row['label']} {i}"} for i, row in enumerate(GOOD)]
+
+
+def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", rows_of_one_text_each())
+    assert found(path) == {}
+    assert "nothing was found" in describe(doctor(of_files([path], [], [], None, None)))
+
+
+def test_each_fault_is_found_in_its_line(tmp_path: Path) -> None:
+    rows = rows_of_one_text_each()
+    faults: list[dict[str, Any]] = [
+        {"text": rows[3]["text"], "label": rows[3]["label"]},  # 31
+        {"text": rows[4]["text"].upper() + " ", "label": "neg"},  # 32
+        {"text": " ", "label": "pos"},  # 33
+        {"text": "lost \ufffd and \u200bunseen", "label": "pos"},  # 34
+        {"text": "ＡＢＣ 123 这们", "label": "pos"},  # 35
+        {"text": "你好，我们, 走吧", "label": "pos"},  # 36
+        {"text": "這個電影還會來嗎", "label": "pos"},  # 37
+        {"text": "a rare one", "label": "odd"},  # 38
+        {"text": 7, "label": "pos"},  # 39
+        {"text": "no label", "label": None},  # 40
+    ]
+    train = write(tmp_path / "train.jsonl", [*rows, *faults], "gb18030")
+    with train.open("ab") as file:
+        file.write(b"{broken\n")
+    dev = write(tmp_path / "dev.jsonl", [rows[9], {**rows[8], "text": rows[8]["text"] + "!"}, {"text": "new", "label": "other"}])
+    result = found(train, dev)
+    lines = {check: one["lines"] for (check, name), one in result.items() if name == "train.jsonl"}
+    assert lines == {
+        "encoding": [],
+        "duplicate": [31],
+        "conflict": [32],
+        "empty": [33],
+        "characters": [34],
+        "width": [35],
+        "marks": [36],
+        "script": [37],
+        "rare_label": [38],
+        "refused": [39, 40, 41],
+    }
+    assert result["conflict", "train.jsonl"]["others"] == [f"{train}:5"]
+    assert result["overlap", "dev.jsonl"]["lines"] == [1] and result["overlap", "dev.jsonl"]["others"] == [f"{train}:10"]
+    assert result["near_overlap", "dev.jsonl"]["lines"] == [2]
+    assert result["unseen_label", "dev.jsonl"]["lines"] == [3]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv"])
+def test_copies_are_repaired_and_nothing_else_is_changed(tmp_path: Path, form: str) -> None:
+    rows = [('一个，"好" 电影', "1"), ("ＡＢ１ 好,", "2"), ('一个，"好" 电影', "1"), (" ", "1"), ("最后", "2")]
+    if form == "jsonl":
+        lines = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
+    elif form == "csv":
+        lines = ["text,label", *('"' + text.replace('"', '""') + f'",{label}' for text, label in rows)]
+    else:
+        lines = ["text\tlabel", *("\t".join(row) for row in rows)]
+    path = tmp_path / f"a.{form}"
+    path.write_bytes("".join(line + "\n" for line in lines).encode("gb18030"))
+    before = path.read_bytes()
+    first = len(lines) - len(rows)
+    kept = [*lines[: first + 2], lines[first + 4]]
+    patient = of_files([path], [], [], None, None)
+    doctor(patient, tmp_path / "plain")
+    assert (tmp_path / "plain" / path.name).read_text(encoding="utf-8") == "".join(line + "\n" for line in kept)
+    result = doctor(patient, tmp_path / "narrow", widths=True)
+    kept[first + 1] = kept[first + 1].replace("ＡＢ１", "AB1")
+    assert (tmp_path / "narrow" / path.name).read_text(encoding="utf-8").replace("\r", "") == "".join(k + "\n" for k in kept)
+    assert result["fixed"][0]["dropped"] == {"empty": 1, "duplicate": 1} and result["fixed"][0]["narrowed"] == 1
+    assert path.read_bytes() == before
+    again = doctor(of_files([tmp_path / "narrow" / path.name], [], [], None, None))
+    assert not {one["check"] for one in again["findings"]} & {"encoding", "duplicate", "empty", "width"}
+    with pytest.raises(UsageError, match=r"overwritten unasked|would be replaced"):
+        doctor(patient, tmp_path)
+
+
+def test_lengths_unknown_characters_and_spans(tmp_path: Path, tokenizer_dir: Path) -> None:
+    tokenizer = open_tokenizer(tokenizer_dir)
+    texts = ["the film was good", "the film was good and the house was bad and the day was warm", "the 画 was good"]
+    spans = [[[4, 8, "THING"]], [{"start": 5, "end": 8, "label": "THING"}], [[4, 5, "THING"]]]
+    path = write(tmp_path / "a.jsonl", [{"text": t, "entities": s} for t, s in zip(texts, spans, strict=True)])
+    result = found(path, tokenizer=tokenizer_dir, length=12, label=["entities"])
+    lengths = np.diff(tokenizer.encode(texts).offsets) + 2
+    assert result["long", "a.jsonl"]["lines"] == [i + 1 for i, size in enumerate(lengths) if size > 12] == [2]
+    assert result["unknown", "a.jsonl"]["lines"] == [3] and '"画" 1' in result["unknown", "a.jsonl"]["message"]
+    assert result["inside_piece", "a.jsonl"]["lines"] == [2]  # "ilm" of the piece "film"
+    facts = doctor(of_files([path], [], ["entities"], tokenizer_dir, None))["files"][0]["length"]
+    assert facts["mean"] == pytest.approx(lengths.mean(), abs=0.05) and facts["most"] == lengths.max()
+    wrong = write(tmp_path / "b.jsonl", [{"text": "abc", "entities": [[1, 9, "X"]]}, {"text": "abc", "entities": []}])
+    assert found(wrong, label=["entities"])["refused", "b.jsonl"]["lines"] == [1]
+
+
+def test_tokens_inside_a_piece(tmp_path: Path, tokenizer_dir: Path) -> None:
+    rows = [
+        {"tokens": ["the", "film"], "tags": ["O", "B-X"]},
+        {"tokens": [*" film"], "tags": [*"OOOOO"]},
+        {"tokens": ["a"], "tags": []},
+    ]
+    result = found(write(tmp_path / "a.jsonl", rows), tokenizer=tokenizer_dir, text=["tokens"], label=["tags"])
+    assert result["inside_piece", "a.jsonl"]["lines"] == [2] and result["refused", "a.jsonl"]["lines"] == [3]
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "好", "label": 1}\n'.encode() + b'{"text": "\xff\xfe\x80", "label": 1}\n')
+    assert found(path)["bytes", "a.jsonl"]["lines"] == [2]
+    with pytest.raises(UsageError, match="nobody can put back"):
+        doctor(of_files([path], [], [], None, None), tmp_path / "out")
+    path.write_bytes('{"text": "好", "label": 1}\n'.encode("utf-16"))
+    assert "UTF-16" in found(path)["encoding", "a.jsonl"]["message"]
+    path.write_bytes(b"\n")
+    with pytest.raises(DataError, match="holds no row"):
+        found(path)
+
+
+def test_a_recipe_and_the_exit_code(
+    tmp_path: Path,
+    tokenizer_dir: Path,
+    labelled: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    data = f"{{train: {labelled['train']}, dev: {labelled['dev']}, length: 12}}"
+    recipe.write_text(f"tokenizer: {tokenizer_dir}\nmodel: {{kind: lstm, dim: 8}}\ndata: {data}\ntask: {{kind: classify}}\n")
+    patient = of_recipe(recipe)
+    assert patient.layout.texts == ["text"] and patient.layout.labels == ["label"] and patient.layout.length == 12
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["encoderkit", "doctor", "data", *arguments, "--json"])
+        code = cli.run()
+        out = capsys.readouterr().out
+        return code, json.loads(out) if out else {}
+
+    code, result = run(str(recipe))
+    assert code == 0 and {"long", "overlap"} <= {one["check"] for one in result["findings"]}
+    assert run(str(recipe), "--strict") == (4, result)
+    assert run(str(labelled["train"]), "--text", "words")[0] == 2
+    assert run(str(labelled["train"]), "--fix")[0] == 2
+    clean = write(tmp_path / "clean.jsonl", rows_of_one_text_each())
+    assert run(str(clean), "--strict")[0] == 0
+
+
+def test_scores_are_no_rare_labels(tmp_path: Path) -> None:
+    rows = [{"first": f"{i} a", "second": f"{i} b", "score": i / 2} for i in range(6)]
+    path = write(tmp_path / "a.jsonl", [*rows, {**rows[2], "second": ""}, {"first": "", "second": " ", "score": 1}])
+    assert found(path, text=["first", "second"], label=["score"])["empty", "a.jsonl"]["lines"] == [7, 8]
+    done = doctor(of_files([path], ["first", "second"], ["score"], None, None), tmp_path / "out")
+    assert done["fixed"][0]["dropped"] == {"empty": 1, "duplicate": 0}  # one text of a pair may be empty for a reason
+    assert [one["check"] for one in done["findings"]] == ["empty"]
+
+
+def test_scripts_and_widths() -> None:
+    assert variants.script("我们在学习") == "simplified" and variants.script("我們為學習") == "traditional"
+    assert variants.script("我们在學習") == "both"
+    assert variants.script("床前明月光") is None and variants.script("国の電車") is None and variants.script("plain") is None
+    assert variants.narrowed("Ａｚ９，。") == "Az9，。" and variants.wide("Ａ") and not variants.wide("，A")
