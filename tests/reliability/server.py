@@ -61,11 +61,11 @@ class Faults:
         number, chosen = self.fault.get("evaluation", [0, 0])
         evaluate = run.evaluate
 
-        def interrupted(*arguments: Any) -> dict[str, float]:
+        def interrupted(*arguments: Any, **options: Any) -> dict[str, float]:
             self.evaluations += 1
             if self.evaluations == number:
                 os.kill(os.getpid(), chosen)
-            return evaluate(*arguments)
+            return evaluate(*arguments, **options)
 
         run.evaluate = interrupted
 
