@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from encoderkit.errors import UsageError, shown
 
@@ -32,13 +30,6 @@ class Config(BaseModel):
     """Base of every recipe part: immutable, unknown keys refused, attribute docstrings shown as help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        schema = handler(core)
-        for name, entry in handler.resolve_ref_schema(schema).get("properties", {}).items():
-            entry.setdefault("description", describe(cls, name))
-        return schema
 
 
 def describe(model: type[BaseModel], name: str) -> str:
@@ -60,6 +51,23 @@ def _docstrings(module: str) -> dict[tuple[str, str], str]:
             match line, below:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     found[part.name, name] = inspect.cleandoc(text)
+    return found
+
+
+def json_schema(model: type[Config]) -> dict[str, Any]:
+    """The JSON Schema of a recipe, with what each field is for."""
+    schema, known = model.model_json_schema(), _configs(Config)
+    for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
+        for field, entry in part.get("properties", {}).items() if name in known else ():
+            entry.setdefault("description", describe(known[name], field))
+    return schema
+
+
+def _configs(above: type[Config]) -> dict[str, type[Config]]:
+    """Every config by its name."""
+    found = {above.__name__: above}
+    for below in above.__subclasses__():
+        found |= _configs(below)
     return found
 
 
@@ -210,7 +218,8 @@ def _given(config: Config) -> dict[str, Any]:
 def _explain(model: type[Config], error: ValidationError, data: Any, where: str, lines: Lines) -> UsageError:
     # An unknown key explains a missing one (a typo is both), so it goes first.
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    located = [_locate(model, e["loc"], data) for e in errors]
+    schema = model.model_json_schema()
+    located = [_locate(schema, e["loc"], data) for e in errors]
     # Each member of a union complains: what they say about one key, or inside it, is one mistake, told where it is deepest.
     alike = [i for i, (path, *_) in enumerate(located) if path[: len(located[0][0])] == located[0][0]]
     deepest = max(alike, key=lambda i: len(located[i][0]))
@@ -242,10 +251,10 @@ def _inside(path: KeyPath) -> str:
     return f" in {'.'.join(map(str, path[:-1]))}" if len(path) > 1 else ""
 
 
-def _locate(model: type[Config], loc: KeyPath, data: Any) -> tuple[KeyPath, Any, list[str], list[str]]:
+def _locate(schema: dict[str, Any], loc: KeyPath, data: Any) -> tuple[KeyPath, Any, list[str], list[str]]:
     """The path of a pydantic location in the data (without union tags), the value there, and what is legal: keys, kinds."""
     path: list[str | int] = []
-    node, schema = data, model.model_json_schema()
+    node = data
     definitions, here, legal = schema.get("$defs", {}), schema, list(schema.get("properties", {}))
     for i, part in enumerate(loc):
         last = i == len(loc) - 1

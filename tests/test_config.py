@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoderkit.config import MAX_BYTES, Config, describe, dump, load, override, parse_yaml, validate
+from encoderkit.config import MAX_BYTES, Config, describe, dump, json_schema, load, override, parse_yaml, validate
 from encoderkit.errors import UsageError
 from encoderkit.models.config import ModernBertConfig
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
@@ -248,7 +248,7 @@ def test_configs_are_frozen_and_documented() -> None:
 
 
 def undocumented(model: type[Config]) -> list[str]:
-    definitions = model.model_json_schema().get("$defs", {})
+    definitions = json_schema(model).get("$defs", {})
     return [
         f"{name}.{key}"
         for name, part in definitions.items()

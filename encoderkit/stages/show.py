@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic.fields import FieldInfo
 
-from encoderkit.config import Config, KeyPath, describe, override, read_yaml, validate
+from encoderkit.config import Config, KeyPath, describe, json_schema, override, read_yaml, validate
 from encoderkit.errors import UsageError, shown
 from encoderkit.recipe import CorpusRecipe, FinetuneRecipe, PretrainRecipe, TokenizerRecipe
 from encoderkit.units import Count, Every, Seconds, Share, Span
@@ -179,4 +179,4 @@ def _defaults(entries: list[Key]) -> str:
 
 def schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of a recipe, for editors that check and complete YAML."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RECIPES[kind].model_json_schema()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **json_schema(RECIPES[kind])}
