@@ -4,8 +4,8 @@ Everything follows from the true positives, false positives and false negatives 
 its leading dimensions may be resamples, so that a bootstrap is one call.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,14 @@ RESAMPLES = 1000
 """Of a bootstrap: the ends of an interval then move by about a twentieth of its width from seed to seed."""
 
 _CELLS = 4_000_000  # counts that a bootstrap holds at once
+
+
+def objects(values: Sequence[Any]) -> np.ndarray:
+    """(N,) of anything, such as sets and tuples: metrics take one entry a row, and numpy would look into them."""
+    found = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):
+        found[i] = value
+    return found
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from encoderkit.metrics import candidates, searched
+from encoderkit.metrics import candidates, objects, searched
 from encoderkit.tasks import slots
 from encoderkit.tasks.schemes import entities, tags
 from encoderkit.tasks.task import Baseline
@@ -117,11 +117,8 @@ def commonest(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
             counts[token][tag] += 1
     best = {token: own.most_common(1)[0][0] for token, own in counts.items()}
     other = sum(counts.values(), Counter()).most_common(1)[0][0]
-    found = np.empty(len(texts), dtype=object)
-    for i, row in enumerate(texts):
-        guess = [best.get(token, other) for token in row]
-        found[i] = np.array(guess, np.int64) if plain else frozenset(entities(guess))
-    return found
+    guesses = [[best.get(token, other) for token in row] for row in texts]
+    return objects([np.array(guess, np.int64) if plain else frozenset(entities(guess)) for guess in guesses])
 
 
 def commonest_in_text(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
@@ -132,9 +129,7 @@ def commonest_in_text(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndar
         return [row[0][a:b] for a, b in places.tolist()], slots.Slots(np.arange(len(places)), places[:, 0], places[:, 1] - 1)
 
     known, asked = [tokens(row) for row in train], [tokens(row) for row in texts]
-    right = np.empty(len(known), dtype=object)
-    for i, (one, (_, words)) in enumerate(zip(labels, known, strict=True)):
-        right[i] = frozenset(slots.fit(one, words)[0])
+    right = objects([frozenset(slots.fit(one, words)[0]) for one, (_, words) in zip(labels, known, strict=True)])
     found = commonest([row for row, _ in known], right, [row for row, _ in asked])
     for i, (_, words) in enumerate(asked):
         found[i] = slots.unfit(found[i], words)

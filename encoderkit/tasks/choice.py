@@ -9,21 +9,21 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
-from encoderkit.learner import Batch, Encoder, Export, Vocabulary
+from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means
-from encoderkit.models.build import build_classification_head, build_encoder
+from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import ChoiceConfig
-from encoderkit.tasks.task import Baseline, Observed
-from encoderkit.tasks.texts import Tokens, assemble, inputs_of
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.texts import SIZE, Tokens, assemble, inputs_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -37,30 +37,24 @@ class Example(NamedTuple):
     row: int = 0
     """The number of its row."""
 
-    @property
-    def size(self) -> int:
-        """The tokens of all options."""
-        return sum(len(text.ids) for text in self.texts)
+    size = SIZE
 
 
-class Choice(nn.Module):
+class Choice(EncoderTask):
     """Encoder, pooling and the head of a classifier with one output: the score of an option."""
+
+    config: ChoiceConfig
 
     def __init__(
         self, config: ChoiceConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
     ) -> None:
         """`length`: the tokens that a question has at most with one of its options."""
-        super().__init__()
-        self.config, self.vocabulary, self.length = config, vocabulary, length
-        self.labels: list[str] = list(labels)
-        self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_classification_head(encoder, 1, config.dropout)
         self.weights = {"choice": 1.0}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
         self.monitor = "accuracy"
         self.baselines: tuple[Baseline, ...] = ("majority", "nearest")
-        self.choices = 0
         self.fields = ["text", "options", "label", "answer", "probabilities", "truncated"]
 
     @staticmethod

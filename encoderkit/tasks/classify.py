@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
-from encoderkit.learner import Batch, Encoder, Export, Vocabulary
+from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import (
     bootstrap_several,
     bootstrap_single,
@@ -24,15 +24,15 @@ from encoderkit.metrics import (
     single_label,
     tally,
 )
-from encoderkit.models.build import build_classification_head, build_encoder
+from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.calibration import best_cut
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.losses import against, disagreement, each_of, focal, one_of, soften
-from encoderkit.tasks.task import Baseline, Observed
-from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -47,20 +47,14 @@ class Example(NamedTuple):
     soft: np.ndarray | None = None
     """(L,) the probabilities that a teacher gives the labels, if it is trained on them."""
 
-    @property
-    def texts(self) -> list[Tokens]:
-        """What the encoder reads."""
-        return [self.tokens]
-
-    @property
-    def size(self) -> int:
-        """Its tokens."""
-        return len(self.tokens.ids)
+    texts = ONE_TEXT
+    size = SIZE
 
 
-class Classify(nn.Module):
+class Classify(EncoderTask):
     """Encoder, pooling and a classification head that transformers' classes have too, so that it can be exported."""
 
+    config: ClassifyConfig
     cuts: Tensor
     """(L,) of several labels the logit that each must exceed; kept with the weights where the dev set has chosen it."""
 
@@ -68,11 +62,8 @@ class Classify(nn.Module):
         self, config: ClassifyConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str]
     ) -> None:
         """`labels`: all of them, in the order of the outputs; `length`: the tokens an example has at most."""
-        super().__init__()
-        self.config, self.vocabulary, self.length, self.labels = config, vocabulary, length, list(labels)
+        super().__init__(config, encoder, vocabulary, length, labels)
         self._numbers = {label: i for i, label in enumerate(self.labels)}
-        self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
         self.head = build_classification_head(encoder, len(self.labels), config.dropout)
         self.weights = {"classify": 1.0, **({"rdrop": config.rdrop / 2} if config.rdrop else {})}
         self._passes, self._chances = 2 if config.rdrop else 1, each_of if config.several else one_of

@@ -9,13 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from encoderkit.console import warn
 from encoderkit.data.labelled import Row
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Vocabulary, pad
-from encoderkit.models.build import build_encoder
+from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder, Writing
 from encoderkit.models.decoding import beam_search, greedy
@@ -23,8 +22,8 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart
 from encoderkit.tasks import wording
 from encoderkit.tasks.config import GenerateConfig
-from encoderkit.tasks.task import Baseline, Observed
-from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -39,36 +38,26 @@ class Example(NamedTuple):
     row: int = 0
     """The number of its row."""
 
-    @property
-    def texts(self) -> list[Tokens]:
-        """What the encoder reads."""
-        return [self.tokens]
-
-    @property
-    def size(self) -> int:
-        """Tokens of the source."""
-        return len(self.tokens.ids)
+    texts = ONE_TEXT
+    size = SIZE
 
 
-class Generate(nn.Module):
+class Generate(EncoderTask):
     """Encoder and decoder under teacher forcing; what they write is compared with what they should."""
+
+    config: GenerateConfig
 
     def __init__(
         self, config: GenerateConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
     ) -> None:
         """`length`: the tokens a source has at most; there are no `labels`."""
-        super().__init__()
-        self.config, self.vocabulary, self.length = config, vocabulary, length
-        self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        super().__init__(config, encoder, vocabulary, length, labels)
         self.head = Decoder(config.decoder, encoder, vocabulary.size, vocabulary.pad, self.encoder.tokens.embedding_dim)
         self.start = vocabulary.cls if config.decoder.start == "cls" else vocabulary.pad
         self.weights = {"generate": 1.0}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "chrf": "max", "bleu": "max", "rouge_l": "max"}
         self.monitor = "chrf"
-        self.labels: list[str] = []
         self.baselines: tuple[Baseline, ...] = ()
-        self.choices = 0
         self.fields = [*names_of(config.columns), "written", "truncated"]
         self.tokenizer: Tokenizer | None = None
         """Turns ids to text; set where a model is made or opened."""

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from encoderkit.console import warn
 from encoderkit.tasks.config import SpanConfig
-from encoderkit.tasks.texts import Tokens
+from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens
 
 
 class Passage(NamedTuple):
@@ -58,15 +58,8 @@ class Example(NamedTuple):
     row: int = 0
     """The number of its row."""
 
-    @property
-    def texts(self) -> list[Tokens]:
-        """What the encoder reads."""
-        return [self.tokens]
-
-    @property
-    def size(self) -> int:
-        """Its tokens."""
-        return len(self.tokens.ids)
+    texts = ONE_TEXT
+    size = SIZE
 
     @property
     def allowed(self) -> np.ndarray:

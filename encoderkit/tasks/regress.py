@@ -9,19 +9,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError
-from encoderkit.learner import Batch, Encoder, Export, Vocabulary
+from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_numbers, numbers
-from encoderkit.models.build import build_classification_head, build_encoder
+from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import RegressConfig
-from encoderkit.tasks.task import Baseline, Observed
-from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -34,20 +34,14 @@ class Example(NamedTuple):
     row: int = 0
     """The number of its row."""
 
-    @property
-    def texts(self) -> list[Tokens]:
-        """What the encoder reads."""
-        return [self.tokens]
-
-    @property
-    def size(self) -> int:
-        """Its tokens."""
-        return len(self.tokens.ids)
+    texts = ONE_TEXT
+    size = SIZE
 
 
-class Regress(nn.Module):
+class Regress(EncoderTask):
     """Encoder, pooling and the head of a classifier, whose outputs are numbers instead of scores."""
 
+    config: RegressConfig
     mean: Tensor
     """(L,) of the training targets."""
     scale: Tensor
@@ -57,10 +51,7 @@ class Regress(nn.Module):
         self, config: RegressConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str]
     ) -> None:
         """`labels`: the names of the numbers; `length`: the tokens an example has at most."""
-        super().__init__()
-        self.config, self.vocabulary, self.length, self.labels = config, vocabulary, length, list(labels)
-        self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_classification_head(encoder, len(self.labels), config.dropout)
         self.register_buffer("mean", torch.zeros(len(self.labels)))
         self.register_buffer("scale", torch.ones(len(self.labels)))
@@ -74,7 +65,6 @@ class Regress(nn.Module):
         }
         self.monitor = "spearman"
         self.baselines: tuple[Baseline, ...] = ("mean", "ridge")
-        self.choices = 0
         scores = ["score"] if len(self.labels) == 1 else [f"score:{label}" for label in self.labels]
         self.fields = [*names_of(config.columns), *scores, "truncated"]
 

@@ -9,20 +9,20 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError
-from encoderkit.learner import Batch, Encoder, Export, Vocabulary
+from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means, ranked
-from encoderkit.models.build import build_classification_head, build_encoder
+from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import RerankConfig
-from encoderkit.tasks.task import Baseline, Observed
-from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -37,20 +37,14 @@ class Example(NamedTuple):
     row: int = 0
     """The number of its row."""
 
-    @property
-    def texts(self) -> list[Tokens]:
-        """What the encoder reads."""
-        return [self.tokens]
-
-    @property
-    def size(self) -> int:
-        """Its tokens."""
-        return len(self.tokens.ids)
+    texts = ONE_TEXT
+    size = SIZE
 
 
-class Rerank(nn.Module):
+class Rerank(EncoderTask):
     """Encoder, pooling and the head of a classifier with one output: the logit of being relevant."""
 
+    config: RerankConfig
     most: Tensor
     """The greatest relevance of the training rows."""
 
@@ -58,18 +52,13 @@ class Rerank(nn.Module):
         self, config: RerankConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
     ) -> None:
         """`length`: the tokens an example has at most."""
-        super().__init__()
-        self.config, self.vocabulary, self.length = config, vocabulary, length
-        self.labels: list[str] = list(labels)
-        self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_classification_head(encoder, 1, config.dropout)
         self.register_buffer("most", torch.tensor(1.0))
         self.weights = {"rerank": 1.0}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "map": "max", "mrr": "max", "ndcg_at_10": "max"}
         self.monitor = "map"
         self.baselines: tuple[Baseline, ...] = ("cosine",)
-        self.choices = 0
         self.fields = [*names_of(config.columns), "score", "truncated"]
 
     @staticmethod

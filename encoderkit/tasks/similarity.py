@@ -20,15 +20,14 @@ from torch.nn.functional import cross_entropy, normalize
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, UsageError
-from encoderkit.learner import Batch, Encoder, Export, Vocabulary
+from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means, bootstrap_numbers, candidates, numbers, ranks, retrieved, searched
-from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import SimilarityConfig
-from encoderkit.tasks.task import Baseline, Observed
-from encoderkit.tasks.texts import Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.texts import SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 _CORRELATIONS = ("pearson", "spearman")
@@ -47,15 +46,13 @@ class Example(NamedTuple):
     row: int = 0
     """The number of its row."""
 
-    @property
-    def size(self) -> int:
-        """The tokens of all its texts."""
-        return sum(len(text.ids) for text in self.texts)
+    size = SIZE
 
 
-class Similarity(nn.Module):
+class Similarity(EncoderTask):
     """An encoder and pooling; there is no head."""
 
+    config: SimilarityConfig
     low: Tensor
     """The least score of the training rows."""
     span: Tensor
@@ -65,11 +62,7 @@ class Similarity(nn.Module):
         self, config: SimilarityConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
     ) -> None:
         """`length`: the tokens a text has at most. Raises `UsageError` for more `dimensions` than the encoder has."""
-        super().__init__()
-        self.config, self.vocabulary, self.length = config, vocabulary, length
-        self.labels: list[str] = list(labels)
-        self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        super().__init__(config, encoder, vocabulary, length, labels)
         if max(config.dimensions, default=1) > self.encoder.dim:
             raise UsageError(f"task.dimensions has {max(config.dimensions)}, and the vectors have {self.encoder.dim} dimensions")
         self.head = nn.Identity()
@@ -81,7 +74,6 @@ class Similarity(nn.Module):
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
         self.monitor = "spearman" if scored else "mrr"
         self.baselines: tuple[Baseline, ...] = ("cosine",) if scored else ("search",)
-        self.choices = 0
         self.fields = [*names_of(config.columns), "score", "truncated"]
         self.coupled = config.loss != "cosine"
         self._loss = {"cosine": self._squares, "cosent": self._order, "contrastive": self._contrast}[config.loss]

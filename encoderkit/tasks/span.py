@@ -11,21 +11,21 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
-from encoderkit.learner import Batch, Encoder, Export, Vocabulary
-from encoderkit.metrics import bootstrap_means
-from encoderkit.models.build import build_encoder, build_span_head
+from encoderkit.learner import Batch, Export, Vocabulary
+from encoderkit.metrics import bootstrap_means, objects
+from encoderkit.models.build import build_span_head
 from encoderkit.models.config import EncoderConfig, reading
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart
 from encoderkit.tasks.answers import Language, answers_of, compared, is_chinese, locate, word_cutter
 from encoderkit.tasks.config import SpanConfig
 from encoderkit.tasks.passages import Band, Example, Passage, bands, tell, threshold, trimmed
-from encoderkit.tasks.task import Baseline, Observed
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import Tokens, inputs_of, lay, named, names_of, windows
 from encoderkit.text.tokenizers import Tokenizer
 
@@ -44,9 +44,10 @@ class Answer(NamedTuple):
     """Its probability among all spans (and no answer) whose scores are compared."""
 
 
-class Span(nn.Module):
+class Span(EncoderTask):
     """Encoder, and two scores for each token of a passage."""
 
+    config: SpanConfig
     threshold: Tensor
     chinese: Tensor
 
@@ -54,11 +55,7 @@ class Span(nn.Module):
         self, config: SpanConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
     ) -> None:
         """`length`: the tokens that a question has at most with a window of its passage."""
-        super().__init__()
-        self.config, self.vocabulary, self.length = config, vocabulary, length
-        self.labels: list[str] = list(labels)
-        self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_span_head(encoder, config.dropout)
         self.weights = {"span": 1.0}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "exact_match": "max", "f1": "max"}
@@ -206,7 +203,7 @@ class Span(nn.Module):
             kept = torch.from_numpy(scores).double().masked_fill(~torch.from_numpy(example.allowed)[:, None], float("-inf"))
             nats.append(float(cross_entropy(kept[None], torch.tensor([example.target]))))
         right = [example.passage.right for example in examples if example.first == 0]
-        return {"loss": float(np.mean(nats)), **self.score(_objects(right), self.decide(examples, observed))}
+        return {"loss": float(np.mean(nats)), **self.score(objects(right), self.decide(examples, observed))}
 
     def _answers(self, row: Row) -> list[Any]:
         answers = answers_of(row, self.config.answers)
@@ -217,11 +214,11 @@ class Span(nn.Module):
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) tuples of texts: all that is right; () for no answer."""
-        return _objects([tuple(answer.text for answer in self._answers(row)) for row in rows])
+        return objects([tuple(answer.text for answer in self._answers(row)) for row in rows])
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """(N,) texts, "" for no answer."""
-        return _objects([answers[0].text for answers in self._best(examples, observed, 1)])
+        return objects([answers[0].text for answers in self._best(examples, observed, 1)])
 
     def tune(self, examples: Sequence[Example], observed: Observed) -> None:
         """Set the threshold for no answer to what gives the best F1 on held-out examples."""
@@ -321,10 +318,3 @@ def _target(example: Example, answer: tuple[int, int] | None) -> tuple[int, int]
     if answer is None or answer[0] < example.first or answer[1] >= example.first + example.held:
         return example.null, example.null
     return answer[0] - example.first + example.place, answer[1] - example.first + example.place
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    """(N,) of what numpy would else look into."""
-    found = np.empty(len(values), dtype=object)
-    found[:] = values
-    return found

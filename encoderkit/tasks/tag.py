@@ -12,15 +12,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Vocabulary, pad
-from encoderkit.metrics import bootstrap_counts, confusion, per_class, single_label, tally
-from encoderkit.models.build import build_encoder, build_tagging_head
+from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
+from encoderkit.metrics import bootstrap_counts, confusion, objects, per_class, single_label, tally
+from encoderkit.models.build import build_tagging_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.crf import Scores, Transitions, forbidding, nats, viterbi
 from encoderkit.models.inputs import Inputs
@@ -28,8 +28,8 @@ from encoderkit.tasks.annotations import known, read_entities, read_tags
 from encoderkit.tasks.config import TagConfig
 from encoderkit.tasks.schemes import Scheme, entities, legal, outputs, recognise, tags
 from encoderkit.tasks.slots import NOTHING, SHARED, Slots, characters, find_slots, fit, joined, spread, unfit, with_marks, words
-from encoderkit.tasks.task import Baseline, Observed
-from encoderkit.tasks.texts import Tokens, inputs_of, lay, windows
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, inputs_of, lay, windows
 from encoderkit.text.tokenizers import Tokenizer
 
 TOGETHER = 256
@@ -69,20 +69,14 @@ class Example(NamedTuple):
     row: int = 0
     """The number of its row."""
 
-    @property
-    def texts(self) -> list[Tokens]:
-        """What the encoder reads."""
-        return [self.tokens]
-
-    @property
-    def size(self) -> int:
-        """Its tokens."""
-        return len(self.tokens.ids)
+    texts = ONE_TEXT
+    size = SIZE
 
 
-class Tag(nn.Module):
+class Tag(EncoderTask):
     """Encoder and a linear layer on the first piece of each slot, as transformers' token classifiers have it; or a CRF on it."""
 
+    config: TagConfig
     characters: Tensor
     """() bool: a text that is given as such is tagged by characters, and not by words, as the training rows were."""
 
@@ -90,13 +84,10 @@ class Tag(nn.Module):
         self, config: TagConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str]
     ) -> None:
         """`labels`: all tags, in the order of the outputs; `length`: the tokens a window has at most."""
-        super().__init__()
-        self.config, self.vocabulary, self.length, self.labels = config, vocabulary, length, list(labels)
+        super().__init__(config, encoder, vocabulary, length, labels)
         self.scheme: Scheme = _scheme(config, self.labels)
         self._numbers = {label: i for i, label in enumerate(self.labels)}
         self._kinds = self.labels if self.scheme == "plain" else [tag[2:] for tag in self.labels if tag.startswith("B-")]
-        self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
         self.head = build_tagging_head(encoder, len(self.labels), config.dropout)
         self._forbidden = forbidding(*legal(self.labels, self.scheme))
         self.crf = Transitions(self._forbidden) if config.head == "crf" else None
@@ -106,7 +97,6 @@ class Tag(nn.Module):
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
         self.monitor = names[0]
         self.baselines: tuple[Baseline, ...] = ("commonest_in_text" if config.text else "commonest",)
-        self.choices = 0
         self.fields = ["text", "tokens", "tags"] if self.scheme == "plain" else ["text", "entities"]
 
     @staticmethod
@@ -267,7 +257,7 @@ class Tag(nn.Module):
             labels = [example.targets for example in part if example.targets is not None]
             edges = torch.tensor([example.edges for example in part])
             total += float(self._nats(emissions, {"labels": pad(labels, emissions.shape[1], IGNORE), "edges": edges}, scores))
-        gold = _objects([next(group).gold for _, group in groupby(examples, key=lambda example: example.row)])
+        gold = objects([next(group).gold for _, group in groupby(examples, key=lambda example: example.row)])
         count = sum(len(example.places) for example in examples)
         return {"loss": total / max(count, 1), **self.score(gold, self.decide(examples, observed))}
 
@@ -278,7 +268,7 @@ class Tag(nn.Module):
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) sets of entities by tokens or characters, or (U,) arrays of the numbers of plain tags."""
-        return _objects([self._gold(row) for row in rows])
+        return objects([self._gold(row) for row in rows])
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """As `gold`: the best legal chain of each row."""
@@ -298,9 +288,9 @@ class Tag(nn.Module):
             for i, path, size in zip(part, paths.numpy(), sizes.tolist(), strict=True):
                 found[i] = path[:size]
         if self.scheme == "plain":
-            return _objects([spread(path, slots, units) for path, (slots, _, units) in zip(found, joined, strict=True)])
+            return objects([spread(path, slots, units) for path, (slots, _, units) in zip(found, joined, strict=True)])
         names = [[self.labels[i] for i in path] for path in found]
-        return _objects([unfit(entities(own), slots) for own, (slots, _, _) in zip(names, joined, strict=True)])
+        return objects([unfit(entities(own), slots) for own, (slots, _, _) in zip(names, joined, strict=True)])
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """F1, precision and recall of entities, micro averages; or accuracy and macro F1 of plain tags."""
@@ -375,11 +365,3 @@ def _scheme(config: TagConfig, labels: Sequence[str]) -> Scheme:
         return config.scheme
     prefixes = {label[:2] for label in labels}
     return "plain" if "B-" not in prefixes else "bioes" if "S-" in prefixes else "bio"
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    """(N,) of anything."""
-    found = np.empty(len(values), dtype=object)
-    for i, value in enumerate(values):
-        found[i] = value
-    return found

@@ -20,10 +20,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoderkit.data.labelled import Row
-from encoderkit.learner import Learner
+from encoderkit.learner import Encoder, Learner, Vocabulary
+from encoderkit.models.build import build_encoder
+from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.tokenizers import Tokenizer
@@ -54,6 +56,21 @@ class Example(Protocol):
     def size(self) -> int:
         """The tokens in `texts`."""
         ...
+
+
+class EncoderTask(nn.Module):
+    """What every task begins with: an encoder, and what it must know of the recipe, the tokenizer and the labels."""
+
+    def __init__(
+        self, config: Any, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
+    ) -> None:
+        """`labels`: in the order of the outputs; `length`: the tokens an example has at most."""
+        super().__init__()
+        self.config, self.vocabulary, self.length = config, vocabulary, length
+        self.labels: list[str] = list(labels)
+        self.choices = 0
+        self.encoder_config = encoder
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
 
 
 @runtime_checkable

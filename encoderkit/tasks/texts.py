@@ -28,6 +28,12 @@ class Tokens(NamedTuple):
     """How many of its tokens are special."""
 
 
+ONE_TEXT = property(lambda example: [example.tokens], doc="What the encoder reads.")
+"""`Example.texts`, of one that has a single text (or pair) as `tokens`."""
+SIZE = property(lambda example: sum(len(text.ids) for text in example.texts), doc="The tokens of all its texts.")
+"""`Example.size`."""
+
+
 def assemble(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int) -> list[Tokens]:
     """Each row of one or two texts as at most `length` tokens; the longer text of a pair is cut first."""
     sides = [tokenizer.encode([row[side] for row in texts]) for side in range(len(texts[0]))] if texts else []
