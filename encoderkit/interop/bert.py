@@ -68,6 +68,7 @@ def _bert_head(config: BertConfig | RobertaConfig, head: HeadKind) -> Iterator[R
 
 
 def roberta_head(config: RobertaConfig | EsmcConfig, head: HeadKind) -> Iterator[Rule]:
+    """The names of a head's tensors as RoBERTa has them, and ESM C likewise."""
     if head == "masked":
         yield from linear("head.dense", "lm_head.dense", width=config.dim, bias=config.bias)
         yield from linear("head.norm", "lm_head.layer_norm", width=config.dim, bias=config.bias)

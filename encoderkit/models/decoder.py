@@ -158,6 +158,7 @@ class Decoder(nn.Module):
         return bias.masked_fill(distances(queries, keys, bias.device) > 0, -math.inf)
 
     def blocks(self) -> Sequence[DecoderBlock]:
+        """Its layers, from the first."""
         return list(self.layers)  # pyright: ignore[reportReturnType]
 
 

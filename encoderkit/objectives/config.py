@@ -98,6 +98,7 @@ class MaskedConfig(HidingConfig):
 
     @property
     def rows(self) -> Literal["documents", "pairs"]:
+        """Pairs are made of rows of their own."""
         return "documents" if self.pairs == "none" else "pairs"
 
     @property

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from encoderkit.data.duplicates import copies, plain
 from encoderkit.data.found import Found
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
+from encoderkit.tasks.annotations import read_entities
 from encoderkit.tasks.slots import joined
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer
@@ -129,27 +130,17 @@ def _answer(
             labels += sorted({tag.partition("-")[2] or tag for tag in tags})
             spans += [(int(start), int(end)) for start, end in places]
         elif isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
-            for start, end, label in (_entity(part, row) for part in value):
-                if not 0 <= start < end <= len(text):
-                    raise DataError(f"the span {start} to {end} is not in the text of {len(text)} characters", where=row.place)
-                labels.append(label)
-                spans.append((start, end))
+            found = read_entities(row, name, text)
+            labels += [one.label for one in found]
+            spans += [(one.start, one.end) for one in found]
         elif isinstance(value, list):
             labels += row.labels(name)
-        elif isinstance(layout.labels, list) and len(layout.labels) > 1 and layout.kind == "classify":
+        elif len(layout.labels) > 1 and layout.kind == "classify":
             labels += [name] if row.label(name) == "1" else []
         else:
             labels.append(row.label(name))
     answer = json.dumps([*given.values()] if spans else labels, ensure_ascii=False)
     return answer if given else None, labels, spans
-
-
-def _entity(part: Any, row: Row) -> tuple[int, int, str]:
-    if isinstance(part, dict):
-        part = [part.get("start", part.get("start_offset")), part.get("end", part.get("end_offset")), part.get("label")]
-    if len(part) != 3 or not all(isinstance(place, int) for place in part[:2]):
-        raise DataError(f"a span should be [start, end, label], found {shown(str(part), 60)}", where=row.place)
-    return part[0], part[1], str(part[2])
 
 
 def alone(split: Split, layout: Layout) -> Iterator[Finding]:

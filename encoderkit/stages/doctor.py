@@ -82,7 +82,7 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
         findings += checks.classes(splits)
     for known, asked in combinations(splits, 2):
         findings += checks.overlap(known, asked)
-    repaired = {} if fix is None else {"fixed": _repair(splits, layout, fix, widths, overwrite), "out": str(fix)}
+    repaired = {} if fix is None else {"fixed": _repair(splits, findings, layout, fix, widths, overwrite), "out": str(fix)}
     return {"files": facts, "findings": [_kept(one) for one in findings], **repaired}
 
 
@@ -113,7 +113,9 @@ def _kept(finding: Finding) -> dict[str, Any]:
     return {**finding._asdict(), "lines": finding.lines[:_KEPT], "others": finding.others[:_KEPT]}
 
 
-def _repair(splits: Sequence[Split], layout: Layout, out: Path, widths: bool, overwrite: bool) -> list[dict[str, Any]]:
+def _repair(
+    splits: Sequence[Split], findings: Sequence[Finding], layout: Layout, out: Path, widths: bool, overwrite: bool
+) -> list[dict[str, Any]]:
     """Write the copies; what was done to each."""
     sources = [split.found.source for split in splits]
     names = [Path(source.name).name.removesuffix(f".{source.compression}" if source.compression else "") for source in sources]
@@ -128,18 +130,17 @@ def _repair(splits: Sequence[Split], layout: Layout, out: Path, widths: bool, ov
                 raise UsageError("is .conll, which is not narrowed", where=split.found.name)
             if split.found.broken:
                 raise UsageError("has bytes that are no text, which nobody can put back", where=split.found.name)
-            text, dropped, narrowed = _repaired(split, layout, widths)
+            twice = {line for one in findings if (one.file, one.check) == (split.found.name, "duplicate") for line in one.lines}
+            text, dropped, narrowed = _repaired(split, twice, layout, widths)
             files.write_new(folder / name, text)
             done.append({"file": split.found.name, "copy": str(out / name), "dropped": dropped, "narrowed": narrowed})
     return done
 
 
-def _repaired(split: Split, layout: Layout, widths: bool) -> tuple[str, dict[str, int], int]:
-    """The file as text again, how many rows went and why, and how many were narrowed."""
+def _repaired(split: Split, twice: set[int], layout: Layout, widths: bool) -> tuple[str, dict[str, int], int]:
+    """The file as text again, without the lines that stood before, how many rows went and why, and how many were narrowed."""
     found = split.found
-    wrong = {finding.check: set(finding.lines) for finding in checks.alone(split, layout)}
     empty = {row.line for row in split.rows if not "".join(row.texts).strip()}  # of a pair, one text may be empty for a reason
-    twice = wrong.get("duplicate", set())
     begins = sorted({row.line for row in found.rows} | {line for line, _ in found.refused})
     ends = dict(zip(begins, [*begins[1:], len(found.lines) + 1], strict=True))
     kept, narrowed = found.lines[: begins[0] - 1], 0

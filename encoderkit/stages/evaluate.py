@@ -58,7 +58,8 @@ def evaluate(
     found = about | _rows(decided, train, with_baselines)
     if errors is not None:
         bad = worst_rows.losses(task, decided.examples, decided.observed, decided.gold, decided.predicted)
-        worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, bad, train, overwrite)
+        near = None if train is None else worst_rows.nearest(task, decided.rows, train.rows, train.texts)
+        worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, bad, near, overwrite)
         say(f"{len(bad):,} rows, the worst first: {errors}")
     if against is not None:
         other = judge(start(open_model(against), precision, batch), data)
@@ -75,6 +76,14 @@ class Judged(NamedTuple):
     observed: Observed
     gold: np.ndarray
     predicted: np.ndarray
+
+
+class Training(NamedTuple):
+    """The rows that a model was trained on."""
+
+    rows: list[Row]
+    texts: list[list[str]]
+    gold: np.ndarray
 
 
 def judge(engine: Engine, data: Path) -> Judged:
@@ -121,23 +130,24 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
     return {"rows": len(rows), "tokens": rows.tokens, "metrics": metrics, "unknown": unknown}
 
 
-def _rows(judged: Judged, train: list[Row] | None, with_baselines: bool) -> dict[str, Any]:
+def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[str, Any]:
     task, rows, examples, observed, gold, predicted = judged
     metrics = {**task.score(gold, predicted), **task.metrics(examples, observed), **task.details(gold, predicted)}
     read = by_row(examples)
     account = Account().add_each(read, task.vocabulary.unk)
-    shared = None if train is None else copies(_texts(task, train), _texts(task, rows))
+    texts = [task.texts(row) for row in rows]
+    shared = None if train is None else copies(train.texts, texts)
     return {
         "rows": len(rows),
         "labels": task.labels,
         "metrics": metrics,
         "intervals": task.intervals(gold, predicted),
-        "baselines": _baselines(task, train, rows, gold) if train and with_baselines else {},
+        "baselines": _baselines(task, train, texts, gold) if train and with_baselines else {},
         "truncated": {"rows": account.truncated, "tokens": account.lost, "length": task.length},
         **({"lost": task.lost(examples)} if isinstance(task, Lossy) else {}),
         "unknown": {"tokens": account.unknown, "share": account.unknown / max(account.tokens, 1)},
         "in_training": None if shared is None else int(shared.exact.sum()),
-        "overlap": None if shared is None or train is None else _overlap(judged, shared, train),
+        "overlap": None if shared is None or train is None else _overlap(judged, shared, train.rows),
         "slices": slices.slices(task, gold, predicted, read),
         "calibration": reliability(*task.confidence(gold, observed)) if isinstance(task, Probable) else None,
     }
@@ -147,11 +157,7 @@ def _read(task: Task, path: Path) -> list[Row]:
     return read_rows(path, task.config.all_columns, task.config.optional_columns, txt=task.config.txt)
 
 
-def _texts(task: Task, rows: Sequence[Row]) -> list[list[str]]:
-    return [task.texts(row) for row in rows]
-
-
-def _training(engine: Engine, task: Task) -> list[Row] | None:
+def _training(engine: Engine, task: Task) -> Training | None:
     """The rows that the model was trained on, if they are still there; says why if they cannot be used."""
     path = Path(engine.model.config["recipe"]["data"]["train"])
     if not path.is_file():
@@ -163,21 +169,17 @@ def _training(engine: Engine, task: Task) -> list[Row] | None:
         warn(f"{path} has changed since the model was trained on it; what it is now is what is compared with")
     try:
         rows = _read(task, path)
-        task.gold(rows)
-        _texts(task, rows)
-        return rows
+        return Training(rows, [task.texts(row) for row in rows], task.gold(rows))
     except UserError as error:
         warn(f"the training data cannot be used, so there are no baselines: {error.where}: {error.message}")
         return None
 
 
-def _baselines(task: Task, train: list[Row], rows: list[Row], gold: np.ndarray) -> dict[str, dict[str, float]]:
-    known, asked = _texts(task, train), _texts(task, rows)
-    fitted = len(baselines.fitted_rows(known))
-    if task.baselines and fitted < len(known):
-        say(f"baselines on words are fitted on {fitted:,} of the {len(known):,} training rows, evenly spaced")
-    right = task.gold(train)
-    return {name: task.score(gold, baselines.BASELINES[name](known, right, asked)) for name in task.baselines}
+def _baselines(task: Task, train: Training, texts: list[list[str]], gold: np.ndarray) -> dict[str, dict[str, float]]:
+    fitted = len(baselines.fitted_rows(train.texts))
+    if task.baselines and fitted < len(train.rows):
+        say(f"baselines on words are fitted on {fitted:,} of the {len(train.rows):,} training rows, evenly spaced")
+    return {name: task.score(gold, baselines.BASELINES[name](train.texts, train.gold, texts)) for name in task.baselines}
 
 
 def _overlap(judged: Judged, shared: Copies, train: Sequence[Row]) -> dict[str, Any]:

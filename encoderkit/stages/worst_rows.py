@@ -4,7 +4,7 @@ Wrong labels stand at the top: a model that has learnt the others disagrees with
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,15 @@ def write(
     examples: Sequence[Any],
     observed: Observed,
     bad: np.ndarray,
-    train: Sequence[Row] | None,
+    near: Sequence[dict[str, Any] | None] | None,
     overwrite: bool = False,
 ) -> None:
-    """Write a line of JSON for each row to `out`, those with the greatest `bad` (N,) first; raises `UsageError` if it exists."""
+    """Write a line of JSON for each row to `out`, those with the greatest `bad` (N,) first; raises `UsageError` if it exists.
+
+    `near`: the training row that each is most like (`nearest`); None: not known.
+    """
     entries = [*task.predictions(rows, examples, observed, None)]
-    near = [None] * len(rows) if train is None else _nearest(task, rows, train)
+    near = near or [None] * len(rows)
     with files.staged_file(out, overwrite) as target:
         for i in np.argsort(-bad, kind="stable").tolist():
             line = _entry(task, rows[i], float(bad[i]), entries[i], near[i])
@@ -67,19 +70,20 @@ def _gold(task: Task, row: Row) -> Any:
     return next(iter(values.values())) if len(values) == 1 else values
 
 
-def _nearest(task: Task, rows: Sequence[Row], train: Sequence[Row]) -> list[dict[str, Any] | None]:
-    known = [task.texts(row) for row in train]
+def nearest(
+    task: Task, rows: Sequence[Row], train: Sequence[Row], known: Sequence[Sequence[str]]
+) -> list[dict[str, Any] | None]:  # fmt: skip
+    """For each row the row of `train`, whose texts are `known`, that is most like it; None where no word is shared."""
     number, cosine = most_alike(known, [task.texts(row) for row in rows])
-    return [*_described(task, train, known, number, cosine)]
-
-
-def _described(
-    task: Task, train: Sequence[Row], known: Sequence[Sequence[str]], number: np.ndarray, cosine: np.ndarray
-) -> Iterator[dict[str, Any] | None]:
-    for i, likeness in zip(number.tolist(), cosine.tolist(), strict=True):
-        if i < 0:
-            yield None
-            continue
-        row = train[i]
-        place = {"file": row.source, "line": row.line, "cosine": float(f"{likeness:.4g}")}
-        yield {"texts": known[i], "gold": _gold(task, row), **place}
+    return [
+        None
+        if i < 0
+        else {
+            "texts": known[i],
+            "gold": _gold(task, train[i]),
+            "file": train[i].source,
+            "line": train[i].line,
+            "cosine": float(f"{likeness:.4g}"),
+        }
+        for i, likeness in zip(number.tolist(), cosine.tolist(), strict=True)
+    ]

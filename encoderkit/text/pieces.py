@@ -12,10 +12,11 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
 from encoderkit.errors import DataError
+from encoderkit.text.unigram import decoder
 
 _MARKS = "[" + "".join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code))) + "]"
 """What Python calls combining, as the authors do: vowel signs of Hindi are not."""
@@ -86,9 +87,7 @@ def _engine(model: "_Model", family: Family, said: Mapping[str, Any]) -> Tokeniz
     split = [pre_tokenizers.Punctuation("isolated")] if said.get("split_by_punct") else []
     spaces = pre_tokenizers.Metaspace(prepend_scheme=model.space)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, spaces, _unspelled(model)])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    tokenizer.decoder = decoder()
     names = _names(family, said)
     tokenizer.add_special_tokens([AddedToken(names[role], lstrip=role == "mask", normalized=False) for role in names])
     count = said.get("extra_ids", family.sentinels) if family.sentinels else 0

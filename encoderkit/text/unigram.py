@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from encoderkit.text.alphabet import HAN_CLASS, composed
 from encoderkit.text.config import TokenizerConfig
-from encoderkit.text.normalization import characters_normalizer, normalizer
+from encoderkit.text.normalization import SPACE, characters_normalizer, normalizer
 from encoderkit.text.sampling import Kept, cut
 from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
 
@@ -123,6 +123,11 @@ def _hex(text: str) -> str:
     return " ".join(f"{ord(c):X}" for c in text)
 
 
+def decoder() -> decoders.Sequence:
+    """Pieces of sentencepiece to text, in the tokenizers library."""
+    return decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+
+
 def _converted(model: bytes, config: TokenizerConfig) -> Tokenizer:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     size = processor.get_piece_size()
@@ -134,7 +139,5 @@ def _converted(model: bytes, config: TokenizerConfig) -> Tokenizer:
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=1, byte_fallback=config.byte_fallback))
     tokenizer.normalizer = normalizer(config)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    tokenizer.decoder = decoder()
     return tokenizer
