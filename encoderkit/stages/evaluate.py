@@ -57,10 +57,9 @@ def evaluate(
     train = _training(engine, task)
     found = about | _rows(decided, train, with_baselines)
     if errors is not None:
-        bad = worst_rows.losses(task, decided.examples, decided.observed, decided.gold, decided.predicted)
         near = None if train is None else worst_rows.nearest(task, decided.rows, train.rows, train.texts)
-        worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, bad, near, overwrite)
-        say(f"{len(bad):,} rows, the worst first: {errors}")
+        worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, near, overwrite)
+        say(f"{len(decided.rows):,} rows, the worst first: {errors}")
     if against is not None:
         other = judge(start(open_model(against), precision, batch), data)
         found["against"] = {"model": str(against), "differences": differences(decided, other)}

@@ -14,15 +14,7 @@ from encoderkit import files
 from encoderkit.data.labelled import Row
 from encoderkit.tasks.baselines import most_alike
 from encoderkit.tasks.config import ClassifyConfig
-from encoderkit.tasks.task import Graded, Observed, Task
-
-
-def losses(task: Task, examples: Sequence[Any], observed: Observed, gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(N,) how bad each row's answer is: its loss, or 1 less what it scores on its own."""
-    if isinstance(task, Graded):
-        return task.losses(examples, observed)
-    name = task.monitor
-    return np.array([1 - task.score(gold[i : i + 1], predicted[i : i + 1])[name] for i in range(len(gold))])
+from encoderkit.tasks.task import Observed, Task
 
 
 def write(
@@ -31,15 +23,14 @@ def write(
     rows: Sequence[Row],
     examples: Sequence[Any],
     observed: Observed,
-    bad: np.ndarray,
     near: Sequence[dict[str, Any] | None] | None,
     overwrite: bool = False,
 ) -> None:
-    """Write a line of JSON for each row to `out`, those with the greatest `bad` (N,) first; raises `UsageError` if it exists.
+    """Write a line of JSON for each row to `out`, those with the greatest loss first; raises `UsageError` if it exists.
 
     `near`: the training row that each is most like (`nearest`); None: not known.
     """
-    entries = [*task.predictions(rows, examples, observed, None)]
+    bad, entries = task.losses(examples, observed), [*task.predictions(rows, examples, observed, None)]
     near = near or [None] * len(rows)
     with files.staged_file(out, overwrite) as target:
         for i in np.argsort(-bad, kind="stable").tolist():
@@ -48,7 +39,7 @@ def write(
 
 
 def _entry(task: Task, row: Row, loss: float, prediction: dict[str, Any], near: dict[str, Any] | None) -> dict[str, Any]:
-    texts = {name: prediction.pop(name) for name in ("text", "text_pair", "options") if name in prediction}
+    texts = {name: prediction.pop(name) for name in ("text", "text_pair", "options", "tokens") if name in prediction}
     first, *others = prediction
     return {
         "loss": float(f"{loss:.6g}"),

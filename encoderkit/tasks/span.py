@@ -197,13 +197,23 @@ class Span(EncoderTask):
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """The mean loss of a beginning or an end, exact match and F1."""
-        nats = []
+        right = [example.passage.right for example in examples if example.first == 0]
+        loss = float(np.mean(self._losses(examples, observed)))
+        return {"loss": loss, **self.score(objects(right), self.decide(examples, observed))}
+
+    def _losses(self, examples: Sequence[Example], observed: Observed) -> list[float]:
+        """The mean loss of beginning and end in each window."""
+        found = []
         for example, scores in zip(examples, observed["scores"], strict=True):
             assert example.target is not None
             kept = torch.from_numpy(scores).double().masked_fill(~torch.from_numpy(example.allowed)[:, None], float("-inf"))
-            nats.append(float(cross_entropy(kept[None], torch.tensor([example.target]))))
-        right = [example.passage.right for example in examples if example.first == 0]
-        return {"loss": float(np.mean(nats)), **self.score(objects(right), self.decide(examples, observed))}
+            found.append(float(cross_entropy(kept[None], torch.tensor([example.target]))))
+        return found
+
+    def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) the mean loss in the windows of each row."""
+        rows = [example.row for example in examples]
+        return np.bincount(rows, self._losses(examples, observed)) / np.bincount(rows)
 
     def _answers(self, row: Row) -> list[Any]:
         answers = answers_of(row, self.config.answers)

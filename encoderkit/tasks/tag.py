@@ -232,34 +232,48 @@ class Tag(EncoderTask):
         return logits.new_zeros(*places.shape, len(self.labels)).masked_scatter(real[:, :, None], logits)
 
     def _nats(self, emissions: Tensor, targets: dict[str, Tensor], scores: Scores | None) -> Tensor:
-        """The summed cross-entropy of tags, or negative log-likelihood of chains with the CRF's `scores`."""
+        """(N,) the summed cross-entropy of the tags of each example, or that of its chain with the CRF's `scores`."""
         labels = targets["labels"]
         if scores is None:
-            return cross_entropy(emissions.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum")
-        return nats(emissions, labels, labels != IGNORE, targets["edges"], scores).sum()
+            return (
+                cross_entropy(emissions.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
+                .view_as(labels)
+                .sum(1)
+            )
+        return nats(emissions, labels, labels != IGNORE, targets["edges"], scores)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed loss of all tags."""
         scores = None if self.crf is None else self.crf()
-        return {"tag": self._nats(self.emissions(inputs, targets), targets, scores)}
+        return {"tag": self._nats(self.emissions(inputs, targets), targets, scores).sum()}
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """(S, L) the logits of the slots of each example."""
         sizes = (targets["places"] >= 0).sum(1).tolist()
         return {"emissions": [one[:size] for one, size in zip(self.emissions(inputs, targets), sizes, strict=True)]}
 
-    def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
-        """The loss of a tag, and `score` of the rows."""
-        scores, total = None if self.crf is None else self._scores(), 0.0
+    def _losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) the summed loss of the tags of each example."""
+        scores, found = None if self.crf is None else self._scores(), []
         for start in range(0, len(examples), TOGETHER):
             part = examples[start : start + TOGETHER]
             emissions = pad_sequence([torch.from_numpy(e) for e in observed["emissions"][start : start + TOGETHER]], True)
             labels = [example.targets for example in part if example.targets is not None]
             edges = torch.tensor([example.edges for example in part])
-            total += float(self._nats(emissions, {"labels": pad(labels, emissions.shape[1], IGNORE), "edges": edges}, scores))
+            found.append(self._nats(emissions, {"labels": pad(labels, emissions.shape[1], IGNORE), "edges": edges}, scores))
+        return torch.cat(found).double().numpy()
+
+    def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
+        """The loss of a tag, and `score` of the rows."""
         gold = objects([next(group).gold for _, group in groupby(examples, key=lambda example: example.row)])
         count = sum(len(example.places) for example in examples)
-        return {"loss": total / max(count, 1), **self.score(gold, self.decide(examples, observed))}
+        loss = float(self._losses(examples, observed).sum()) / max(count, 1)
+        return {"loss": loss, **self.score(gold, self.decide(examples, observed))}
+
+    def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) the loss of a tag of each row."""
+        rows, counts = [example.row for example in examples], [len(example.places) for example in examples]
+        return np.bincount(rows, self._losses(examples, observed)) / np.bincount(rows, counts).clip(min=1)
 
     def _scores(self) -> Scores:
         """What chains score, on the CPU; without a CRF only what is forbidden."""

@@ -120,6 +120,10 @@ class Task(Learner, Protocol):
         """The metrics that `directions` names, loss included, of examples with labels."""
         ...
 
+    def losses(self, examples: Sequence[Any], observed: Observed) -> np.ndarray:
+        """(N,) the loss of each row, of examples with labels; where rows have none of their own, how wrong the answer is."""
+        ...
+
     def texts(self, row: Row) -> list[str]:
         """The texts of a row that a prediction needs; raises `DataError` with file and line if they are not texts."""
         ...
@@ -161,15 +165,6 @@ class Lossy(Protocol):
 
     def lost(self, examples: Sequence[Any]) -> dict[str, int]:
         """How much of what is right for labelled examples has no place in them, by what and why."""
-        ...
-
-
-@runtime_checkable
-class Graded(Protocol):
-    """A task that can say of each row how bad its answer is."""
-
-    def losses(self, examples: Sequence[Any], observed: Observed) -> np.ndarray:
-        """(N,) the loss of each row, of examples with labels; where rows have none of their own, how wrong the answer is."""
         ...
 
 

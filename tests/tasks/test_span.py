@@ -279,6 +279,9 @@ def test_the_loss_is_that_of_transformers(tokenizer: Tokenizer) -> None:
     torch.testing.assert_close(task(batch.inputs, batch.targets)["span"] / batch.counts["span"], expected)
     observed = [scores.detach().numpy() for scores in task.observe(batch.inputs, batch.targets)["scores"]]
     assert task.metrics(examples, {"scores": observed})["loss"] == pytest.approx(expected.item(), abs=1e-6)
+    windows = np.bincount([example.row for example in examples])
+    rows = task.losses(examples, {"scores": observed})
+    assert (rows * windows).sum() / windows.sum() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_what_cannot_be_as_it_is_written_is_told(tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:

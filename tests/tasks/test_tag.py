@@ -256,6 +256,9 @@ def test_batch_order_and_padding_change_nothing(kind: str, head: str) -> None:
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
     batch = task.collate(examples)
     assert float(task(batch.inputs, batch.targets)["tag"].detach()) / batch.counts["tag"] == pytest.approx(losses[0], rel=1e-5)
+    slots = np.bincount([example.row for example in examples], [len(example.places) for example in examples])
+    assert (task.losses(examples, whole) * slots).sum() / slots.sum() == pytest.approx(losses[0], rel=1e-5)
+    assert task.losses(examples, whole)[6] == 0, "nothing is left of the row"
 
 
 def memorised(kind: str, head: str) -> None:
