@@ -16,6 +16,9 @@ from encoderkit.tasks.baselines import most_alike
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.task import Observed, Task
 
+_GIVEN = ("id", "text", "text_pair", "options", "tokens")
+"""What a prediction repeats of its row, before what is predicted."""
+
 
 def write(
     out: Path,
@@ -39,7 +42,7 @@ def write(
 
 
 def _entry(task: Task, row: Row, loss: float, prediction: dict[str, Any], near: dict[str, Any] | None) -> dict[str, Any]:
-    texts = {name: prediction.pop(name) for name in ("text", "text_pair", "options", "tokens") if name in prediction}
+    texts = {name: prediction.pop(name) for name in _GIVEN if name in prediction}
     first, *others = prediction
     return {
         "loss": float(f"{loss:.6g}"),
