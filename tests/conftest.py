@@ -1,6 +1,7 @@
 """Small models that tests share: made once a session, through the stages themselves."""
 
 import json
+import os
 import random
 import signal
 from pathlib import Path
@@ -51,8 +52,9 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny products are slower on several threads."""
+    """Tiny products are slower on several threads, here and in the processes that tests start; `-n` uses the cores better."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

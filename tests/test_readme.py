@@ -61,7 +61,7 @@ def test_the_tour_runs(
 
 def test_one_test_command() -> None:
     (line,) = block("the test command")
-    assert line.startswith("python3 -m venv .venv ") and line.endswith("&& pytest")
+    assert line.startswith("python3 -m venv .venv ") and line.endswith("&& pytest -n auto")
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -135,7 +135,7 @@ def test_tricks_are_those_of_one_process(
 
 
 def test_stopped_and_resumed_by_another_number_of_processes(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
-    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": 400}, **SAME)
+    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": 200}, **SAME)
     out = tmp_path / "several"
     running = started(recipe, out)
     os.kill(second_child(running.pid), signal.SIGTERM)  # one hears it, all stop
@@ -143,9 +143,9 @@ def test_stopped_and_resumed_by_another_number_of_processes(tokenizer_dir: Path,
     assert said.count("stopped by SIGTERM after update") == 1
     assert said.count("to continue: the same torchrun command with --resume") == 1
     stopped = int((out / "last").read_text(encoding="utf-8")[5:])
-    assert 0 < stopped < 400
+    assert 0 < stopped < 200
     found = train(1, recipe, out, "--resume")
-    assert found["updates"] == 400
+    assert found["updates"] == 200
 
 
 def started(recipe: PretrainRecipe, out: Path) -> subprocess.Popen[str]:

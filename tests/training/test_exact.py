@@ -183,7 +183,7 @@ def test_the_weights_do_not_depend_on_the_micro_batch(make: Make, tmp_path: Path
 def test_a_budget_becomes_a_plan_that_is_kept(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
     """Stopped and continued, a run by the clock is the run of as many updates as the clock allowed."""
     go(pretraining(tokenizer_dir, store_dir, training={"updates": 1}), tmp_path / "warm")  # what torch imports late takes seconds
-    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": None, "budget": "6s"})
+    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": None, "budget": "4s"})
     go_until(recipe, tmp_path / "clock", 1)
     planned = Plan.model_validate_json((tmp_path / "clock" / "plan.json").read_bytes())
     go(recipe, tmp_path / "clock", resume=True)
