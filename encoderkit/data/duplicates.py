@@ -50,10 +50,19 @@ class Copies(NamedTuple):
 def copies(known: Texts, asked: Texts, least: float = NEAR) -> Copies:
     """Which rows of `asked` are copies of rows of `known`: the same, or at least as like as `least` (above 0, up to 1)."""
     ours, theirs = [plain(row) for row in asked], [plain(row) for row in known]
-    first = {text: i for i, text in reversed([*enumerate(theirs)])}
-    same = np.array([first.get(text, -1) for text in ours], np.int64)
+    exact = _same(theirs, ours)
     of, likeness = _near(theirs, ours, least)
-    return Copies(np.where(same >= 0, same, of), np.where(same >= 0, 1.0, likeness), same >= 0)
+    return Copies(np.where(exact >= 0, exact, of), np.where(exact >= 0, 1.0, likeness), exact >= 0)
+
+
+def same(known: Texts, asked: Texts) -> np.ndarray:
+    """(M,) for each row of `asked` the number of the first row of `known` that is the same text (`plain`), or -1."""
+    return _same([plain(row) for row in known], [plain(row) for row in asked])
+
+
+def _same(known: Sequence[str], asked: Sequence[str]) -> np.ndarray:
+    first = {text: i for i, text in reversed([*enumerate(known)])}
+    return np.array([first.get(text, -1) for text in asked], np.int64)
 
 
 class _Runs(NamedTuple):

@@ -13,6 +13,7 @@ from torch import nn
 
 from encoderkit import files
 from encoderkit.console import say, warn
+from encoderkit.data.duplicates import same
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.order import Balanced
 from encoderkit.data.records import missing
@@ -41,7 +42,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
     if recipe.seeds or (recipe.folds and not recipe.fold):
         return repeated(recipe, out, finetune, resume, overwrite)
     with session(recipe, out, resume, overwrite):
-        material = prepare(recipe)
+        material = prepare(recipe, out)
         state, plan = run(recipe, material, out, overwrite)
         goal = find_goal(material.learner, recipe.training.metric, None)
         result: dict[str, Any] = outcome(out, state, plan)
@@ -61,8 +62,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
         return result
 
 
-def prepare(recipe: FinetuneRecipe) -> Material:
-    """The learner, with pretrained or fresh weights, and its data."""
+def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
+    """The learner, with pretrained or fresh weights, and its data; for a run in `out` with a look at what these share."""
     step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
     split = _read(recipe)
     labels = TASKS[type(recipe.task)].find_labels(_labelled(recipe, split), recipe.task)
@@ -78,6 +79,8 @@ def prepare(recipe: FinetuneRecipe) -> Material:
     spell(learner, tokenizer)
     if recipe.embeddings is not None:
         begin_with(learner, tokenizer, recipe.embeddings)
+    if out is not None:
+        _tell_shared(learner, split, out)
     parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     for name, examples in parts.items():
         _report(name, examples, recipe.data.length)
@@ -252,6 +255,20 @@ def _start(head: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> Non
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _tell_shared(learner: Task, split: dict[str, list[Row]], out: Path) -> None:
+    """Warn of rows of dev and test whose texts are trained on; near copies take longer to find, and are left to `evaluate`."""
+    train = split["train"]
+    known = [learner.texts(row) for row in train]
+    for name, rows in split.items():
+        found = same(known, [learner.texts(row) for row in rows]) if name != "train" else np.full(0, -1)
+        shared = np.flatnonzero(found >= 0)
+        if len(shared):
+            first = f"line {rows[shared[0]].line} is line {train[found[shared[0]]].line} there"
+            share = f"{len(shared):,} of its {len(rows):,} rows ({len(shared) / len(rows):.1%})"
+            more = f"encoderkit doctor data {out} shows all, encoderkit evaluate {out} the figures without them"
+            warn(f"{name}: {share} have their texts in train too, but for case and spaces ({first}); {more}")
 
 
 def _report(name: str, examples: Sequence[Any], length: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoderkit.data import duplicates
-from encoderkit.data.duplicates import copies, plain
+from encoderkit.data.duplicates import copies, plain, same
 
 TEXTS = st.lists(st.lists(st.text("abあ1 .\x1f_", max_size=12), min_size=1, max_size=2), max_size=8)
 
@@ -58,6 +58,8 @@ def test_longer_texts_in_portions(monkeypatch: pytest.MonkeyPatch, least: float)
 
 
 def test_what_is_the_same_text() -> None:
-    found = copies([["Ａ  Good film"], ["x", "yz"]], [["a good\tFILM "], ["a good film."], ["xyz"], ["x", "YZ"], ["!"], ["?"]])
+    known, asked = [["Ａ  Good film"], ["x", "yz"]], [["a good\tFILM "], ["a good film."], ["xyz"], ["x", "YZ"], ["!"], ["?"]]
+    assert same(known, asked).tolist() == [0, -1, -1, 1, -1, -1]
+    found = copies(known, asked)
     assert found.exact.tolist() == [True, False, False, True, False, False]
     assert found.of.tolist() == [0, 0, -1, 1, -1, -1]
