@@ -104,6 +104,10 @@ class Export(NamedTuple):
     """Of the head seq2seq, whose `outputs` are the decoder's (B, T, V) where it reads what the encoder does."""
     second: Callable[[Inputs], Tensor] | None = None
     """What it must give there besides: whether the texts of a pair follow one another (N, 2), or where a span ends (B, T)."""
+    thresholds: dict[str, float] | None = None
+    """What its outputs are compared with before something is given, for which other libraries have no place; by name."""
+    rule: str = ""
+    """How they are compared."""
 
 
 class Learner(Protocol):

@@ -32,6 +32,8 @@ TOLERANCE = 1e-5
 """On logits in fp32, absolute and relative."""
 TARGETS = ("hf", "word2vec", "word2vec-text")
 Part = Literal["model", "encoder", "generator"]
+THRESHOLDS = "thresholds.json"
+"""The file of what a model's outputs are compared with: transformers' config.json has no place for it."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 
 TEXTS = (
@@ -70,7 +72,7 @@ def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False, 
     files.refuse_existing(out, overwrite)
     model = _part(open_model(find_step(model_dir)), part)
     exported = _exported(model) if "hf" in to else None
-    parts = {} if exported is None else dict(exported.files)
+    parts = {} if exported is None else dict(exported.files) | _thresholds(model)
     vectors = None if set(to) == {"hf"} else listed(model)
     if vectors is not None:
         parts |= {f"vectors.{'bin' if form == 'word2vec' else 'txt'}": written(vectors, form) for form in to if form != "hf"}
@@ -119,6 +121,17 @@ def _exported(model: Model) -> Exported:
         config = EncoderDecoderConfig(encoder=config, decoder=found.decoder)
         tokenizer = with_sentinels(tokenizer, learner.vocabulary.size, rows - learner.vocabulary.size)
     return export(config, head, tensors, tokenizer, rows, ids, task.length if task else None, reason)
+
+
+def _thresholds(model: Model) -> dict[str, bytes]:
+    """The file of the thresholds that the model decides by, if it has any; says that nobody else will look at them."""
+    found = model.learner.exported()
+    if not isinstance(found, Export) or found.thresholds is None:
+        return {}
+    shown_ = ", ".join(f"{name} {value:.4g}" for name, value in [*found.thresholds.items()][:20])
+    say(f"{THRESHOLDS}: {found.rule}; transformers does not look at them: {shown_}{' ...' * (len(found.thresholds) > 20)}")
+    told = {"rule": found.rule, "thresholds": found.thresholds}
+    return {THRESHOLDS: (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()}
 
 
 def _check(model: Model, exported: Exported, folder: Path) -> Parity | None:

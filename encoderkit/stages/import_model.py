@@ -19,11 +19,13 @@ from encoderkit.inference import build_learner, vocabulary_of
 from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
 from encoderkit.interop.hf import from_hf
+from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
+from encoderkit.stages.export import THRESHOLDS
 from encoderkit.stages.import_vectors import import_vectors
 from encoderkit.tasks.config import ClassifyConfig, SpanConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
@@ -71,10 +73,15 @@ def run(
     tokenizer = Tokenizer(found.tokenizer, found.where)
     tensors, tied = _plain_names(found.tensors), bool(found.described.get("tie_word_embeddings", True))
     recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
-    described = _config(recognised, tokenizer, ours)
+    thresholds = _thresholds(found.where, recognised.head)
+    described = _config(recognised, tokenizer, ours, bool(thresholds))
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
-    ours = {name: learner.state_dict()[name] for name, _ in learner.named_buffers() if name in learner.state_dict()} | ours
+    ours = (
+        {name: learner.state_dict()[name] for name, _ in learner.named_buffers() if name in learner.state_dict()}
+        | ours
+        | thresholds
+    )
     with torch.no_grad():
         load_weights(learner, ours, found.where)
     with files.staged(out, {"from": str(source)}, overwrite) as folder:
@@ -212,7 +219,22 @@ def _names(found: Recognised, pad: int) -> set[str]:
     return {name for rule in rules(found.config, found.head.kind, pad, found.head.own) for name in rule.theirs}
 
 
-def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor]) -> dict[str, Any]:
+def _thresholds(where: Path, head: Head) -> dict[str, Tensor]:
+    """What the outputs of a head are compared with, under our names, where `export` left a file of it beside the model."""
+    path = where / THRESHOLDS
+    if not path.is_file() or not (head.kind == "span" or (head.kind == "classify" and head.several)):
+        return {}
+    try:
+        told = files.read_json(path)["thresholds"]
+        if head.kind == "span":
+            return {"threshold": torch.tensor(float(told["no answer"]))}
+        return {"cuts": torch.tensor([told[label] for label in head.labels], dtype=torch.float64).logit().float()}
+    except (KeyError, TypeError, ValueError) as error:
+        fix = f"delete it, if the model should decide by its own defaults ({type(error).__name__}: {error})"
+        raise DataError("holds no thresholds of this model", where=path, fix=fix) from None
+
+
+def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor], thresholds: bool) -> dict[str, Any]:
     head, vocabulary = found.head, vocabulary_of(tokenizer)
     if head.kind == "classify" and head.pooling == "cls" and vocabulary.summary == "last":
         raise DataError("this classifier reads the first token of a text, and its tokenizer puts [CLS] last")
@@ -234,11 +256,11 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor])
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}
-            | ({"threshold": 0.5} if head.several else {})
+            | ({"threshold": 0.5} if head.several and not thresholds else {})
         )
         part = {"task": task.model_dump(mode="json")}
     elif head.kind == "span":
-        part = {"task": SpanConfig().model_dump(mode="json")}
+        part = {"task": SpanConfig(unanswerable=thresholds).model_dump(mode="json")}
     if size > tokenizer.vocab_size:
         say(f"{size - tokenizer.vocab_size} rows of the embeddings belong to no piece of the tokenizer, and are kept")
     return {

@@ -326,7 +326,11 @@ class Classify(EncoderTask):
         pooling, dropout = self.config.pooling, self.config.dropout
         problem = "multi_label_classification" if self.config.several else "single_label_classification"
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name != "cuts"}
-        return Export("classify", tensors, self.logits, tuple(self.labels), problem, pooling, dropout)
+        made = Export("classify", tensors, self.logits, tuple(self.labels), problem, pooling, dropout)
+        if not self.config.several:
+            return made
+        thresholds = dict(zip(self.labels, self.cuts.double().sigmoid().tolist(), strict=True))
+        return made._replace(thresholds=thresholds, rule="a label is given where the sigmoid of its logit exceeds its threshold")
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -320,6 +320,9 @@ class Span(EncoderTask):
             lambda inputs: self.logits(inputs)[0][:, :, 0],
             dropout=self.config.dropout,
             second=lambda inputs: self.logits(inputs)[0][:, :, 1],
+            thresholds=self.tuned() or None,
+            rule="there is no answer where its logits (the two of the first token, added up, the least of all windows) exceed "
+            "those of the best span by more than this, the null_score_diff_threshold of run_qa",
         )
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from encoderkit import files
-from encoderkit.errors import CheckError, UsageError
+from encoderkit.errors import CheckError, DataError, UsageError
 from encoderkit.inference import open_model
 from encoderkit.interop.hf import to_hf
 from encoderkit.learner import Vocabulary
@@ -27,6 +28,7 @@ from encoderkit.models.config import (
 )
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, ReplacedConfig
+from encoderkit.stages import import_model
 from encoderkit.stages.export import TEXTS, compare, run
 from encoderkit.stages.finetune import load_pretrained
 from encoderkit.tasks.classify import Classify
@@ -58,8 +60,10 @@ def tokenizer_files(kind: TokenizerKind) -> dict[str, bytes]:
     return train(iter(TEXTS[1:] * 3), TokenizerConfig(kind=kind, vocab_size=400, min_frequency=1)).files
 
 
-def model_at(run_dir: Path, encoder: EncoderConfig, goal: Goal, tokenizer: dict[str, bytes], length: int) -> Path:
-    """A model directory as training leaves it, with random weights."""
+def model_at(
+    run_dir: Path, encoder: EncoderConfig, goal: Goal, tokenizer: dict[str, bytes], length: int, cuts: Tensor | None = None
+) -> Path:
+    """A model directory as training leaves it, with random weights; `cuts`: what logits are compared with."""
     size = len(json.loads(tokenizer["tokenizer.json"])["model"]["vocab"])
     vocabulary = Vocabulary(size, 0, 1, 2, 3, 4)
     torch.manual_seed(0)
@@ -67,6 +71,8 @@ def model_at(run_dir: Path, encoder: EncoderConfig, goal: Goal, tokenizer: dict[
     learner = (
         Classify(goal, encoder, vocabulary, length, LABELS) if task else OBJECTIVES[type(goal)](goal, encoder, vocabulary, length)
     )
+    if cuts is not None and isinstance(learner, Classify):
+        learner.cuts.copy_(cuts)
     config = {
         "format": 1,
         "encoder": encoder.model_dump(mode="json"),
@@ -130,6 +136,22 @@ def test_without_transformers_it_is_written_and_the_extra_is_named(
     assert result["parity"] is None and "encoderkit[hf]" in capsys.readouterr().err
     with torch.inference_mode():  # and what was written is right
         assert compare(open_model(step), result["loads_with"], tmp_path / "out").max_abs_diff < 1e-5
+
+
+def test_thresholds_go_along_and_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cuts = torch.tensor([-1.3, 0.0, 2.2])
+    step = model_at(tmp_path / "run", ENCODERS["bert"], PAIR, tokenizer_files("wordpiece"), 20, cuts)
+    assert "thresholds.json" in run(step, ["hf"], tmp_path / "out")["files"]
+    told = json.loads((tmp_path / "out" / "thresholds.json").read_bytes())
+    expected = {label: torch.sigmoid(cut.double()).item() for label, cut in zip(LABELS, cuts, strict=True)}
+    assert told["thresholds"] == pytest.approx(expected)
+    assert "negative 0.2142, positive 0.5" in capsys.readouterr().err
+    import_model.run(str(tmp_path / "out"), tmp_path / "back")
+    back = open_model(tmp_path / "back").learner
+    assert isinstance(back, Classify) and torch.allclose(back.cuts, cuts, atol=1e-6)
+    (tmp_path / "out" / "thresholds.json").write_text('{"thresholds": {"negative": 0.5}}')
+    with pytest.raises(DataError, match="no thresholds of this model"):
+        import_model.run(str(tmp_path / "out"), tmp_path / "other")
 
 
 def test_nothing_is_overwritten_unasked_and_targets_are_checked_first(tmp_path: Path) -> None:

@@ -451,6 +451,11 @@ def test_questions_without_an_answer(tokenizer_dir: Path, tmp_path: Path) -> Non
     assert result["metrics"]["f1"] == pytest.approx(
         (2 * result["metrics"]["has_answer_f1"] + result["metrics"]["no_answer_f1"]) / 3
     )
+    assert "thresholds.json" in export.run(step, ["hf"], tmp_path / "dist")["files"]
+    import_model.run(str(tmp_path / "dist"), tmp_path / "back")
+    known, back = open_model(step).learner, open_model(tmp_path / "back").learner
+    assert isinstance(known, Span) and isinstance(back, Span)
+    assert back.config.unanswerable and torch.equal(known.threshold, back.threshold) and known.threshold
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "albert", "electra", "modernbert", "gpt", "deberta", "xlnet", "t5", "cnn"])
