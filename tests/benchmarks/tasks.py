@@ -16,8 +16,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from encoderkit import files
 from encoderkit.config import load
@@ -33,13 +36,21 @@ from tests.benchmarks.data_sets import SETS, Set
 
 SMALL = 15_000
 """Training rows up to which a set is learnt with several seeds."""
-RATES = (2e-5, 1e-4)
+RATES = (None, 1e-4)
 """Of the peer: that of transformers' examples, and one for models as small as these."""
 PEERS = {
     **dict.fromkeys(("classify", "classify-zh", "classify-pair", "regress"), "sequence"),
     **dict.fromkeys(("tag", "tag-zh"), "token"),
+    "span": "span",
 }
 """Recipes of which transformers has an example that takes an encoder alone."""
+NO_PEER = "has no such decoder behind it"
+"""What it says of the others, which write."""
+NOTES = """\
+In brackets 95 % intervals: over seeds where their number is told, elsewhere over the test rows by bootstrap. transformers: the \
+checkpoint, exported, in its Trainer by the settings of its examples, one seed, at the better of two learning rates *on the test \
+rows*. Baselines are fitted on the same training rows. Published figures are of other models or parts, as told. Seconds of a run.
+"""
 
 
 class Bench(NamedTuple):
@@ -59,7 +70,8 @@ def prepared(own: Set, bench: Bench) -> dict[str, Path]:
     if not (folder / "test.jsonl").exists():
         files.make_folder(folder)
         for part, rows in own.read(bench.data).items():
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[: bench.rows])
+            spaced = range(len(rows)) if bench.rows is None else np.arange(min(bench.rows, len(rows))) * len(rows) // bench.rows
+            text = "".join(json.dumps(rows[i], ensure_ascii=False) + "\n" for i in spaced)
             files.replace(folder / f"{part}.jsonl", text)
     return {path.stem: path for path in folder.glob("*.jsonl") if path.stem in ("train", "dev", "test")}
 
@@ -111,6 +123,7 @@ def learnt(own: Set, start: str, name: str, settings: Sequence[str], parts: dict
         "seconds": done["seconds"] / (bench.seeds if seeds else 1),
         "baselines": {kind: values.get(own.metric) for kind, values in judged["baselines"].items()},
         "known": own.known,
+        "writes": isinstance(recipe.task, GenerateConfig),
         "all": done["test"],
     }
     files.replace(kept, json.dumps(found, indent=1, ensure_ascii=False))
@@ -129,11 +142,12 @@ def peer(own: Set, parts: dict[str, Path], bench: Bench) -> dict[str, Any]:
     recipe = load(FinetuneRecipe, init.find("finetune", own.recipe), list(own.settings))
     tried = []
     for rate in RATES:
-        command = ["tests.benchmarks.peer_tasks", PEERS[own.recipe], "--model", hf, "--lr", rate, "--length", recipe.data.length]
+        command = ["tests.benchmarks.peer_tasks", PEERS[own.recipe], "--model", hf, "--length", recipe.data.length]
+        command += ["--lr", rate] if rate else []
         command += ["--columns", ",".join(recipe.task.all_columns), *(["--regress"] if own.recipe == "regress" else [])]
         command += ["--train", parts["train"], "--test", parts["test"], "--metric", own.metric]
         said = subprocess.run([sys.executable, "-m", *map(str, command)], check=True, stdout=subprocess.PIPE, text=True).stdout
-        tried.append({"lr": rate, **json.loads(said.splitlines()[-1])})
+        tried.append(json.loads(said.splitlines()[-1]))
     found = {"set": own.name, "start": "peer", "tried": tried, **max(tried, key=lambda one: one["value"])}
     files.replace(kept, json.dumps(found, indent=1))
     return found
@@ -164,21 +178,28 @@ def of_set(own: Set, bench: Bench, with_peer: bool) -> list[dict[str, Any]]:
 
 
 def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """The table: each set with what it was learnt from, beside its baselines, its peer and what is published."""
-    header = ["set", "train, test", "metric", "from", "value", "95 %", "seeds", "s", "baselines", "transformers", "published"]
-    rows = [header]
-    peers = {entry["set"]: entry for entry in entries if entry["start"] == "peer"}
-    for entry in entries:
-        if entry["start"] == "peer":
-            continue
-        beside = peers.get(entry["set"]) if entry["start"] == "checkpoint" else None
-        own = [entry["set"], "{:,}, {:,}".format(*entry["rows"]), entry["metric"], entry["start"], _figure(entry["value"])]
-        own.append(" to ".join(map(_figure, entry["interval"])) if entry["interval"] else "")
-        own += [str(entry["seeds"]), f"{entry['seconds']:,.0f}"]
-        own.append(", ".join(f"{kind} {_figure(value)}" for kind, value in entry["baselines"].items() if value is not None))
-        own.append(f"{_figure(beside['value'])} (lr {beside['lr']:g}, {beside['seconds']:,.0f} s)" if beside else "")
-        rows.append([*own, entry["known"]])
+    """The table: a line for each set, with what it was learnt from, beside its baselines, its peer and what is published."""
+    header = ["data set", "train, test", "metric", "from the checkpoint", "from random weights", "transformers"]
+    rows = [[*header, "baselines", "published", "seconds"]]
+    for name, group in groupby(entries, key=lambda entry: entry["set"]):
+        found = {entry["start"]: entry for entry in group}
+        beside, first = found.pop("peer", None), next(iter(found.values()))
+        cells = {start: _value(entry) for start, entry in found.items()}
+        own = [name, "{:,}, {:,}".format(*first["rows"]), first["metric"], cells.pop("checkpoint", "-")]
+        own.append(", ".join(f"{start} {cell}" for start, cell in cells.items()))
+        none = NO_PEER if first["writes"] else "-"
+        own.append(f"{_figure(beside['value'])} (lr {beside['lr']:g})" if beside else none)
+        own.append(", ".join(f"{kind} {_figure(value)}" for kind, value in first["baselines"].items() if value is not None))
+        times = {start: entry["seconds"] for start, entry in found.items()}
+        times |= {"transformers": beside["seconds"]} if beside else {}
+        rows.append([*own, first["known"], ", ".join(f"{start} {seconds:,.0f}" for start, seconds in times.items())])
     return rows
+
+
+def _value(entry: dict[str, Any]) -> str:
+    seeds = f"; {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
+    within = f" ({' to '.join(map(_figure, entry['interval']))}{seeds})" if entry["interval"] else ""
+    return f"{_figure(entry['value'])}{within}"
 
 
 def _figure(value: float) -> str:
@@ -205,8 +226,8 @@ def main() -> None:
     entries: list[dict[str, Any]] = []
     for own in chosen:
         entries += of_set(own, bench, a.peer)
-        files.replace(a.out / "table.md", markdown(lines(entries)))
-    print(markdown(lines(entries)), end="")
+        files.replace(a.out / "table.md", f"{markdown(lines(entries))}\n{NOTES}")
+    print((a.out / "table.md").read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
-"""The table of tasks: sets are read as they lie, each is learnt once, and what is done is not done again."""
+"""The table of tasks: sets are read as they lie, each is learnt once, and what is done is not done again; and its peer."""
 
+import argparse
 import json
 import lzma
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from encoderkit.config import load
+from encoderkit.config import load, validate
 from encoderkit.errors import UsageError
+from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages import init
+from encoderkit.stages import export, init
 from tests.benchmarks import tasks
 from tests.benchmarks.data_sets import SETS, csl, cut, jsonl, parallel
+from tests.conftest import GOOD, THINGS
 
 
 def test_the_forms_of_files(tmp_path: Path) -> None:
@@ -59,10 +63,52 @@ def test_the_table(
     monkeypatch.setattr(sys, "argv", [*words, *(part for setting in small for part in ("--set", setting))])
     tasks.main()
     table = capsys.readouterr().out
-    assert [line.split("|")[4].strip() for line in table.splitlines()[2:]] == ["BERT", "CNN", "LSTM"]
-    assert "60, 30" in table and "majority" in table and "88.2" in table
-    summary = json.loads((tmp_path / "out/trec/CNN/summary.json").read_bytes())
-    assert f"{100 * summary['test']['accuracy']:.1f}" in table.splitlines()[3].split("|")[5]
+    [header, _, line], notes = (part.splitlines() for part in table.split("\n\n"))
+    cells = dict(zip(*([cell.strip() for cell in one.split("|")] for one in (header, line)), strict=True))
+    assert cells["data set"] == "trec" and cells["train, test"] == "60, 30" and cells["from the checkpoint"] == "-" and notes
+    assert "majority" in cells["baselines"] and "88.2" in cells["published"] and cells["transformers"] == "-"
+    for one, name in zip(cells["from random weights"].split("), "), ("BERT", "CNN", "LSTM"), strict=True):
+        summary = json.loads((tmp_path / f"out/trec/{name}/summary.json").read_bytes())
+        value, (low, high) = summary["test"]["accuracy"], summary["intervals"]["test"]["accuracy"]
+        assert one.removesuffix(")") == f"{name} {100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f}; 2 seeds"
+        assert name in cells["seconds"]
     monkeypatch.setattr(tasks, "finetune", None)
     tasks.main()
     assert capsys.readouterr().out == table == (tmp_path / "out/table.md").read_text(encoding="utf-8")
+
+
+WORDS = [["what was good?", f"the {thing} was {word} and the {other} was sad.", word] for thing, word, other in
+         zip(THINGS * 2, GOOD * 3, THINGS[3:] * 3, strict=False)]  # fmt: skip
+LEARNT: dict[str, tuple[dict[str, Any], str, str]] = {
+    "sequence": ({"kind": "classify", "text": ["q", "p"]}, "q,p,label", "accuracy"),
+    "span": ({"kind": "span", "question": "q", "context": "p", "question_length": 8, "overlap": 8}, "q,p,answers", "f1"),
+}
+
+
+@pytest.mark.parametrize("work", LEARNT)
+def test_the_peer_measures_as_we_do(work: str, pretrained_dir: Path, tmp_path: Path) -> None:
+    """A fine-tuned model, exported and trained on at a rate of 0, is as good there as here."""
+    pytest.importorskip("accelerate")
+    from tests.benchmarks import peer_tasks
+
+    rows = [
+        {"q": q, "p": p, "label": word[0], "answers": [{"text": word, "answer_start": p.index(word)}]} for q, p, word in WORDS
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task, columns, metric = LEARNT[work]
+    recipe = {
+        "checkpoint": str(pretrained_dir),
+        "data": {"train": str(data), "length": 40},
+        "task": task,
+        "optimizer": {"kind": "adamw", "lr": 3e-3},
+        "training": {"updates": 1, "batch": 8, "precision": "fp32", "compile": "off", "device": "cpu"},
+    }
+    tasks.finetune(validate(FinetuneRecipe, recipe, "recipe"), tmp_path / "run")
+    step = find_step(tmp_path / "run")
+    export.run(step, ["hf"], tmp_path / "hf")
+    given = argparse.Namespace(model=tmp_path / "hf", train=data, test=data, columns=columns, metric=metric, regress=False)
+    given = argparse.Namespace(**vars(given), lr=0.0, epochs=1, batch=8, length=40)
+    value, _ = peer_tasks.WORKS[work][0](given)
+    ours = tasks.evaluate(step, data, "fp32", with_baselines=False)["metrics"][metric]
+    assert value == pytest.approx(ours) and 0 < ours < (100 if work == "span" else 1), ours

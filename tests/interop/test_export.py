@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -195,7 +196,8 @@ def test_discriminator_and_generator(name: str, sharing: str, tmp_path: Path, ca
         tokenizer_files("wordpiece"),
     )
     step = model_at(tmp_path / "run", ENCODERS[name], objective, tokenizer, length=48)
-    assert open_model(step).learner.head.dense.weight.any()
+    learner: Any = open_model(step).learner
+    assert learner.head.dense.weight.any()
     for part, loads_with in (
         ("model", "AutoModelForPreTraining"),
         ("encoder", "AutoModel"),
