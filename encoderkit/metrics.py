@@ -300,6 +300,16 @@ def bootstrap_several(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) 
     return _intervals(portions)
 
 
+class Answered(NamedTuple):
+    """What a suite of questions found of a model, and how the model answered each."""
+
+    figures: dict[str, Any]
+    gold: np.ndarray
+    """(N, ...) numbers that the suite's score measures answers by; they belong to the questions alone."""
+    given: np.ndarray
+    """(N,) numbers; nan where the model had no answer."""
+
+
 class Difference(NamedTuple):
     """How much better the first of two is on the same rows."""
 

@@ -200,16 +200,16 @@ def evaluated(step: Path, data: Path) -> None:
 
 def suite(kind: str, step: Path, data: list[Path], against: Path | None = None, errors: Path | None = None) -> None:
     """The files of a suite are there, and for minimal pairs the model in `step` was pretrained and not fine-tuned."""
-    for flag, given in (("--against", against), ("--errors", errors)):
-        if given is not None:
-            raise UsageError("is for labelled rows, not for a suite", where=flag)
+    if errors is not None:
+        raise UsageError("is for labelled rows, not for a suite", where="--errors")
     for path in data:
         if not path.is_dir():
             input_file(path)
-    if kind == "minimal_pairs" and "task" in _config(step):
-        raise UsageError(
-            "was fine-tuned for a task, and gives sentences no likelihood", where=step, fix="the run it was fine-tuned from"
-        )
+    for model in (step, *([against] if against else [])):
+        if kind == "minimal_pairs" and "task" in _config(model):
+            raise UsageError(
+                "was fine-tuned for a task, and gives sentences no likelihood", where=model, fix="the run it was fine-tuned from"
+            )
 
 
 def only_for_suites(data: list[Path], masking: str | None) -> Path:

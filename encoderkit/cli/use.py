@@ -61,15 +61,15 @@ def evaluate(
     from encoderkit import preflight
 
     step = preflight.find_step(model)
+    other = None if against is None else preflight.find_step(against)
     if suite is not None:
-        preflight.suite(suite, step, data, against, errors)
+        preflight.suite(suite, step, data, other, errors)
         from encoderkit.stages import suites
 
-        found = suites.evaluate(suite, step, data, precision, batch, masking=masking)
+        found = suites.evaluate(suite, step, data, precision, batch, other, masking=masking)
         return print_result(found, json) if json else print(suites.describe(found))
     one = preflight.only_for_suites(data, masking)
     preflight.evaluated(step, one)
-    other = None if against is None else preflight.find_step(against)
     from encoderkit.stages import evaluate as stage
 
     result = stage.evaluate(step, one, precision, batch, not no_baselines, other, errors, overwrite)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from encoderkit import files
@@ -17,6 +18,7 @@ from encoderkit.config import override, read_yaml, validate
 from encoderkit.console import markdown, number, say, table, warn
 from encoderkit.errors import UsageError
 from encoderkit.inference import open_model, read_config, start
+from encoderkit.metrics import Answered
 from encoderkit.models.build import build_encoder
 from encoderkit.preflight import encoder_of, find_step, finetune_inputs, input_file, pretrain_inputs
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
@@ -66,13 +68,14 @@ def compare(
     asked = [_suite(text) for text in suites]
     plans = _plans(recipes, settings if budget is None else [*settings, *by_the_clock(budget)], then)
     _check_sizes(plans, same_size)
-    entries, judged = [], []
+    entries, judged, asked_of = [], [], []
     for number_, plan in enumerate(plans, start=1):
         say(f"{plan.name}: {number_} of {len(plans)}")
         entry, labelled = _one(out / plan.name, plan)
         entries.append({"name": plan.name, "parameters": plan.parameters, **entry})
         if asked:
-            entries[-1]["suites"] = {kind: _measured(out / plan.name, plan, kind, file) for kind, file in asked}
+            asked_of.append({kind: _measured(out / plan.name, plan, kind, file) for kind, file in asked})
+            entries[-1]["suites"] = {kind: _figures(kind, one, asked_of[0][kind]) for kind, one in asked_of[-1].items()}
         rows = data or labelled
         if rows is not None:
             judged.append(judge(start(open_model(find_step(entry["model"]))), rows))
@@ -177,21 +180,30 @@ def _one(out: Path, plan: _Plan) -> tuple[dict[str, Any], Path | None]:
     return entry, None if rows is None else Path(rows)
 
 
-def _measured(out: Path, plan: _Plan, kind: str, file: Path) -> dict[str, Any]:
-    """The figures of a suite, kept in a file beside the run; of a model that it cannot ask, why not."""
+def _measured(out: Path, plan: _Plan, kind: str, file: Path) -> Answered:
+    """What a suite found, kept in a file beside the run; of a model that it cannot ask, why not and no answers."""
     step, kept = find_step(out / ("pretrain" if isinstance(plan.first, PretrainRecipe) else "run")), out / f"{kind}.json"
     about = {"model": str(step), "data": [str(file)]}
     known = files.read_json(kept) if kept.exists() else {}
-    if about.items() <= known.items():
-        return known["figures"]
-    try:
-        found = tests_of.evaluate(kind, step, [file])
-        figures = {key: found[key] for key in ("rows", "metrics", "intervals") if key in found}
-    except UsageError as error:
-        say(f"{plan.name}: {kind}: {error.message}")
-        figures = {"why": error.message}
-    files.replace(kept, json.dumps({**about, "figures": figures}, indent=1, ensure_ascii=False))
-    return files.read_json(kept)["figures"]
+    if not (about.items() <= known.items() and "given" in known):
+        try:
+            found = tests_of.SUITES[kind](start(open_model(step)), [file])
+            figures = {key: found.figures[key] for key in ("rows", "metrics", "intervals") if key in found.figures}
+        except UsageError as error:
+            say(f"{plan.name}: {kind}: {error.message}")
+            figures, found = {"why": error.message}, Answered({}, np.zeros(0), np.zeros(0))
+        given = [None if np.isnan(value) else value for value in found.given.tolist()]
+        known = {**about, "figures": figures, "gold": found.gold.tolist(), "given": given}
+        files.replace(kept, json.dumps(known, ensure_ascii=False))
+        known = files.read_json(kept)
+    return Answered(known["figures"], np.array(known["gold"]), np.array(known["given"], np.float64))
+
+
+def _figures(kind: str, one: Answered, first: Answered) -> dict[str, Any]:
+    """The figures, and how they differ from those of the first model."""
+    if one is first or "why" in one.figures or "why" in first.figures:
+        return one.figures
+    return {**one.figures, "difference": tests_of.differences(kind, one, first)["differences"]}
 
 
 def _judged(judged: Sequence[Judged], rows: Path) -> dict[str, Any]:
@@ -228,7 +240,9 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
     elif "finetune" in entry:
         cells["seconds"] = f"{entry['finetune']['seconds']:,.0f}"
     for kind, figures in entry.get("suites", {}).items():
-        cells |= _figure(figures, next(iter(figures.get("metrics", {})), ""), kind)
+        metric = next(iter(figures.get("metrics", {})), "")
+        cells |= _figure(figures, metric, kind)
+        cells[f"{kind}, p"] = f"{figures['difference'][metric]['p']:.3f}" if "difference" in figures else ""
     if "metrics" in entry:
         metric = next(iter(entry["metrics"]))
         cells |= _figure(entry, metric, metric)

@@ -216,11 +216,16 @@ def describe(result: dict[str, Any]) -> str:
     if result.get("calibration"):
         parts.append(_calibration(result["calibration"]))
     if "against" in result:
-        rows = [["", f"less that of {result['against']['model']}", "95 % interval", "p"]]
-        for name, found in result["against"]["differences"].items():
-            rows.append([name, f"{found['value']:+.4f}", f"{found['low']:+.4f} - {found['high']:+.4f}", f"{found['p']:.3f}"])
-        parts.append(table(rows))
+        parts.append(describe_against(result["against"]))
     return "\n\n".join(part for part in parts if part)
+
+
+def describe_against(against: dict[str, Any]) -> str:
+    """How two models differ, as a table for a person."""
+    rows = [["", f"less that of {against['model']}", "95 % interval", "p"]]
+    for name, found in against["differences"].items():
+        rows.append([name, f"{found['value']:+.4f}", f"{found['low']:+.4f} - {found['high']:+.4f}", f"{found['p']:.3f}"])
+    return table(rows)
 
 
 def _metrics(result: dict[str, Any]) -> str:

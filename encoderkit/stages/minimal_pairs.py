@@ -19,7 +19,7 @@ from encoderkit.data.streams import blocks, find_sources
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import TOKENS, Engine
 from encoderkit.learner import Masking, Scorer
-from encoderkit.metrics import bootstrap_shares
+from encoderkit.metrics import Answered, bootstrap_shares
 
 COLUMNS = {
     "good": ("sentence_good", "good"),
@@ -70,7 +70,7 @@ def _pairs(path: Path) -> Iterator[Pair]:
         yield Pair(texts["good"], texts["bad"], texts.get("paradigm", stem), texts.get("phenomenon"))
 
 
-def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> dict[str, Any]:
+def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> Answered:
     """The share of pairs whose good sentence is strictly likelier, in all and by paradigm and phenomenon, with intervals.
 
     `macro_accuracy` is the mean over the paradigms, as BLiMP reports it. `masking`: see `learner.Scorer`.
@@ -98,15 +98,24 @@ def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = Non
         sum(len(row.ids) for row in rows) - special,
         sum(int((row.ids == learner.vocabulary.unk).sum()) for row in rows),
     )
-    return {
+    right = likely[:, 0] > likely[:, 1]
+    figures = {
         "rows": len(pairs),
         "masking": masking or "token" if learner.maskings else None,
-        **_figures(pairs, likely[:, 0] > likely[:, 1]),
+        **_figures(pairs, right),
         "ties": int((likely[:, 0] == likely[:, 1]).sum()),
         "same_tokens": int(same.sum()),
         "truncated": {"rows": cut, "length": engine.model.config["length"]},
         "unknown": {"tokens": unknown, "share": unknown / max(size, 1)},
     }
+    return Answered(figures, np.unique([pair.paradigm for pair in pairs], return_inverse=True)[1], right.astype(np.float64))
+
+
+def score(paradigms: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    """(N,) numbers of paradigms and (N,) whether their pairs were told apart, to the metrics of `evaluate`."""
+    count = np.bincount(paradigms)
+    shares = np.bincount(paradigms, right)[count > 0] / count[count > 0]
+    return {"accuracy": float(right.mean()), "macro_accuracy": float(shares.mean())}
 
 
 def _rows(engine: Engine, texts: Sequence[str]) -> tuple[list[Row], int]:

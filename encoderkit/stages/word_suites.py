@@ -18,6 +18,7 @@ from encoderkit.data.streams import Source, blocks, texts
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.inference import Engine, Model
 from encoderkit.learner import Masking
+from encoderkit.metrics import Answered, numbers
 from encoderkit.stages.embeddings import look_up, table_rows
 
 _AT_ONCE = 512  # questions, whose scores against all words are one product
@@ -51,23 +52,33 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def wordsim(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> dict[str, Any]:
+def wordsim(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> Answered:
     """Spearman's correlation over the pairs of a file of which both words have vectors; of several files their mean too."""
-    found = {path.stem: _similarity(engine.model, path) for path in _files(data, masking)}
+    parts = {path.stem: _similarity(engine.model, path) for path in _files(data, masking)}
+    found = {name: figures for name, (figures, _, _) in parts.items()}
     mean = float(np.mean([part["spearman"] for part in found.values()]))
     pairs, covered = (sum(part[name] for part in found.values()) for name in ("pairs", "covered"))
-    return {"rows": pairs, "covered": covered, "metrics": {"spearman": mean}, "sections": found}
+    figures = {"rows": pairs, "covered": covered, "metrics": {"spearman": mean}, "sections": found}
+    gold = np.concatenate([np.stack([np.full(len(a), i), a], 1) for i, (_, a, _) in enumerate(parts.values())])
+    return Answered(figures, gold, np.concatenate([given for _, _, given in parts.values()]))
 
 
-def _similarity(model: Model, path: Path) -> dict[str, Any]:
+def wordsim_score(gold: np.ndarray, cosines: np.ndarray) -> dict[str, float]:
+    """(N, 2) the file of each pair and how alike people find it, and (N,) cosines, to the metric of `wordsim`."""
+    files = [gold[:, 0] == number for number in np.unique(gold[:, 0])]
+    return {"spearman": float(np.mean([numbers(gold[own, 1:], cosines[own, None])["spearman"] for own in files]))}
+
+
+def _similarity(model: Model, path: Path) -> Answered:
     pairs = read_pairs(path)
     first, second = (look_up(model, words) for words in ([p.first for p in pairs], [p.second for p in pairs]))
     covered = np.array([bool(a) and bool(b) for a, b in zip(first.ids, second.ids, strict=True)])
     if covered.sum() < 2:
         raise DataError("the model has vectors for both words of fewer than two pairs", where=path)
-    cosines = (_unit(first.vectors) * _unit(second.vectors)).sum(1)[covered]
-    scores = np.array([pair.score for pair in pairs])[covered]
-    return {"pairs": len(pairs), "covered": int(covered.sum()), "spearman": float(np.asarray(spearmanr(scores, cosines))[0])}
+    cosines = np.where(covered, (_unit(first.vectors) * _unit(second.vectors)).sum(1), np.nan)
+    scores = np.array([pair.score for pair in pairs])
+    found = float(np.asarray(spearmanr(scores[covered], cosines[covered]))[0])
+    return Answered({"pairs": len(pairs), "covered": int(covered.sum()), "spearman": found}, scores, cosines)
 
 
 def read_questions(path: Path) -> dict[str, list[list[str]]]:
@@ -87,7 +98,7 @@ def read_questions(path: Path) -> dict[str, list[list[str]]]:
     return sections
 
 
-def analogy(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> dict[str, Any]:
+def analogy(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> Answered:
     """The share of questions that are answered right, of those whose four words have vectors; by section as well.
 
     Answers are looked for among the whole words of the vocabulary and all words of the file. What is spelled by the same
@@ -109,13 +120,16 @@ def analogy(engine: Engine, data: Sequence[Path], masking: Masking | None = None
             more.append(vector)
     unit = _unit(np.concatenate([rows, np.stack(more)]) if more else rows)
     known = {name: number[ids] for name, ids in zip(names, asked.ids, strict=True) if ids}
-    found = {name: _answered([[known[word] for word in q] for q in questions if all(word in known for word in q)], unit)
+    there = {name: np.array([all(word in known for word in q) for q in questions]) for name, questions in sections.items()}
+    found = {name: _answered([[known[word] for word in questions[i]] for i in np.flatnonzero(there[name])], unit)
              for name, questions in sections.items()}  # fmt: skip
+    given = np.full(sum(map(len, there.values())), np.nan)
+    given[np.concatenate([*there.values()])] = np.concatenate([*found.values()])
     total, right = sum(len(answers) for answers in found.values()), sum(int(answers.sum()) for answers in found.values())
     if not total:
         raise DataError("the model has vectors for all four words of no question", where=data[0])
-    return {
-        "rows": sum(map(len, sections.values())),
+    figures = {
+        "rows": len(given),
         "covered": total,
         "metrics": {"accuracy": right / total},
         "sections": {
@@ -127,6 +141,12 @@ def analogy(engine: Engine, data: Sequence[Path], masking: Masking | None = None
             for name, answers in found.items()
         },
     }
+    return Answered(figures, np.zeros(len(given)), given)
+
+
+def analogy_score(gold: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    """(N,) whether questions were answered right, to the metric of `analogy`."""
+    return {"accuracy": float(right.mean())}
 
 
 def _answered(questions: list[list[int]], unit: np.ndarray) -> np.ndarray:

@@ -117,6 +117,9 @@ def test_recipes_are_compared_and_a_stopped_comparison_goes_on(
     assert load(FinetuneRecipe, Path(deep["model"]) / "recipe.yaml").optimizer.lr == 1e-3
     alone = evaluate_suite("minimal_pairs", find_step(tmp_path / "out/deep/pretrain"), [pairs])
     assert deep["suites"]["minimal_pairs"]["metrics"] == alone["metrics"]
+    own, first = alone["metrics"]["accuracy"], shallow["suites"]["minimal_pairs"]["metrics"]["accuracy"]
+    assert deep["suites"]["minimal_pairs"]["difference"]["accuracy"]["value"] == own - first
+    assert "minimal_pairs, p" in describe(result) and "difference" not in shallow["suites"]["minimal_pairs"]
     assert compare(paths, tmp_path / "out", settings, then, suites=suites) == result
     header, _, deep_line = describe(result).splitlines()
     assert [*header.split()[:4]] == ["recipe", "parameters", "seconds", "tokens/s"] and "minimal_pairs" in header

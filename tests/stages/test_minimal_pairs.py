@@ -8,12 +8,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from encoderkit.cli.use import Suite
 from encoderkit.data.blocks import Row
 from encoderkit.errors import DataError, UsageError
 from encoderkit.learner import Masking, Scorer
-from encoderkit.metrics import bootstrap_shares
+from encoderkit.metrics import Answered, bootstrap_shares
 from encoderkit.models.inputs import Inputs
 from encoderkit.preflight import find_step, only_for_suites, suite
 from encoderkit.stages import suites
@@ -124,7 +125,10 @@ def test_figures_by_paradigm_and_phenomenon(pretrained_dir: Path, tmp_path: Path
         "interval": found["phenomena"]["syntax"]["interval"],
     }
     assert "syntax" in suites.describe(found) and found["masking"] == "token"
-    assert suites.evaluate("minimal_pairs", find_step(pretrained_dir), [file], "fp32", masking="within_word")["rows"] == 5
+    step = find_step(pretrained_dir)
+    again = suites.evaluate("minimal_pairs", step, [file], "fp32", against=step, masking="within_word")
+    assert again["rows"] == 5 and again["against"]["differences"]["macro_accuracy"]["value"] == 0
+    assert f"less that of {step}" in suites.describe(again)
     json.dumps(found)
 
 
@@ -149,14 +153,52 @@ def test_what_does_not_fit_is_refused(pretrained_dir: Path, classifier_dir: Path
     with pytest.raises(UsageError, match="fine-tuned"):
         suite("minimal_pairs", find_step(classifier_dir), [file])
     with pytest.raises(UsageError, match="not for a suite"):
-        suite("minimal_pairs", find_step(pretrained_dir), [file], pretrained_dir)
+        suite("minimal_pairs", find_step(pretrained_dir), [file], errors=tmp_path / "errors.jsonl")
+    with pytest.raises(UsageError, match="fine-tuned"):
+        suite("minimal_pairs", find_step(pretrained_dir), [file], find_step(classifier_dir))
     with pytest.raises(UsageError, match="no such file"):
         suite("minimal_pairs", find_step(pretrained_dir), [tmp_path / "nothing.jsonl"])
     assert only_for_suites([file], None) == file
     for data, masking in (([file, file], None), ([file], "token")):
         with pytest.raises(UsageError, match="suite"):
             only_for_suites(data, masking)
-    assert set(get_args(Suite)) == set(suites.SUITES) == set(suites.TOLD)
+    assert set(get_args(Suite)) == set(suites.SUITES) == set(suites.TOLD) == set(suites.SCORES)
+
+
+def test_two_models_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    paradigms = np.repeat([0, 1, 2], (300, 500, 200))
+    one, other = rng.random(1000) < 0.8, rng.random(1000) < 0.7
+    first, second = (Answered({}, paradigms, right.astype(float)) for right in (one, other))
+    found = suites.differences("minimal_pairs", first, second)
+    shares = [[right[paradigms == i].mean() for i in range(3)] for right in (one, other)]
+    assert found["rows"] == 1000
+    difference = found["differences"]["accuracy"]
+    assert difference["value"] == pytest.approx(one.mean() - other.mean())
+    assert found["differences"]["macro_accuracy"]["value"] == pytest.approx(np.mean(shares[0]) - np.mean(shares[1]))
+    test = stats.ttest_rel(one.astype(float), other.astype(float))  # so many rows are as good as normal
+    low, high = test.confidence_interval()
+    assert (difference["low"], difference["high"]) == pytest.approx((low, high), abs=0.006)
+    assert difference["p"] <= 0.002 and test.pvalue < 1e-3
+    same = suites.differences("minimal_pairs", first, first)["differences"]["accuracy"]
+    assert same == {"value": 0, "low": 0, "high": 0, "p": 1}
+
+
+def test_words_that_one_model_lacks_are_left_out() -> None:
+    gold = np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 1], [1, 2], [1, 5.0]])
+    one, other = np.array([1, np.nan, 3, 4, 3, 2, 1.0]), np.array([4, 3, 2.5, 1, np.nan, 1, 2])
+    found = suites.differences("wordsim", Answered({}, gold, one), Answered({}, gold, other))
+    kept = [0, 2, 3]
+
+    def spearman(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.asarray(stats.spearmanr(x, y))[0])
+
+    expected = [
+        np.mean([stats.spearmanr(gold[kept, 1], x[kept])[0], stats.spearmanr(gold[5:, 1], x[5:])[0]]) for x in (one, other)
+    ]
+    assert found["rows"] == 5 and found["differences"]["spearman"]["value"] == pytest.approx(expected[0] - expected[1])
+    with pytest.raises(UsageError, match="not asked the same"):
+        suites.differences("wordsim", Answered({}, gold, one), Answered({}, gold + 1, other))
 
 
 def test_intervals_are_those_of_resampled_rows() -> None:
