@@ -64,6 +64,20 @@ def nats(emissions: Tensor, labels: Tensor, mask: Tensor, edges: Tensor, scores:
     return ((reached + last).logsumexp(1) - own) * mask[:, 0]
 
 
+def marginals(emissions: Tensor, mask: Tensor, edges: Tensor, scores: Scores) -> Tensor:
+    """The probability of each label at each place, over all chains, for the arguments of `nats`: (N, S, L), 0 in the padding.
+
+    It is the gradient of log Z at the emissions, that of the sum which forward and backward passes would compute.
+    """
+    if not emissions.shape[1]:
+        return emissions
+    with torch.enable_grad():
+        own = emissions.detach().float().requires_grad_()
+        [found] = torch.autograd.grad(nats(own, torch.zeros_like(mask, dtype=torch.int64), mask, edges, scores).sum(), own)
+    found[:, :, 0] += mask  # the score of the chain of zeros was taken off
+    return found
+
+
 def viterbi(emissions: Tensor, mask: Tensor, scores: Scores) -> Tensor:
     """The best chain of labels for (N, S, L) `emissions`: (N, S), 0 where `mask` (N, S) is False (Viterbi 1967)."""
     count, size, _ = emissions.shape

@@ -148,7 +148,7 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
         "in_training": None if shared is None else int(shared.exact.sum()),
         "overlap": None if shared is None or train is None else _overlap(judged, shared, train.rows),
         "slices": slices.slices(task, gold, predicted, read),
-        "calibration": reliability(*task.confidence(gold, observed)) if isinstance(task, Probable) else None,
+        "calibration": reliability(*task.confidence(examples, observed)) if isinstance(task, Probable) else None,
     }
 
 

@@ -134,10 +134,10 @@ class Choice(EncoderTask):
         gold = [example.target for example in examples]
         return np.array([-_log_softmax(scores)[right] for scores, right in zip(observed["scores"], gold, strict=True)])
 
-    def confidence(self, gold: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+    def confidence(self, examples: Sequence[Example], observed: Observed) -> tuple[np.ndarray, np.ndarray]:
         """The probability of the likeliest option."""
         p = np.array([np.exp(_log_softmax(scores).max()) for scores in observed["scores"]])
-        return p, np.array([scores.argmax() for scores in observed["scores"]]) == gold
+        return p, np.array([scores.argmax() for scores in observed["scores"]]) == [e.target for e in examples]
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) numbers of the right options."""

@@ -248,9 +248,9 @@ class Classify(EncoderTask):
             return binary_cross_entropy_with_logits(scores, goal.double(), reduction="none").mean(1).numpy()
         return cross_entropy(scores, goal, reduction="none").numpy()
 
-    def confidence(self, gold: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+    def confidence(self, examples: Sequence[Example], observed: Observed) -> tuple[np.ndarray, np.ndarray]:
         """The probability of the likeliest label; of several labels that of each, N * L of them."""
-        p = self.probabilities(observed["logits"].astype(np.float64))
+        p, gold = self.probabilities(observed["logits"].astype(np.float64)), np.array([example.target for example in examples])
         return (p.ravel(), gold.ravel() > 0) if self.config.several else (p.max(1), p.argmax(1) == gold)
 
     def tune(self, examples: Sequence[Example], observed: Observed) -> None:

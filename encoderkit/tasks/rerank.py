@@ -123,10 +123,10 @@ class Rerank(EncoderTask):
         logits, goal = torch.from_numpy(observed["logits"]).double(), (relevance / self.most.cpu()).clamp(max=1)
         return binary_cross_entropy_with_logits(logits, goal, reduction="none").numpy()
 
-    def confidence(self, gold: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+    def confidence(self, examples: Sequence[Example], observed: Observed) -> tuple[np.ndarray, np.ndarray]:
         """The probability of being relevant; of graded relevance, of at least half of the greatest."""
         logits = torch.from_numpy(observed["logits"]).double()
-        return logits.sigmoid().numpy(), gold[:, 0] >= float(self.most) / 2
+        return logits.sigmoid().numpy(), np.array([example.target for example in examples]) >= float(self.most) / 2
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N, 2) the relevance, and the number of the query."""

@@ -215,6 +215,13 @@ class Span(EncoderTask):
         rows = [example.row for example in examples]
         return np.bincount(rows, self._losses(examples, observed)) / np.bincount(rows)
 
+    def confidence(self, examples: Sequence[Example], observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of each answer that is given, or of none, and whether it matches exactly."""
+        right = objects([example.passage.right for example in examples if example.first == 0])
+        given = [answers[0] for answers in self._best(examples, observed, 1)]
+        exact = self._compared(right, objects([answer.text for answer in given]))["exact_match"]
+        return np.array([answer.score for answer in given]), exact > 0
+
     def _answers(self, row: Row) -> list[Any]:
         answers = answers_of(row, self.config.answers)
         if not answers and not self.config.unanswerable:

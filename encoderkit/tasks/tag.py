@@ -22,7 +22,7 @@ from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
 from encoderkit.metrics import bootstrap_counts, confusion, objects, per_class, single_label, tally
 from encoderkit.models.build import build_tagging_head
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.crf import Scores, Transitions, forbidding, nats, viterbi
+from encoderkit.models.crf import Scores, Transitions, forbidding, marginals, nats, viterbi
 from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.annotations import known, read_entities, read_tags
 from encoderkit.tasks.config import TagConfig
@@ -252,16 +252,32 @@ class Tag(EncoderTask):
         sizes = (targets["places"] >= 0).sum(1).tolist()
         return {"emissions": [one[:size] for one, size in zip(self.emissions(inputs, targets), sizes, strict=True)]}
 
-    def _losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
-        """(N,) the summed loss of the tags of each example."""
-        scores, found = None if self.crf is None else self._scores(), []
+    def _chains(self, examples: Sequence[Example], observed: Observed) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Emissions and targets of examples with labels, some at a time."""
         for start in range(0, len(examples), TOGETHER):
             part = examples[start : start + TOGETHER]
             emissions = pad_sequence([torch.from_numpy(e) for e in observed["emissions"][start : start + TOGETHER]], True)
             labels = [example.targets for example in part if example.targets is not None]
             edges = torch.tensor([example.edges for example in part])
-            found.append(self._nats(emissions, {"labels": pad(labels, emissions.shape[1], IGNORE), "edges": edges}, scores))
+            yield emissions, {"labels": pad(labels, emissions.shape[1], IGNORE), "edges": edges}
+
+    def _losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
+        """(N,) the summed loss of the tags of each example."""
+        scores = None if self.crf is None else self._scores()
+        found = [self._nats(*chains, scores) for chains in self._chains(examples, observed)]
         return torch.cat(found).double().numpy()
+
+    def confidence(self, examples: Sequence[Example], observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of the likeliest tag of each slot over all legal chains; of those of entities, most being O."""
+        found = []
+        for emissions, targets in self._chains(examples, observed):
+            mask = targets["labels"] != IGNORE
+            p, tag = marginals(emissions, mask, targets["edges"], self._scores())[mask].max(-1)
+            right = tag == targets["labels"][mask]
+            said = torch.ones_like(right) if self.scheme == "plain" else tag != self._numbers["O"]
+            found.append((p[said].double().numpy(), right[said].numpy()))
+        p, right = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return p.clip(0, 1), right
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """The loss of a tag, and `score` of the rows."""

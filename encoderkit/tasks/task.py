@@ -172,8 +172,8 @@ class Lossy(Protocol):
 class Probable(Protocol):
     """A task that gives probabilities, which may be true or not."""
 
-    def confidence(self, gold: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
-        """(M,) probabilities, one or several a row, and (M,) bool whether what they are of is so."""
+    def confidence(self, examples: Sequence[Any], observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) probabilities, one or several a row, and (M,) bool whether what they are of is so; of examples with labels."""
         ...
 
 

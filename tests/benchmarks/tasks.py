@@ -31,7 +31,7 @@ from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import init
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune
-from encoderkit.tasks.config import GenerateConfig
+from encoderkit.tasks.config import GenerateConfig, SpanConfig
 from tests.benchmarks.data_sets import SETS, Set
 
 SMALL = 15_000
@@ -124,6 +124,7 @@ def learnt(own: Set, start: str, name: str, settings: Sequence[str], parts: dict
         "baselines": {kind: values.get(own.metric) for kind, values in judged["baselines"].items()},
         "known": own.known,
         "writes": isinstance(recipe.task, GenerateConfig),
+        "scale": 1 if isinstance(recipe.task, GenerateConfig | SpanConfig) else 100,
         "all": done["test"],
     }
     files.replace(kept, json.dumps(found, indent=1, ensure_ascii=False))
@@ -187,9 +188,10 @@ def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
         cells = {start: _value(entry) for start, entry in found.items()}
         own = [name, "{:,}, {:,}".format(*first["rows"]), first["metric"], cells.pop("checkpoint", "-")]
         own.append(", ".join(f"{start} {cell}" for start, cell in cells.items()))
-        none = NO_PEER if first["writes"] else "-"
-        own.append(f"{_figure(beside['value'])} (lr {beside['lr']:g})" if beside else none)
-        own.append(", ".join(f"{kind} {_figure(value)}" for kind, value in first["baselines"].items() if value is not None))
+        none, scale = NO_PEER if first["writes"] else "-", first["scale"]
+        own.append(f"{_figure(beside['value'], scale)} (lr {beside['lr']:g})" if beside else none)
+        simple = {kind: value for kind, value in first["baselines"].items() if value is not None}
+        own.append(", ".join(f"{kind} {_figure(value, scale)}" for kind, value in simple.items()))
         times = {start: entry["seconds"] for start, entry in found.items()}
         times |= {"transformers": beside["seconds"]} if beside else {}
         rows.append([*own, first["known"], ", ".join(f"{start} {seconds:,.0f}" for start, seconds in times.items())])
@@ -198,13 +200,13 @@ def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def _value(entry: dict[str, Any]) -> str:
     seeds = f"; {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
-    within = f" ({' to '.join(map(_figure, entry['interval']))}{seeds})" if entry["interval"] else ""
-    return f"{_figure(entry['value'])}{within}"
+    ends = " to ".join(_figure(value, entry["scale"]) for value in entry["interval"] or ())
+    return f"{_figure(entry['value'], entry['scale'])}" + (f" ({ends}{seeds})" if ends else "")
 
 
-def _figure(value: float) -> str:
+def _figure(value: float, scale: int) -> str:
     """Shares as percentages; BLEU and its kind are out of a hundred already."""
-    return f"{100 * value:.1f}" if abs(value) <= 1 else f"{value:.1f}"
+    return f"{scale * value:.1f}"
 
 
 def main() -> None:

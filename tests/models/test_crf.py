@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoderkit.models.crf import Scores, Transitions, forbidding, nats, viterbi
+from encoderkit.models.crf import Scores, Transitions, forbidding, marginals, nats, viterbi
 from encoderkit.tasks.schemes import Scheme, legal, outputs, split
 
 EDGES = [(True, True), (True, False), (False, True), (False, False)]
@@ -55,7 +55,7 @@ def test_all_chains_counted_one_by_one(scheme: Scheme) -> None:
     emissions, mask, scores = made(scheme, sizes)
     rng = np.random.default_rng(0)
     for edges in EDGES:
-        gold = torch.full(mask.shape, -100)
+        gold, pairs = torch.full(mask.shape, -100), torch.tensor([edges] * len(sizes))
         expected = []
         for row, size in enumerate(sizes):
             paths = [p for p in product(range(len(labels)), repeat=size) if may_be([labels[i] for i in p], scheme, edges)]
@@ -63,10 +63,14 @@ def test_all_chains_counted_one_by_one(scheme: Scheme) -> None:
             chosen = int(rng.integers(len(paths)))
             gold[row, :size] = torch.tensor(paths[chosen])
             expected.append(float(values.logsumexp(0) - values[chosen]))
+            each = torch.zeros(mask.shape[1], len(labels), dtype=torch.float64)
+            for path, p in zip(paths, values.softmax(0), strict=True):
+                each[range(size), path] += p
+            torch.testing.assert_close(marginals(emissions, mask, pairs, scores)[row].double(), each, atol=1e-5, rtol=0)
             if edges == (True, True):
                 best = viterbi(emissions, mask, scores)[row]
                 assert tuple(best[:size].tolist()) == paths[int(values.argmax())] and not best[size:].any()
-        found = nats(emissions, gold, mask, torch.tensor([edges] * len(sizes)), scores)
+        found = nats(emissions, gold, mask, pairs, scores)
         torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 

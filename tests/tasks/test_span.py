@@ -23,6 +23,7 @@ from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines
 from encoderkit.tasks.answers import Answer, answers_of, compared, is_chinese, locate
+from encoderkit.tasks.calibration import reliability
 from encoderkit.tasks.config import SpanConfig
 from encoderkit.tasks.passages import Example, Passage, bands, threshold, trimmed
 from encoderkit.tasks.span import Span
@@ -434,6 +435,8 @@ def test_the_whole_way(tokenizer_dir: Path, tmp_path: Path) -> None:
         assert two == one | {"score": pytest.approx(one["score"], abs=1e-5)}
     right = [official.squad1([row.values["answers"][0]["text"]], one["answer"]) for row, one in zip(rows, found, strict=True)]
     assert (100 * np.mean(right, axis=0)).tolist() == pytest.approx([result["metrics"][n] for n in ("exact_match", "f1")])
+    expected = reliability(np.array([one["score"] for one in found]), np.array(right)[:, 0] > 0)
+    assert result["calibration"]["expected_error"] == pytest.approx(expected["expected_error"], abs=1e-4)
     asked = [rows[0].values["question"], rows[0].values["context"]]
     predict(step, None, predicted(step, None, asked[:1], asked[1:]), tmp_path / "one.csv", "csv", overwrite=True)
     assert (tmp_path / "one.csv").read_text(encoding="utf-8").startswith("text,text_pair,answer,start,end,score,truncated")

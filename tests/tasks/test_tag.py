@@ -194,11 +194,15 @@ def test_what_is_lost_is_counted_and_stays_a_miss() -> None:
     perfect = {"emissions": [np.eye(3)[example.targets] for example in examples]}
     assert task.decide(examples, perfect)[0] == {Entity(10, 23, "x"), Entity(2, 6, "x")}
     assert task.metrics(examples, perfect)["recall"] == 0.5
+    p, right = task.confidence(examples, perfect)
+    assert len(p) == sum((example.targets > 0).sum() for example in examples if example.targets is not None) and right.all()
     words_of = learner(["n", "v"], size=300)
     plain = words_of.encode(rows({"tokens": ["2019", "\x01", "I"], "tags": ["n", "v", "n"]}), tokenizer)
     assert words_of.lost(plain) == {NOTHING: 1}
     [decided] = words_of.decide(plain, {"emissions": [np.eye(2)[example.targets] for example in plain]})
     assert decided.tolist() == [0, 0, 0] and words_of.metrics(plain, {"emissions": [np.eye(2)[[0, 0]]]})["accuracy"] == 2 / 3
+    p, right = words_of.confidence(plain, {"emissions": [np.array([[0.0, 2.0], [3.0, 0.0]])]})
+    assert p == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-3))]) and right.tolist() == [False, True]
     shared = words_of.encode(rows({"tokens": list("他2019"), "tags": list("nnvnn")}), tokenizer)
     assert words_of.lost(shared) == {SHARED: 1}
 
