@@ -8,7 +8,7 @@ its task; nothing is chosen on the test set. Three seeds where train is small: m
 elsewhere one, and a bootstrap interval over the test rows. `--peer`: the checkpoint, exported, in transformers' Trainer by
 the settings of its examples (and at a higher rate, as so small a model needs: the better one counts for it). What is done
 is kept in --out, so the same command goes on. Without a model of a language, its sets are learnt from random weights
-alone, with a tokenizer of their own text. `--rows 200` tries it all on a few rows.
+alone, with a tokenizer of their own text. `--rows 60` tries it all on a few rows.
 """
 
 import argparse
@@ -70,7 +70,8 @@ def prepared(own: Set, bench: Bench) -> dict[str, Path]:
     if not (folder / "test.jsonl").exists():
         files.make_folder(folder)
         for part, rows in own.read(bench.data).items():
-            spaced = range(len(rows)) if bench.rows is None else np.arange(min(bench.rows, len(rows))) * len(rows) // bench.rows
+            most = min(len(rows), len(rows) if bench.rows is None else bench.rows * (4 if part == "train" else 1))
+            spaced = np.arange(most) * len(rows) // most
             text = "".join(json.dumps(rows[i], ensure_ascii=False) + "\n" for i in spaced)
             files.replace(folder / f"{part}.jsonl", text)
     return {path.stem: path for path in folder.glob("*.jsonl") if path.stem in ("train", "dev", "test")}
@@ -173,7 +174,8 @@ def of_set(own: Set, bench: Bench, with_peer: bool) -> list[dict[str, Any]]:
             found.append(learnt(own, start, recipe, settings, parts, bench))
         except UserError as error:
             say(f"left out: {error}")
-    if with_peer and own.recipe in PEERS and any(entry["start"] == "checkpoint" for entry in found):
+            found.append({"set": own.name, "start": start, "why": error.message})
+    if with_peer and own.recipe in PEERS and any(entry["start"] == "checkpoint" and "why" not in entry for entry in found):
         found.append(peer(own, parts, bench))
     return found
 
@@ -184,8 +186,12 @@ def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = [[*header, "baselines", "published", "seconds"]]
     for name, group in groupby(entries, key=lambda entry: entry["set"]):
         found = {entry["start"]: entry for entry in group}
-        beside, first = found.pop("peer", None), next(iter(found.values()))
-        cells = {start: _value(entry) for start, entry in found.items()}
+        beside, cells = found.pop("peer", None), {start: _value(entry) for start, entry in found.items()}
+        found = {start: entry for start, entry in found.items() if "why" not in entry}
+        if not found:
+            rows.append([name, "", "", *cells.values()][:4] + [""] * 5)
+            continue
+        first = next(iter(found.values()))
         own = [name, "{:,}, {:,}".format(*first["rows"]), first["metric"], cells.pop("checkpoint", "-")]
         own.append(", ".join(f"{start} {cell}" for start, cell in cells.items()))
         none, scale = NO_PEER if first["writes"] else "-", first["scale"]
@@ -199,6 +205,8 @@ def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def _value(entry: dict[str, Any]) -> str:
+    if "why" in entry:
+        return f"left out: {entry['why']}"
     seeds = f"; {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
     ends = " to ".join(_figure(value, entry["scale"]) for value in entry["interval"] or ())
     return f"{_figure(entry['value'], entry['scale'])}" + (f" ({ends}{seeds})" if ends else "")
@@ -218,7 +226,7 @@ def main() -> None:
     parser.add_argument("--model-zh", type=Path, help="a Chinese run")
     parser.add_argument("--only", help=f"some of {', '.join(own.name for own in SETS)}")
     parser.add_argument("--seeds", type=int, default=3, help="on small sets")
-    parser.add_argument("--rows", type=int, help="at most so many of each part")
+    parser.add_argument("--rows", type=int, help="to try it: so many of dev and test, four times as many of train")
     parser.add_argument("--set", action="append", default=[], help="for every recipe, as encoderkit's")
     parser.add_argument("--peer", action="store_true", help="also transformers (needs accelerate)")
     a = parser.parse_args()
