@@ -160,7 +160,7 @@ def test_files_to_write_are_checked_first(
         fails(2, f"would be replaced, and this command reads {rows}\n  fix: another {flag}", *command, flag, rows)
         fails(2, f"this is a directory\n  fix: {flag} {tmp_path / 'NAME'}", *command, flag, tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(os, "access", lambda *_: False)
+            patch.setattr(os, "access", lambda path, *_, **__: Path(path) != tmp_path)
             fails(5, f"{tmp_path}: cannot be written to", *command, flag, tmp_path / "new" / "x.npy")
     assert rows.read_bytes() == before
 

@@ -130,6 +130,7 @@ def test_slices_of_several_labels(pairs_dir: Path, pairs: dict[str, Path]) -> No
 
 def test_rows_by_their_loss(classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "errors.jsonl"
+    baselines._features.cache_clear()
     with patch.object(baselines, "words", wraps=baselines.words) as fitted:
         result = evaluate(find_step(classifier_dir), labelled["dev"], "fp32", errors=out)
     assert fitted.call_count == 1
