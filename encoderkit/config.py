@@ -10,6 +10,7 @@ import difflib
 import inspect
 import re
 import sys
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -179,18 +180,43 @@ def override(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     return result
 
 
-def validate(model: type[C], data: dict[str, Any], where: str, lines: Lines | None = None) -> C:
-    """`data` as a `model`; raises `UsageError` with the line, the nearest right name and the legal ones."""
+def validate(model: type[C], data: dict[str, Any], where: str, lines: Lines | None = None, settings: Sequence[str] = ()) -> C:
+    """`data` as a `model`; raises `UsageError` with the line, the nearest right name and the legal ones.
+
+    `settings`: what was changed by `override`. With another kind, keys of the former one are left over in a file; those that
+    are set to null are taken out.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _explain(model, error, data, where, lines or {}) from None
+        left = _left_over(model, error, data, lines or {}, settings)
+        names = [".".join(map(str, path)) for path in left]
+        if left and all(f"{name}=null" in settings for name in names):
+            return validate(model, _without(data, left), where, lines)
+        found = _explain(model, error, data, where, lines or {})
+        if left:
+            found.fix = f"{' '.join(f'--set {name}=null' for name in names)} takes out what the file has for the other kind"
+        raise UsageError(found.message, where=found.where, fix=found.fix) from None
+
+
+def _left_over(model: type[Config], error: ValidationError, data: Any, lines: Lines, settings: Sequence[str]) -> list[KeyPath]:
+    """Keys of the file that are unknown now that `settings` gave the part they are in another kind."""
+    schema = model.model_json_schema()
+    paths = [_locate(schema, e["loc"], data)[0] for e in error.errors() if e["type"] == "extra_forbidden"]
+    changed = {setting.partition("=")[0] for setting in settings}
+    return [path for path in paths if path in lines and ".".join(map(str, (*path[:-1], "kind"))) in changed]
+
+
+def _without(data: dict[str, Any], paths: Sequence[KeyPath]) -> dict[str, Any]:
+    inner = {path[0]: [other[1:] for other in paths if other[0] == path[0] and len(other) > 1] for path in paths}
+    kept = {name: value for name, value in data.items() if (name,) not in paths}
+    return {str(name): _without(value, inner[name]) if inner.get(name) else value for name, value in kept.items()}
 
 
 def load(model: type[C], path: Path | None, settings: list[str] | None = None) -> C:
     """The recipe at `path` (all defaults without one), with the overrides of `settings` (`--set`)."""
     data, lines = read_yaml(path) if path is not None else ({}, {})
-    return validate(model, override(data, settings or []), str(path or "--set"), lines)
+    return validate(model, override(data, settings or []), str(path or "--set"), lines, settings or [])
 
 
 def dump(config: Config) -> str:
@@ -232,7 +258,7 @@ def _explain(model: type[Config], error: ValidationError, data: Any, where: str,
     if kind == "extra_forbidden":
         message, fix = f"unknown key {shown(str(path[-1]))}" + _inside(path), _nearest(str(path[-1]), owner)
     elif kind == "missing":
-        message = f"{name} is missing"
+        message, fix = f"{name} is missing", f"--set {name}=VALUE" if len(path) > 1 else None
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         found = node.get("kind") if isinstance(node, dict) else node
         message = f"{name} has no kind" if kind.endswith("found") else f"{name}.kind is {shown(str(found))}"

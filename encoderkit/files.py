@@ -108,8 +108,8 @@ def write_new(path: Path, data: bytes | str) -> None:
 def _replacing(target: Path) -> Iterator[Writer]:
     """A file written beside `target` that takes its place when the block ends without an error, and is gone otherwise."""
     temporary = _staging(target)
-    with suppress(FileNotFoundError):
-        temporary.unlink()
+    with _explained(target):
+        temporary.unlink(missing_ok=True)
     try:
         with Writer(temporary) as file:
             yield file
@@ -218,11 +218,11 @@ def sweep(folder: Path) -> None:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def refuse_existing(path: Path, overwrite: bool, resume: bool = False, known: Collection[str] = ()) -> None:
+def refuse_existing(path: Path, overwrite: bool, resume: bool = False, known: Collection[str] = (), flag: str = "--out") -> None:
     """Raise `UsageError` if `path` holds something and nobody said that it may go, or that is not ours to remove.
 
     `resume`: `path` is for a run, which is written into a directory; all else is replaced as a whole. `known`: what a
-    directory of ours that has no manifest may hold.
+    directory of ours that has no manifest may hold. `flag`: what names `path`.
     """
     if not (path.exists() or path.is_symlink()):
         return
@@ -235,7 +235,7 @@ def refuse_existing(path: Path, overwrite: bool, resume: bool = False, known: Co
         _refuse_foreign(path, held, known)
         return
     ways = "--resume to continue it, --overwrite to replace it" if resume else "--overwrite to replace it"
-    raise UsageError("exists already and nothing is overwritten unasked", where=path, fix=f"another --out, or {ways}")
+    raise UsageError("exists already and nothing is overwritten unasked", where=path, fix=f"another {flag}, or {ways}")
 
 
 def _refuse_foreign(path: Path, held: list[str], known: Collection[str]) -> None:

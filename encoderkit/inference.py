@@ -36,7 +36,7 @@ from encoderkit.text.ngrams import Spelled
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights, read_tensors
 from encoderkit.training.evaluate import outputs
-from encoderkit.training.machine import DTYPES, choose_device, choose_precision, keep_memory
+from encoderkit.training.machine import DTYPES, check_precision, choose_device, choose_precision, keep_memory
 
 TOKENS = 16_384
 """Of a batch, padding included: enough to keep a processor busy, and little memory."""
@@ -259,6 +259,7 @@ def start(model: Model, precision: Precision = "auto", batch: int | None = None)
     assert isinstance(model.learner, nn.Module)
     model.learner.to(device)
     chosen = choose_precision(precision, device)
+    check_precision(model.learner, chosen, device)
     if chosen != "fp32":
         for part in model.learner.modules():
             if isinstance(part, nn.Linear):

@@ -2,13 +2,14 @@
 
 import difflib
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from encoderkit import files, world
-from encoderkit.errors import DataError, MissingDependency, UsageError, shown
+from encoderkit.errors import DataError, MissingDependency, ResourceError, UsageError, shown
 from encoderkit.models.config import EncoderConfig
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, blind
@@ -22,8 +23,10 @@ def directory(path: str | Path, kind: str, command: str) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
-    found = "this is a file" if folder.exists() else "there is nothing here"
-    raise UsageError(f"expected {kind}, but {found}", where=folder, fix=f"encoderkit {command} ... --out {folder}")
+    if folder.exists():
+        name = command.split()[0]
+        raise UsageError(f"expected {kind}, but this is a file", where=folder, fix=f"the directory that {name} wrote")
+    raise UsageError(f"expected {kind}, but there is nothing here", where=folder, fix=f"encoderkit {command} ... --out {folder}")
 
 
 def input_file(path: str | Path) -> Path:
@@ -41,6 +44,9 @@ def input_file(path: str | Path) -> Path:
 
 def find_step(path: str | Path) -> Path:
     """The model directory that `path` means: a step itself, or a run's best step (its last if none is best)."""
+    if Path(path).is_file() and (Path(path).parent / "config.json").is_file():
+        fix = f"the directory that holds it: {Path(path).parent}"
+        raise UsageError("expected a run or a model directory, but this is a file of one", where=path, fix=fix)
     folder = directory(path, "a run or a model directory", "pretrain")
     if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
         return folder
@@ -69,12 +75,25 @@ def output(out: Path, resume: bool, overwrite: bool) -> None:
         files.refuse_existing(out, overwrite, resume=True)
 
 
-def apart(out: Path, *inputs: str | Path | None) -> None:
+def apart(out: Path, *inputs: str | Path | None, flag: str = "--out") -> None:
     """What is replaced must not hold what is read."""
     target = out.resolve()
     for path in inputs:
         if path is not None and Path(path).resolve().is_relative_to(target):
-            raise UsageError(f"would be replaced, and this command reads {path}", where=out, fix="another --out")
+            raise UsageError(f"would be replaced, and this command reads {path}", where=out, fix=f"another {flag}")
+
+
+def file_out(out: Path | None, source: Path | None, flag: str, overwrite: bool) -> None:
+    """The file that `flag` names may be written, and is not what is read."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise UsageError("a file is to be written, but this is a directory", where=out, fix=f"{flag} {out / 'NAME'}")
+    files.refuse_existing(out, overwrite, flag=flag)
+    apart(out, source, flag=flag)
+    folder = next(folder for folder in out.absolute().parents if folder.exists())
+    if not os.access(folder, os.W_OK):
+        raise ResourceError("cannot be written to", where=folder, fix=f"another {flag}")
 
 
 def corpus(paths: list[Path], out: Path, overwrite: bool) -> None:

@@ -104,6 +104,11 @@ def _check_patience(training: TrainingConfig, every: EveryConfig, dev: float | s
         raise ValueError("training.patience needs every.evaluate in updates or epochs: by the clock, a run could not be repeated")
 
 
+def _check_metric(training: TrainingConfig, metrics: tuple[str, ...]) -> None:
+    if training.metric not in (None, *metrics):
+        raise ValueError(f"training.metric here is {' or '.join(metrics)}, found {training.metric}")
+
+
 def _undropped(model: EncoderConfig | None) -> bool:
     return model is not None and not any(getattr(model, name, 0) for name in ("dropout", "attention_dropout"))
 
@@ -176,8 +181,7 @@ class PretrainRecipe(Config):
             raise ValueError(f"training.{name} is for finetune")
         if isinstance(self.objective, WordVectorConfig):
             _check_word_vectors(self.objective, self.data, self.optimizer, self.training)
-        if self.training.metric not in (None, *self.objective.metrics):
-            raise ValueError(f"training.metric here is {' or '.join(self.objective.metrics)}")
+        _check_metric(self.training, self.objective.metrics)
         return self
 
 
@@ -239,4 +243,5 @@ class FinetuneRecipe(Config):
             raise ValueError("folds makes dev of parts of data.train: leave data.dev out, or give no folds")
         if self.training.tokens is not None:
             raise ValueError("training.tokens is for pretrain; here give epochs, updates or budget")
+        _check_metric(self.training, self.task.metrics)
         return self

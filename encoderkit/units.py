@@ -92,6 +92,28 @@ Span = Annotated[str | int, BeforeValidator(_check_span, json_schema_input_type=
 """A part of the run: a share of it (`5%`) or a number of updates."""
 
 
+def _check_overlap(value: object) -> str | int:
+    if isinstance(value, int) or str(value).strip().isdecimal():
+        size = int(str(value))
+        if isinstance(value, bool) or size < 0:
+            raise ValueError("should be a number of tokens such as 32, or a share of a window such as 25%")
+        return size
+    share = _share(value)
+    if share == 1:
+        raise ValueError("should be less than a window")
+    return f"{share * 100:g}%"
+
+
+Overlap = Annotated[str | int, BeforeValidator(_check_overlap, json_schema_input_type=int | float | str)]
+"""What neighbouring windows of a long text share: a number of tokens (`32`; the stride of other libraries) or a share of the
+window (`25%`)."""
+
+
+def overlap_tokens(overlap: str | int, room: int) -> int:
+    """The number of tokens that `overlap` stands for in windows of `room` tokens."""
+    return int(_share(overlap) * room) if isinstance(overlap, str) else overlap
+
+
 def span_updates(span: str | int, total: int) -> int:
     """The number of updates that `span` stands for in a run of `total` updates."""
     return round(_share(span) * total) if isinstance(span, str) else min(span, total)

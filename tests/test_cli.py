@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from encoderkit import files
 from encoderkit.cli import main as cli
 from encoderkit.errors import out_of_memory
+from encoderkit.preflight import find_step
 from encoderkit.stages.show import RECIPES
 
 PRETRAIN = """\
@@ -144,6 +146,29 @@ def test_what_is_read_is_not_overwritten(
     fails(2, "only what encoderkit wrote is replaced", "pretrain", pretraining, "--out", tmp_path, "--overwrite")
     fails(2, "only what encoderkit wrote is replaced", "tokenize", "--tokenizer", tokenizer_dir, *text, "--out", tmp_path)
     assert pretraining.is_file() and corpus.is_file()
+
+
+def test_files_to_write_are_checked_first(
+    tmp_path: Path, classifier_dir: Path, labelled: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, before = labelled["dev"], labelled["dev"].read_bytes()
+    for flag, command in (
+        ("--errors", ["evaluate", classifier_dir, "--data", rows, "--overwrite"]),
+        ("--out", ["predict", classifier_dir, rows, "--overwrite"]),
+        ("--out", ["embed", classifier_dir, rows, "--overwrite"]),
+    ):
+        fails(2, f"would be replaced, and this command reads {rows}\n  fix: another {flag}", *command, flag, rows)
+        fails(2, f"this is a directory\n  fix: {flag} {tmp_path / 'NAME'}", *command, flag, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", lambda path, *_, **__: Path(path) != tmp_path)
+            fails(5, f"{tmp_path}: cannot be written to", *command, flag, tmp_path / "new" / "x.npy")
+    assert rows.read_bytes() == before
+
+
+def test_a_file_in_place_of_a_model(classifier_dir: Path, corpus: Path) -> None:
+    step = find_step(classifier_dir)
+    fails(2, f"this is a file of one\n  fix: the directory that holds it: {step}", "bench", step / "config.json")
+    fails(2, "this is a file\n  fix: the directory that pretrain wrote", "bench", corpus)
 
 
 def test_what_the_system_refuses_is_no_bug(tmp_path: Path, pretrained_dir: Path) -> None:

@@ -191,9 +191,23 @@ def test_overrides_that_are_refused(tmp_path: Path, setting: str, message: str) 
     assert message in error(tmp_path, GOOD, [setting])
 
 
+def test_another_kind_and_what_the_file_has_for_the_first(tmp_path: Path) -> None:
+    text = "checkpoint: a\ndata: {train: b}\noptimizer: {kind: muon, lr: 1e-3, adamw_lr: 1e-4, momentum: 0.9}\n"
+    path, gone = recipe(tmp_path, text), ["optimizer.adamw_lr=null", "optimizer.momentum=null"]
+    with pytest.raises(UsageError, match=r"--set optimizer\.adamw_lr=null --set optimizer\.momentum=null takes out"):
+        load(FinetuneRecipe, path, ["optimizer.kind=adamw", gone[0]])
+    changed = load(FinetuneRecipe, path, ["optimizer.kind=adamw", *gone])
+    assert changed.optimizer.model_dump() | {"kind": "adamw", "lr": 1e-3} == changed.optimizer.model_dump()
+    with pytest.raises(UsageError, match='unknown key "eta" in optimizer'):
+        load(FinetuneRecipe, path, ["optimizer.kind=adamw", *gone, "optimizer.eta=null"])
+    with pytest.raises(UsageError, match=r"optimizer\.adamw_lr is missing\n  fix: --set optimizer\.adamw_lr=VALUE"):
+        load(FinetuneRecipe, path, ["optimizer={kind: muon, lr: 1}"])
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("training.metric=f1", "training.metric here is loss or accuracy or macro_f1 or mcc, found f1"),
         ("task.label=[]", "task: label names at least one column"),
         ("task.label=text", "task: text and label name columns that differ, found text twice"),
         ("task.class_weights={a: -1}", 'task.class_weights.a: input should be greater than 0, found "-1"'),

@@ -8,6 +8,7 @@ import torch
 from encoderkit.config import dump, parse_yaml, validate
 from encoderkit.learner import Vocabulary
 from encoderkit.models.build import build_encoder
+from encoderkit.models.config import BertConfig
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import init
@@ -37,10 +38,12 @@ class TestRecipe:
         with torch.device("meta"):
             if isinstance(recipe, PretrainRecipe) and recipe.model is not None:
                 learner = OBJECTIVES[type(recipe.objective)](recipe.objective, recipe.model, VOCABULARY, recipe.data.length)
-                assert learner.encoder.dim == recipe.model.dim
-            elif isinstance(recipe, FinetuneRecipe) and recipe.model is not None:
-                learner = TASKS[type(recipe.task)](recipe.task, recipe.model, VOCABULARY, recipe.data.length, ["a", "b"])
-                assert build_encoder(recipe.model, 300, 0).dim == learner.encoder.dim
+                assert learner.encoder.dim == recipe.model.dim and set(learner.directions) == set(recipe.objective.metrics)
+            elif isinstance(recipe, FinetuneRecipe):
+                model = recipe.model or BertConfig()
+                learner = TASKS[type(recipe.task)](recipe.task, model, VOCABULARY, recipe.data.length, ["B-a", "I-a", "O"])
+                assert build_encoder(model, 300, 0).dim == learner.encoder.dim
+                assert set(learner.directions) <= set(recipe.task.metrics)
 
 
 def test_init_writes_each_recipe_and_overwrites_none(tmp_path: Path) -> None:

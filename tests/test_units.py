@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from encoderkit.units import Count, Every, Interval, Seconds, Share, Span, interval, span_updates
+from encoderkit.units import Count, Every, Interval, Overlap, Seconds, Share, Span, interval, span_updates
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,10 @@ from encoderkit.units import Count, Every, Interval, Seconds, Share, Span, inter
         (Span, "5%", "5%"),
         (Span, 300, 300),
         (Span, "2k", 2000),
+        (Overlap, 32, 32),
+        (Overlap, "32", 32),
+        (Overlap, "25%", "25%"),
+        (Overlap, 0.25, "25%"),
         (Every, "5m", "5m"),
         (Every, "1 epoch", "1 epoch"),
     ],
@@ -64,6 +68,9 @@ def test_read(unit: Any, text: Any, value: Any) -> None:
         (Span, 1.5),
         (Every, "now"),
         (Every, "0 updates"),
+        (Overlap, "100%"),
+        (Overlap, -1),
+        (Overlap, True),
         (Every, "5"),
         (Seconds, True),
         (Count, None),

@@ -77,6 +77,7 @@ def _bug(error: BaseException) -> int:
 
 def run() -> int:
     """The command, with every way it can end turned into an exit code."""
+    world.follow_parent()
     try:
         code = app(standalone_mode=False)
         if code == ExitCode.INTERRUPTED:

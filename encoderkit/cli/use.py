@@ -70,6 +70,7 @@ def evaluate(
         return print_result(found, json) if json else print(suites.describe(found))
     one = preflight.only_for_suites(data, masking)
     preflight.evaluated(step, one)
+    preflight.file_out(errors, one, "--errors", overwrite)
     from encoderkit.stages import evaluate as stage
 
     result = stage.evaluate(step, one, precision, batch, not no_baselines, other, errors, overwrite)
@@ -105,6 +106,7 @@ def predict(
 
     step = preflight.find_step(model)
     rows = preflight.predicted(step, source, text or [], text_pair or [])
+    preflight.file_out(out, source, "--out", overwrite)
     from encoderkit.stages import predict as stage
 
     stage.predict(step, source, rows, out, form, column, top, precision, batch, overwrite)
@@ -178,6 +180,7 @@ def embed(
 
     step = preflight.find_step(model)
     preflight.text_file(source)
+    preflight.file_out(out, source, "--out", overwrite)
     from encoderkit.stages import embed as stage
 
     print_result(stage.embed(step, source, out, pooling, normalize, column, precision, batch, overwrite), json)

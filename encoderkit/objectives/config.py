@@ -195,6 +195,10 @@ class CausalConfig(ObjectiveBase):
     head: Literal["tied", "own"] = "tied"
     """The vocabulary head takes the products with the encoder's word embeddings, or with a table of its own."""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*super().metrics, "perplexity", "bits_per_byte")
+
     def obstacle(self, model: EncoderConfig) -> str | None:
         """Encoders whose vectors have seen the next token can copy it."""
         if reading(model) != "both":

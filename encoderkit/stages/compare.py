@@ -131,7 +131,7 @@ def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe | FinetuneRecip
     kind = recipe_kind(data, path)
     if kind not in ("pretrain", "finetune"):
         raise UsageError(f"a {kind} recipe; compare takes recipes that train", where=path)
-    return validate(PretrainRecipe if kind == "pretrain" else FinetuneRecipe, data, str(path), lines)
+    return validate(PretrainRecipe if kind == "pretrain" else FinetuneRecipe, data, str(path), lines, settings)
 
 
 def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:

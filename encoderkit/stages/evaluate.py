@@ -43,7 +43,7 @@ def evaluate(
     cannot be used, before anything is computed.
     """
     if errors is not None:
-        files.refuse_existing(errors, overwrite)
+        files.refuse_existing(errors, overwrite, flag="--errors")
     engine = start(open_model(step), precision, batch)
     about = {"model": str(step), "data": str(data), "precision": engine.precision}
     task = engine.model.task

@@ -27,7 +27,7 @@ from encoderkit.training.checkpoint import FORMAT, Description, State, newest, p
 from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
-from encoderkit.training.machine import DTYPES, keep_memory
+from encoderkit.training.machine import DTYPES, check_precision, keep_memory
 from encoderkit.training.optim import build_optimizers, depths, freeze
 from encoderkit.training.plan import draft, settle
 from encoderkit.training.run import Goal, rewind_log, train
@@ -137,6 +137,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
         if plan.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("the run was begun on a GPU, and torch finds none here; it would not be the same run", where=out)
         torch.set_num_threads(plan.threads)
+        check_precision(learner, plan.precision, plan.device)
         learner.to(plan.device)
         if plan.compile:
             learner.compile()
@@ -192,7 +193,8 @@ def find_goal(learner: Learner, metric: str | None, patience: int | None) -> Goa
     name = metric or learner.monitor
     if name not in learner.directions:
         raise UsageError(
-            f"training.metric {name} is not a metric here", fix=f"--set training.metric={'|'.join(learner.directions)}"
+            f"training.metric {name} is not a metric here; there are {', '.join(learner.directions)}",
+            fix=f"--set training.metric={learner.monitor}",
         )
     return Goal(name, learner.directions[name], patience)
 

@@ -53,7 +53,7 @@ def complete(path: Path, settings: list[str]) -> tuple[str, Config]:
     data, lines = read_yaml(file)
     data = override(data, settings)
     kind = recipe_kind(data, file)
-    return kind, validate(RECIPES[kind], data, str(file), lines)
+    return kind, validate(RECIPES[kind], data, str(file), lines, settings)
 
 
 class Key(NamedTuple):

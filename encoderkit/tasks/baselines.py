@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,11 @@ def _sides(train: Texts, sides: Sequence[Sequence[str]]) -> list[Any] | None:
 
 def features(train: Texts, texts: Texts) -> tuple[Any, Any] | None:
     """TF-IDF of the words of the fitted rows of `train` and of `texts`, sparse; None where `train` has no characters."""
+    return _features(tuple(map(tuple, train)), tuple(map(tuple, texts)))
+
+
+@lru_cache(maxsize=1)  # a baseline and the rows that are most alike ask for the same
+def _features(train: Texts, texts: Texts) -> tuple[Any, Any] | None:
     joined = [_SEPARATOR.join(train[int(i)]) for i in fitted_rows(train)]
     if all(text.isspace() or not text for text in joined):
         return None

@@ -89,6 +89,11 @@ class ClassifyConfig(RowsConfig):
         return self
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of each label too; of exclusive labels also the correlation."""
+        return ("loss", "accuracy", "macro_f1", "micro_f1" if self.several else "mcc")
+
+    @property
     def optional_columns(self) -> list[str]:
         """That of a teacher's scores."""
         return [self.soft] if self.soft else []
@@ -128,6 +133,11 @@ class RegressConfig(RowsConfig):
             raise ValueError("label names at least one column")
         differ(self.all_columns, "text and label")
         return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Correlations and errors."""
+        return ("loss", "pearson", "spearman", "mse", "mae")
 
     @property
     def columns(self) -> list[str]:
@@ -180,6 +190,11 @@ class SimilarityConfig(RowsConfig):
         return self
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Of scored pairs correlations; else how early the right text is found."""
+        return ("loss", "pearson", "spearman") if self.label else ("loss", "mrr", "ndcg_at_10", "recall_at_1", "recall_at_10")
+
+    @property
     def columns(self) -> list[str]:
         """The columns of a pair."""
         return list(self.text)
@@ -224,6 +239,11 @@ class RerankConfig(RowsConfig):
         return self
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """How early what is relevant comes."""
+        return ("loss", "map", "mrr", "ndcg_at_10")
+
+    @property
     def columns(self) -> list[str]:
         """The columns of the query and of the candidate."""
         return list(self.text)
@@ -262,6 +282,11 @@ class ChoiceConfig(RowsConfig):
             raise ValueError("options are two columns or more, or one column that holds a list")
         differ(self.all_columns, "text, options and label")
         return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The share of right options."""
+        return ("loss", "accuracy")
 
     @property
     def columns(self) -> list[str]:
@@ -318,6 +343,11 @@ class GenerateConfig(RowsConfig):
     def _columns_differ(self) -> "GenerateConfig":
         differ(self.all_columns, "source and target")
         return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """How like the targets the texts are."""
+        return ("loss", "chrf", "bleu", "rouge_l")
 
     @property
     def columns(self) -> list[str]:

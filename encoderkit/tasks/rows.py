@@ -21,6 +21,11 @@ class RowsConfig(Config):
         raise NotImplementedError
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured on held-out data, for `training.metric`."""
+        raise NotImplementedError
+
+    @property
     def optional_columns(self) -> list[str]:
         """Those that are read where a file has them."""
         return []

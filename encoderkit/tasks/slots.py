@@ -95,7 +95,7 @@ def find_slots(text: str, units: np.ndarray, pieces: np.ndarray) -> Slots:
 def with_marks(text: str, slots: Slots) -> Slots:
     """Slots of characters, each with the characters after it that no piece holds: accents and the like, but not spaces."""
     last, limits = slots.last.copy(), [*slots.first[1:].tolist(), len(text)]
-    for i, limit in enumerate(limits):
+    for i, limit in enumerate(limits[: len(last)]):
         while last[i] + 1 < limit and not text[last[i] + 1].isspace():
             last[i] += 1
     return slots._replace(last=last)

@@ -28,6 +28,7 @@ from encoderkit.tasks.passages import Band, Example, Passage, bands, tell, thres
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import Tokens, inputs_of, lay, named, names_of, windows
 from encoderkit.text.tokenizers import Tokenizer
+from encoderkit.units import overlap_tokens
 
 MOST_ANSWERS = 20
 """That `--top-k` may ask for."""
@@ -153,7 +154,7 @@ class Span(EncoderTask):
         """The windows of a row, from the ids of its question and its passage."""
         asked, found = question[: self.config.question_length], []
         room = self.length - len(tokenizer.template.pair) + 2 - len(asked)
-        for first, end in windows(len(context), room, self.config.overlap):
+        for first, end in windows(len(context), room, overlap_tokens(self.config.overlap, room)):
             tokens, (_, place) = lay([asked, context[first:end]], tokenizer)
             tokens = tokens._replace(cut=0 if first else len(question) - len(asked))
             found.append(Example(tokens, passage, first, end - first, place, self._null(tokens, tokenizer), None, row))

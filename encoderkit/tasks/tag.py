@@ -31,9 +31,10 @@ from encoderkit.tasks.slots import NOTHING, SHARED, Slots, characters, find_slot
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, inputs_of, lay, windows
 from encoderkit.text.tokenizers import Tokenizer
+from encoderkit.units import overlap_tokens
 
-TOGETHER = 256
-"""Chains that are decided at once."""
+TOGETHER, PLACES = 256, 1 << 17
+"""Chains that are decided at once, at most, and places in them with the padding: a long text does not widen all others."""
 
 
 class Laid(NamedTuple):
@@ -174,7 +175,7 @@ class Tag(EncoderTask):
     def _windows(self, ids: np.ndarray, slots: Slots, tokenizer: Tokenizer) -> Iterator[Example]:
         """Windows over the pieces of a row; where two hold the same pieces, each decides the half that it sees more around."""
         room = self.length - len(tokenizer.template.single) + 1
-        cuts = windows(len(ids), room, int(self.config.overlap * room))
+        cuts = windows(len(ids), room, overlap_tokens(self.config.overlap, room))
         borders = [0, *((end - 1 + start) // 2 + 1 for (_, end), (start, _) in pairwise(cuts)), len(ids)]
         ends = np.searchsorted(slots.places, borders).tolist()
         for (start, end), (low, high) in zip(cuts, pairwise(ends), strict=True):
@@ -309,8 +310,8 @@ class Tag(EncoderTask):
             joined.append((slots, torch.from_numpy(np.concatenate(emissions)), parts[0].units))
         found, scores = [np.zeros(0, np.int64)] * len(joined), self._scores()
         order = sorted((i for i, (slots, _, _) in enumerate(joined) if len(slots.places)), key=lambda i: len(joined[i][1]))
-        for start in range(0, len(order), TOGETHER):
-            part = order[start : start + TOGETHER]
+        for start, end in _together([len(joined[i][1]) for i in order]):
+            part = order[start:end]
             sizes = torch.tensor([len(joined[i][1]) for i in part])
             paths = viterbi(
                 pad_sequence([joined[i][1] for i in part], True), torch.arange(int(sizes.max())) < sizes[:, None], scores
@@ -387,6 +388,15 @@ class Tag(EncoderTask):
         if self.crf is not None:
             return "transformers has no token classifier with a CRF (task.head: softmax can be handed over)"
         return Export("tag", self.state_dict(), self.logits, tuple(self.labels), dropout=self.config.dropout)
+
+
+def _together(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where to cut chains of ascending `sizes` into those that are decided at once; one that is long alone."""
+    start = 0
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or end - start == TOGETHER or (end + 1 - start) * sizes[end] > PLACES:
+            yield start, end
+            start = end
 
 
 def _scheme(config: TagConfig, labels: Sequence[str]) -> Scheme:

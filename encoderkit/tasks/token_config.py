@@ -1,11 +1,11 @@
 """The tasks about places in a text, which `tasks/config.py` has among the others. No torch here."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from encoderkit.tasks.rows import RowsConfig, differ
-from encoderkit.units import Share
+from encoderkit.units import Overlap
 
 
 class TagConfig(RowsConfig):
@@ -25,8 +25,8 @@ class TagConfig(RowsConfig):
     """What the model gives: entities as BIO or BIOES, whatever scheme the file has, or plain tags. auto: that of the file."""
     head: Literal["softmax", "crf"] = "softmax"
     """Each tag on its own, or all together by a CRF; either way only legal sequences are given."""
-    overlap: Annotated[Share, Field(lt=1)] = 0.25
-    """Of a window that the next one reads again, where a row is longer than data.length."""
+    overlap: Overlap = "25%"
+    """What neighbouring windows share, where a row is longer than data.length: tokens (32), or a share of a window (25%)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
 
@@ -58,9 +58,21 @@ class TagConfig(RowsConfig):
         return [*self.columns, self.spans or self.tags or ""]
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Of entities, of plain tags, or of both where only the file tells which they are."""
+        entities, plain = ("f1", "precision", "recall"), ("accuracy", "macro_f1")
+        if self.scheme == "plain":
+            return ("loss", *plain)
+        return ("loss", *entities, *(plain if self.scheme == "auto" and self.text is None else ()))
+
+    @property
     def txt(self) -> Literal["line", "conll"]:
         """A token a line, unless there is a text."""
         return "line" if self.text else "conll"
+
+    def cramped(self, length: int) -> str | None:
+        """A window must go on by a token beyond what it shares with the one before; two tokens are special."""
+        return _cramped(length, 3, "3", self.overlap)
 
 
 class SpanConfig(RowsConfig):
@@ -75,8 +87,9 @@ class SpanConfig(RowsConfig):
     """The column of the answers, each {text, answer_start} or the text alone: a list, or lists of texts and of starts."""
     question_length: PositiveInt = 64
     """The most tokens of a question; longer ones are cut, and counted."""
-    overlap: int = Field(default=32, ge=0)
-    """Tokens that neighbouring windows of a long passage share: an answer as long as this is whole in one of them."""
+    overlap: Overlap = 32
+    """What neighbouring windows of a long passage share, tokens (32) or a share of a window (25%): an answer as long as this
+    is whole in one of them."""
     answer_length: PositiveInt = 30
     """The most tokens of an answer that is given."""
     unanswerable: bool = False
@@ -102,6 +115,11 @@ class SpanConfig(RowsConfig):
         return [*self.columns, self.answers]
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of SQuAD's script."""
+        return ("loss", "exact_match", "f1")
+
+    @property
     def optional_columns(self) -> list[str]:
         """The name of a question, for predictions and messages."""
         return ["id"]
@@ -113,7 +131,11 @@ class SpanConfig(RowsConfig):
 
     def cramped(self, length: int) -> str | None:
         """A window must go on by a token beyond what it shares with the one before; four tokens may be special."""
-        least = self.question_length + self.overlap + 5
-        if length < least:
-            return f"data.length ({length}) is less than task.question_length + task.overlap + 5 = {least}"
-        return None
+        return _cramped(length, self.question_length + 5, "task.question_length + 5", self.overlap)
+
+
+def _cramped(length: int, least: int, what: str, overlap: str | int) -> str | None:
+    """Why windows that share `overlap` do not fit into `length` tokens, of which `least` are needed besides."""
+    if isinstance(overlap, int) and overlap:
+        least, what = least + overlap, f"{what} + task.overlap"
+    return f"data.length ({length}) is less than {what} = {least}" if length < least else None

@@ -8,6 +8,9 @@ import time
 from typing import Literal
 
 import torch
+from torch import nn
+
+from encoderkit.errors import UsageError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -46,6 +49,19 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Li
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if _product_seconds(torch.bfloat16) < 0.7 * _product_seconds(torch.float32) else "fp32"
+
+
+def has_bf16() -> bool:
+    """Whether the processor has instructions for bfloat16, as torch sees it."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+
+
+def check_precision(module: nn.Module, precision: Literal["fp32", "bf16"], device: str) -> None:
+    """Raise `UsageError` for what torch cannot compute: an LSTM in bf16 on a processor without instructions for it."""
+    lstm = any(isinstance(part, nn.LSTM) for part in module.modules())
+    if precision == "bf16" and device == "cpu" and lstm and not has_bf16():
+        message = "bf16 was asked for, and torch has no LSTM in bf16 for this processor, which lacks the instructions"
+        raise UsageError(message, fix="precision fp32, or auto")
 
 
 def _product_seconds(dtype: torch.dtype) -> float:

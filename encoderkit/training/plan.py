@@ -14,7 +14,7 @@ from encoderkit.learner import Learner
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.training.distributed import by_first
 from encoderkit.training.loop import Plan, Source, updates
-from encoderkit.training.machine import DTYPES, can_compile, choose_device, choose_precision
+from encoderkit.training.machine import DTYPES, can_compile, check_precision, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
 from encoderkit.training.schedule import updates_in
 
@@ -24,6 +24,8 @@ LONG_RUN = 300.0
 """Seconds of training in which compiling, which takes about half a minute, can be won back."""
 FEW = 50
 """Updates that are not worth measuring a few beforehand."""
+MEASURED, MEASURING = 20, 0.05
+"""Updates that are measured to plan a budget: so many, or fewer where they would take more than this share of it."""
 GAIN = 0.97
 """What is to be faster must take less than this share of the time, or the measurement may be noise."""
 FORWARD = 0.4
@@ -79,6 +81,8 @@ def settle(
     one shape, so that compiling once is enough. Short runs are not measured, as they would be over before.
     """
     started = time.monotonic()
+    assert isinstance(learner, nn.Module)
+    check_precision(learner, plan.precision, plan.device)
     if plan.compile and not can_compile(plan.device):
         raise UsageError(
             "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
@@ -97,10 +101,15 @@ def settle(
         _compile(learner)
     if training.budget is None:
         return plan
-    seconds = trial.speed(plan, max(3, min(20, int(training.budget / 20))))
+    seconds, measured = trial.speed(plan, 3), 3
+    if (more := by_first(lambda: min(MEASURED, int(MEASURING * training.budget / seconds)))) > measured:
+        seconds, measured = trial.speed(plan, more), more
     left = training.budget - (time.monotonic() - started) - FORWARD * seconds * looks / plan.batch
     count = by_first(lambda: max(1, int(left / seconds)))
-    say(f"{seconds:.2f} s an update: {count:,} updates fit into the budget")
+    say(f"{seconds:.2g} s an update, by {measured} of them: {count:,} updates fit into the budget")
+    if measured < MEASURED / 2:
+        short = f"a budget of {training.budget:g} s has time to measure {measured} updates alone"
+        warn(f"{short}, so it may end early or late by a good part; training.updates says exactly how many")
     return plan.model_copy(update={"updates": count, "examples": count * plan.batch})
 
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -129,7 +130,10 @@ def test_slices_of_several_labels(pairs_dir: Path, pairs: dict[str, Path]) -> No
 
 def test_rows_by_their_loss(classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "errors.jsonl"
-    result = evaluate(find_step(classifier_dir), labelled["dev"], "fp32", errors=out)
+    baselines._features.cache_clear()
+    with patch.object(baselines, "words", wraps=baselines.words) as fitted:
+        result = evaluate(find_step(classifier_dir), labelled["dev"], "fp32", errors=out)
+    assert fitted.call_count == 1
     found: list[Any] = _rows(out)
     losses = np.array([row["loss"] for row in found])
     assert (np.diff(losses) <= 0).all() and losses.mean() == pytest.approx(result["metrics"]["loss"], abs=1e-4)

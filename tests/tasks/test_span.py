@@ -391,6 +391,11 @@ def test_a_recipe_leaves_room_for_the_passage() -> None:
     recipe = {"tokenizer": "t", "model": {"kind": "lstm"}, "task": {"kind": "span", "overlap": 64}, "data": {"train": "x.json"}}
     with pytest.raises(UsageError, match=r"data.length \(128\) is less than .* = 133"):
         validate(FinetuneRecipe, recipe, "recipe")
+    tagging = recipe | {"task": {"kind": "tag", "overlap": 126}}
+    with pytest.raises(UsageError, match=r"data.length \(128\) is less than 3 \+ task.overlap = 129"):
+        validate(FinetuneRecipe, tagging, "recipe")
+    recipe["task"] = {"kind": "span", "overlap": "50%"}
+    assert validate(FinetuneRecipe, recipe, "recipe").task.model_dump()["overlap"] == "50%"
 
 
 TRAINING = {"batch": 16, "precision": "fp32", "compile": "off", "device": "cpu"}

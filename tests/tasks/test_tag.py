@@ -28,7 +28,7 @@ from encoderkit.stages.predict import predict
 from encoderkit.tasks.config import TagConfig
 from encoderkit.tasks.schemes import Entity, entities, outputs, recognise, tags
 from encoderkit.tasks.slots import INSIDE, NOTHING, OVERLAP, SHARED, find_slots, fit, joined, spread, unfit, words
-from encoderkit.tasks.tag import Tag
+from encoderkit.tasks.tag import Tag, _together
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.config import TokenizerConfig, TokenizerKind
 from encoderkit.text.tokenizers import Tokenizer
@@ -207,21 +207,32 @@ def test_what_is_lost_is_counted_and_stays_a_miss() -> None:
     assert words_of.lost(shared) == {SHARED: 1}
 
 
+def test_a_text_without_a_character() -> None:
+    task = learner(["O", "B-x", "I-x"], size=300, tokens=None, tags=None, text="text", spans="spans")
+    [first, second] = task.encode(rows({"text": "", "spans": []}, {"text": "né", "spans": [[0, 2, "x"]]}), tokenizer_of())
+    assert len(first.places) == 0 and first.gold == frozenset() and second.units == 2
+
+
 # windows and batches
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 0.9])
-def test_each_slot_is_decided_where_most_is_seen_around_it(share: float) -> None:
+def test_a_long_text_does_not_widen_the_others() -> None:
+    cuts = list(_together([1] * 300 + [500] * 300 + [1 << 20]))
+    assert cuts == [(0, 256), (256, 512), (512, 600), (600, 601)] and not list(_together([]))
+
+
+@pytest.mark.parametrize(("overlap", "shared"), [(0, 0), (0.25, 2), (6, 6), ("90%", 9)])
+def test_each_slot_is_decided_where_most_is_seen_around_it(overlap: float | str, shared: int) -> None:
     tokenizer = tokenizer_of()
-    task = learner(["O", "B-x", "I-x"], length=12, size=300, overlap=share)
+    task = learner(["O", "B-x", "I-x"], length=12, size=300, overlap=overlap)
     tokens = ["I", "live", "in", "New", "York", "since", "2019", ",", "two", "spaces", "in", "New", "York", "I", "live"] * 3
     examples = task.encode(rows({"tokens": tokens, "tags": ["B-x"] * len(tokens)}), tokenizer)
-    ids, room = tokenizer.spans([" ".join(tokens)]).ids, 10
+    ids = tokenizer.spans([" ".join(tokens)]).ids
     assert sum(len(example.places) for example in examples) == len(tokens) and len(examples) > 3
     assert [e.edges for e in examples] == [(e is examples[0], e is examples[-1]) for e in examples]
     starts = [0]
     for before in examples[:-1]:
-        starts.append(starts[-1] + len(before.tokens.ids) - 2 - int(share * room))
+        starts.append(starts[-1] + len(before.tokens.ids) - 2 - shared)
     spans = [(start, start + len(e.tokens.ids) - 2) for start, e in zip(starts, examples, strict=True)]
 
     def context(piece: int, span: tuple[int, int]) -> float:

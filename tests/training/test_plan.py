@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from encoderkit.errors import UsageError
+from encoderkit.training import machine
 from encoderkit.training import plan as planning
 from encoderkit.training.config import AdamWConfig, ScheduleConfig, TrainingConfig
+from encoderkit.training.machine import check_precision
 from encoderkit.training.plan import Trial, draft, settle
 from tests.training.runs import masked, plan, rows
 
@@ -73,6 +75,26 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, 
     )
     assert not made.compile
     assert "not compiled, as that failed: g++: fatal error\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "measured", "told"), [(1.0, 3, True), (0.05, 10, False), (0.001, 20, False)])
+def test_a_budget_is_planned_from_what_it_has_time_to_measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: float, measured: int, told: bool
+) -> None:
+    counts = []
+    monkeypatch.setattr(Trial, "speed", lambda self, plan, count: counts.append(count) or seconds)
+    made = settle(plan(0, 8), TrainingConfig(budget=10), masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+    assert counts[-1] == measured and made.updates == pytest.approx(10 / seconds, rel=0.01, abs=1)
+    talk = capsys.readouterr().err
+    assert f"{seconds:.2g} s an update, by {measured} of them" in talk and ("warning: a budget of 10 s" in talk) == told
+
+
+def test_an_lstm_in_bf16_where_the_processor_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_bf16", lambda: False)
+    check_precision(masked("lstm"), "fp32", "cpu")
+    check_precision(masked("gru"), "bf16", "cpu")
+    with pytest.raises(UsageError, match="torch has no LSTM in bf16 for this processor"):
+        check_precision(masked("lstm"), "bf16", "cpu")
 
 
 def test_measuring_the_speed_changes_nothing() -> None:
