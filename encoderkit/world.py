@@ -27,8 +27,6 @@ def follow_parent() -> None:
     """
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:  # gone before it was asked for
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def first() -> bool:
