@@ -4,6 +4,7 @@ N chains of up to S labels are computed together; the only loop is over the S pl
 hundreds of scores have no room in bfloat16.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.models.decoding import NEVER
+
+TOGETHER, PLACES = 256, 1 << 17
+"""Chains that are computed at once, at most, and places in them with the padding: a long one does not widen all others."""
 
 
 class Scores(NamedTuple):
@@ -93,3 +97,12 @@ def viterbi(emissions: Tensor, mask: Tensor, scores: Scores) -> Tensor:
         if place:
             now = torch.where(mask[:, place], before[place - 1].gather(1, now[:, None])[:, 0], now)
     return path * mask
+
+
+def together(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where to cut chains of ascending `sizes` into those that are computed at once; one that is long alone."""
+    start = 0
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or end - start == TOGETHER or (end + 1 - start) * sizes[end] > PLACES:
+            yield start, end
+            start = end

@@ -22,7 +22,7 @@ from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
 from encoderkit.metrics import bootstrap_counts, confusion, objects, per_class, single_label, tally
 from encoderkit.models.build import build_tagging_head
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.crf import Scores, Transitions, forbidding, marginals, nats, viterbi
+from encoderkit.models.crf import TOGETHER, Scores, Transitions, forbidding, marginals, nats, together, viterbi
 from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.annotations import known, read_entities, read_tags
 from encoderkit.tasks.config import TagConfig
@@ -32,9 +32,6 @@ from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, inputs_of, lay, windows
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.units import overlap_tokens
-
-TOGETHER, PLACES = 256, 1 << 17
-"""Chains that are decided at once, at most, and places in them with the padding: a long text does not widen all others."""
 
 
 class Laid(NamedTuple):
@@ -310,7 +307,7 @@ class Tag(EncoderTask):
             joined.append((slots, torch.from_numpy(np.concatenate(emissions)), parts[0].units))
         found, scores = [np.zeros(0, np.int64)] * len(joined), self._scores()
         order = sorted((i for i, (slots, _, _) in enumerate(joined) if len(slots.places)), key=lambda i: len(joined[i][1]))
-        for start, end in _together([len(joined[i][1]) for i in order]):
+        for start, end in together([len(joined[i][1]) for i in order]):
             part = order[start:end]
             sizes = torch.tensor([len(joined[i][1]) for i in part])
             paths = viterbi(
@@ -388,15 +385,6 @@ class Tag(EncoderTask):
         if self.crf is not None:
             return "transformers has no token classifier with a CRF (task.head: softmax can be handed over)"
         return Export("tag", self.state_dict(), self.logits, tuple(self.labels), dropout=self.config.dropout)
-
-
-def _together(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where to cut chains of ascending `sizes` into those that are decided at once; one that is long alone."""
-    start = 0
-    for end in range(1, len(sizes) + 1):
-        if end == len(sizes) or end - start == TOGETHER or (end + 1 - start) * sizes[end] > PLACES:
-            yield start, end
-            start = end
 
 
 def _scheme(config: TagConfig, labels: Sequence[str]) -> Scheme:

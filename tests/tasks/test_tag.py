@@ -19,6 +19,7 @@ from encoderkit.config import validate
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, UserError
 from encoderkit.learner import Vocabulary
+from encoderkit.models.crf import together
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import export
@@ -28,7 +29,7 @@ from encoderkit.stages.predict import predict
 from encoderkit.tasks.config import TagConfig
 from encoderkit.tasks.schemes import Entity, entities, outputs, recognise, tags
 from encoderkit.tasks.slots import INSIDE, NOTHING, OVERLAP, SHARED, find_slots, fit, joined, spread, unfit, words
-from encoderkit.tasks.tag import Tag, _together
+from encoderkit.tasks.tag import Tag
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.config import TokenizerConfig, TokenizerKind
 from encoderkit.text.tokenizers import Tokenizer
@@ -217,8 +218,8 @@ def test_a_text_without_a_character() -> None:
 
 
 def test_a_long_text_does_not_widen_the_others() -> None:
-    cuts = list(_together([1] * 300 + [500] * 300 + [1 << 20]))
-    assert cuts == [(0, 256), (256, 512), (512, 600), (600, 601)] and not list(_together([]))
+    cuts = list(together([1] * 300 + [500] * 300 + [1 << 20]))
+    assert cuts == [(0, 256), (256, 512), (512, 600), (600, 601)] and not list(together([]))
 
 
 @pytest.mark.parametrize(("overlap", "shared"), [(0, 0), (0.25, 2), (6, 6), ("90%", 9)])
@@ -465,6 +466,6 @@ def test_files_that_will_not_do(content: str, message: str, tokenizer_dir: Path,
         ({"text": "a", "scheme": "plain"}, "bio or bioes"),
     ],
 )
-def test_settings_that_do_not_go_together(task: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_settings_that_do_not_gotogether(task: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         recipe(tmp_path, tmp_path, tmp_path, **task)
