@@ -16,7 +16,7 @@ import torch
 from encoderkit import files
 from encoderkit.config import override, read_yaml, validate
 from encoderkit.console import markdown, number, say, table, warn
-from encoderkit.errors import UsageError
+from encoderkit.errors import DivergedError, UsageError
 from encoderkit.inference import open_model, read_config, start
 from encoderkit.metrics import Answered
 from encoderkit.models.build import build_encoder
@@ -67,12 +67,22 @@ def compare(
     """
     asked = [_suite(text) for text in suites]
     plans = _plans(recipes, settings if budget is None else [*settings, *by_the_clock(budget)], then)
+    _check_alike(plans, data)
     _check_sizes(plans, same_size)
     entries, judged, asked_of = [], [], []
     for number_, plan in enumerate(plans, start=1):
         say(f"{plan.name}: {number_} of {len(plans)}")
-        entry, labelled = _one(out / plan.name, plan)
-        entries.append({"name": plan.name, "parameters": plan.parameters, **entry})
+        entries.append({"name": plan.name, "parameters": plan.parameters})
+        try:
+            entry, labelled = _one(out / plan.name, plan)
+        except DivergedError as error:
+            if number_ == 1:  # what all others are held against
+                raise
+            warn(f"{plan.name}: {error.message}")
+            entries[-1]["why"] = error.message
+            _keep(out, entries)
+            continue
+        entries[-1] |= entry
         if asked:
             asked_of.append({kind: _measured(out / plan.name, plan, kind, file) for kind, file in asked})
             entries[-1]["suites"] = {kind: _figures(kind, one, asked_of[0][kind]) for kind, one in asked_of[-1].items()}
@@ -80,10 +90,14 @@ def compare(
         if rows is not None:
             judged.append(judge(start(open_model(find_step(entry["model"]))), rows))
             entries[-1] |= _judged(judged, rows)
-        result = {"recipes": entries, "out": str(out)}
-        files.replace(out / "comparison.json", json.dumps(result, indent=1, ensure_ascii=False))
-        files.replace(out / "table.md", markdown(_lines(entries)))
+        _keep(out, entries)
     return {"recipes": entries, "out": str(out)}
+
+
+def _keep(out: Path, entries: Sequence[dict[str, Any]]) -> None:
+    result = {"recipes": entries, "out": str(out)}
+    files.replace(out / "comparison.json", json.dumps(result, indent=1, ensure_ascii=False))
+    files.replace(out / "table.md", markdown(_lines(entries)))
 
 
 def _suite(text: str) -> tuple[str, Path]:
@@ -146,6 +160,18 @@ def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:
         return sum(p.numel() for p in build_encoder(model, size, 0).parameters())
 
 
+def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
+    """All are judged by the same task on the same rows, or nothing could be said of how they differ."""
+    tasks = {plan.name: last.task.kind for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
+    if len(set(tasks.values())) > 1:
+        told = ", ".join(f"{name} {kind}" for name, kind in tasks.items())
+        raise UsageError(f"recipes of different tasks cannot be compared: {told}", where="task.kind")
+    rows = {str(_labelled(plan.second or plan.first)) for plan in plans}
+    if data is None and len(rows) > 1:
+        message = f"the recipes would be judged on different rows: {', '.join(sorted(rows))}"
+        raise UsageError(message, where="data.test", fix="--data FILE, or --set data.test=FILE")
+
+
 def _check_sizes(plans: Sequence[_Plan], most: float | None) -> None:
     size = plans[0].parameters
     others = [plan for plan in plans if abs(plan.parameters / size - 1) > (SAME_SIZE if most is None else most)]
@@ -174,10 +200,15 @@ def _one(out: Path, plan: _Plan) -> tuple[dict[str, Any], Path | None]:
         kept = ("updates", "seconds", "dev", "test", "intervals", "runs")  # the latter two with seeds or folds
         entry["finetune"] = {key: done[key] for key in kept if key in done}
     entry["model"] = str(run)
-    dev = last.data.dev if isinstance(last, FinetuneRecipe) else None
-    test = last.data.test if isinstance(last, FinetuneRecipe) else None
-    rows = test or (dev if isinstance(dev, str) else None)
-    return entry, None if rows is None else Path(rows)
+    return entry, _labelled(last)
+
+
+def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Path | None:
+    """The rows that its model is judged on: those of test, or of dev."""
+    if isinstance(recipe, PretrainRecipe):
+        return None
+    rows = recipe.data.test or (recipe.data.dev if isinstance(recipe.data.dev, str) else None)
+    return None if rows is None else Path(rows)
 
 
 def _measured(out: Path, plan: _Plan, kind: str, file: Path) -> Answered:
@@ -233,6 +264,8 @@ def _lines(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
     cells = {"recipe": entry["name"], "parameters": number(entry["parameters"])}
+    if "why" in entry:
+        cells["not trained"] = entry["why"][:60]
     if "pretrain" in entry:
         done = entry["pretrain"]
         cells |= {"seconds": f"{done['seconds']:,.0f}", "tokens/s": number(done["tokens_per_second"])}

@@ -21,6 +21,9 @@ _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(:log)?")
 
 
+_JUDGES = ("data.dev", "data.test", "training.metric", "seeds", "folds", "fold")
+
+
 class Axis(NamedTuple):
     """One key: a list of values, or a range of numbers."""
 
@@ -61,6 +64,8 @@ def _axis(text: str, recipe: dict[str, Any]) -> Axis:
     if not equals or not what.strip():
         fix = "--search optimizer.lr=1e-5..1e-3:log, or --search training.epochs=2,3,5"
         raise UsageError(f"expected key=values, found {shown(text)}", where="--search", fix=fix)
+    if key in _JUDGES:
+        raise UsageError(f"{key} is what trials are judged by, and is the same for all of them", where="--search", fix="--set")
     match = _RANGE.fullmatch(what.strip())
     if match is None:
         values = parse_yaml(f"[{what}]", f"--search {key}")[0]

@@ -56,7 +56,7 @@ def tune(
                     break
                 done.append({"number": len(done), "params": params})
                 _save(out, about, done)
-            done[-1] |= _tried(given, done[-1], out)
+            done[-1] |= _tried(given, done[-1], out, _best(done) is not None)
             _save(out, about, done)
             _keep_best(out, done)
         return _result(out, given, axes, [trial for trial in done if "value" in trial])
@@ -130,8 +130,11 @@ def _proposed(axes: Sequence[Axis], done: Sequence[Trial], seed: int) -> Params:
     return {axis.key: rounded[axis.key] if axis.values is None else axis.values[found[axis.key]] for axis in axes}
 
 
-def _tried(given: dict[str, Any], trial: Trial, out: Path) -> Trial:
-    """Run a trial, or go on with it; what became of it. What cannot be together (heads and width), or diverges, has failed."""
+def _tried(given: dict[str, Any], trial: Trial, out: Path, proven: bool) -> Trial:
+    """Run a trial, or go on with it; what became of it. What cannot be together (heads and width), or diverges, has failed.
+
+    `proven`: whether a trial has come to an end.
+    """
     say(f"trial {trial['number']}: " + "  ".join(settings(trial["params"])))
     started = time.monotonic()
     try:
@@ -141,7 +144,10 @@ def _tried(given: dict[str, Any], trial: Trial, out: Path) -> Trial:
         return {"value": None, "seconds": 0.0, "why": error.message}
     try:
         result = finetune(recipe, _folder(out, trial), resume=True)
-    except DivergedError as error:
+    except (DivergedError, UsageError) as error:
+        # What cannot be is of the values, where the recipe as it is came to an end.
+        if isinstance(error, UsageError) and not proven:
+            raise
         return {"value": None, "seconds": round(time.monotonic() - started, 1), "why": error.message}
     value = result["dev"][result["chosen_by"]["metric"]]
     say(f"trial {trial['number']}: {result['chosen_by']['metric']} {value:.4f}")

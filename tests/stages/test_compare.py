@@ -10,7 +10,7 @@ from scipy import stats
 
 from encoderkit.config import dump, load
 from encoderkit.data.labelled import read_rows
-from encoderkit.errors import UsageError
+from encoderkit.errors import DivergedError, UsageError
 from encoderkit.metrics import paired_differences
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
@@ -147,6 +147,28 @@ def test_equal_time_and_seeds(tokenizer_dir: Path, labelled: dict[str, Path], tm
     assert "mean of 2, dev" in describe(result) and set(result["recipes"][1]["difference"]) == set(
         result["recipes"][1]["metrics"]
     )
+
+
+def test_one_that_diverges_and_those_that_are_not_alike(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    paths, models = [], {"kind": "lstm", "dim": 8}
+    for name, lr in (("sound", 1e-3), ("wild", 1e30), ("other", 2e-3)):
+        paths.append(tmp_path / f"{name}.yaml")
+        recipe = finetuning(tokenizer_dir, labelled, model=models, optimizer={"kind": "adamw", "lr": lr, "clip": None})
+        paths[-1].write_text(dump(recipe), encoding="utf-8")
+    result = compare(paths, tmp_path / "out")
+    sound, wild, other = result["recipes"]
+    assert "which cannot be trained on" in wild["why"] and "metrics" not in wild and "difference" in other
+    assert "not trained" in describe(result) and sound["metrics"]
+    with pytest.raises(DivergedError):
+        compare(paths[1:], tmp_path / "first")
+    recipe = finetuning(tokenizer_dir, labelled, data={"train": str(labelled["train"]), "dev": "10%"}, model=models)
+    paths[2].write_text(dump(recipe), encoding="utf-8")
+    with pytest.raises(UsageError, match="judged on different rows"):
+        compare([paths[0], paths[2]], tmp_path / "rows")
+    task = {"kind": "regress", "label": "label"}
+    paths[2].write_text(dump(finetuning(tokenizer_dir, labelled, task=task)), encoding="utf-8")
+    with pytest.raises(UsageError, match="different tasks cannot be compared: sound classify, other regress"):
+        compare([paths[0], paths[2]], tmp_path / "tasks")
 
 
 def _finetuning(tokenizer: Path, labelled: dict[str, Path], folder: Path) -> Path:

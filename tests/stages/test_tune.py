@@ -10,6 +10,7 @@ import pytest
 from encoderkit import files, preflight
 from encoderkit.cli import main as cli
 from encoderkit.config import dump, load
+from encoderkit.data.labelled import read_rows
 from encoderkit.errors import DivergedError, MissingDependency, UsageError
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
@@ -55,6 +56,8 @@ def test_ranges_and_values_are_typed_by_the_schema(tokenizer_dir: Path, labelled
         ("task.pooling=mean,maxx", "maxx"),
         ("training.batch=8", "two values"),
         ("training.batch", "expected key=values"),
+        ("data.test=a,b", "is what trials are judged by"),
+        ("training.metric=loss,accuracy", "is what trials are judged by"),
     ],
 )
 def test_a_space_that_the_recipe_cannot_have(search: str, message: str, tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
@@ -131,6 +134,8 @@ def test_a_small_space_is_tried_whole_and_a_trial_that_fails_is_no_end(
 
     def diverging(recipe: FinetuneRecipe, out: Path, resume: bool) -> dict[str, Any]:
         if recipe.optimizer.lr > 0.1:
+            if recipe.model.layers == 2:
+                raise UsageError("cannot be with two layers")
             raise DivergedError("the loss is no longer finite")
         return run(recipe, out, resume)
 
@@ -141,7 +146,10 @@ def test_a_small_space_is_tried_whole_and_a_trial_that_fails_is_no_end(
     assert sorted(tried) == [(lr, layers) for lr in (1e-3, 3e-3, 1) for layers in (1, 2)]
     assert [t["params"]["optimizer.lr"] for t in result["trials"] if t["value"] is None] == [1, 1]
     assert set(result["importance"]) in (set(), {"optimizer.lr", "model.layers"})
-    assert "no longer finite" in describe(result)
+    assert "no longer finite" in describe(result) and "cannot be with" in describe(result)
+    monkeypatch.setattr(stage, "finetune", lambda *_, **__: read_rows("nowhere.jsonl", []))
+    with pytest.raises(UsageError, match="there is no such file"):  # the recipe itself: nothing is tried
+        tune(finetuning(tokenizer_dir, labelled), tmp_path / "other", search)
 
 
 def test_the_command(
