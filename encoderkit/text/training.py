@@ -1,16 +1,17 @@
 """Training a tokenizer: a stream of texts to the files of a saved one, in bounded memory, the same files every time."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 import encoderkit
 from encoderkit.errors import DataError, UsageError
 from encoderkit.text.alphabet import HAN_CLASS, count_characters, is_han, normalized_counts
 from encoderkit.text.config import TokenizerConfig
+from encoderkit.text.counting import LONGEST_WORD, count_by_gigatoken, count_byte_words, count_words
+from encoderkit.text.merging import Laid, learn
 from encoderkit.text.normalization import SPACE, characters_normalizer, normalizer
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.sampling import Kept, Sample, draw
@@ -20,12 +21,6 @@ from encoderkit.text.unigram import SPELLING, train_unigram
 KEPT_CHINESE, KEPT_BYTES = 64, 96
 """The longest run that wordpiece (characters) and bpe (bytes) see as one word. Text without spaces would otherwise make
 words of any length, and time and memory with them; no ordinary word is as long."""
-
-
-LONGEST_WORD = 100
-"""Characters. Training time grows with the square of a word's length: a line of 400,000 letters took five minutes.
-For wordpiece a longer word is [UNK] anyway, as in BERT."""
-_LONG = re.compile(rf"\S{{{LONGEST_WORD}}}")
 
 
 class Trained(NamedTuple):
@@ -58,21 +53,16 @@ def train(texts: Iterator[str], config: TokenizerConfig) -> Trained:
     return Trained(_files(_finished(tokenizer), config) | extra, sample, dropped)
 
 
-def lines(texts: Kept) -> Iterator[str]:
-    """The lines of the documents, by which the library shares the work among threads, with overlong words parted."""
-    for text in texts:
-        for line in filter(None, text.split("\n")):
-            if len(line) > LONGEST_WORD and max(map(len, line.split()), default=0) > LONGEST_WORD:
-                line = _LONG.sub(r"\g<0> ", line)
-            yield line
+def _characters(raw: dict[str, int], config: TokenizerConfig) -> dict[str, int]:
+    return normalized_counts(raw, characters_normalizer(config).normalize_str)
 
 
-def _alphabet(raw: dict[str, int], config: TokenizerConfig, room: int) -> list[str]:
+def _alphabet(counts: dict[str, int], config: TokenizerConfig, room: int) -> list[str]:
     """The characters that enter the vocabulary: the commonest, `config.alphabet` of them or what fits into `room`.
 
-    Characters rarer than `min_frequency` stay out. A wordpiece character counts twice if it can continue a word.
+    `counts` has the commonest first. Characters rarer than `min_frequency` stay out. A wordpiece character counts twice
+    if it can continue a word.
     """
-    counts = normalized_counts(raw, characters_normalizer(config).normalize_str)
     common = [c for c, n in counts.items() if n >= config.min_frequency]
     if config.alphabet is not None:
         return common[: config.alphabet]
@@ -93,24 +83,16 @@ def continues(character: str, config: TokenizerConfig) -> bool:
 
 
 def _wordpiece(texts: Kept, config: TokenizerConfig) -> Tokenizer:
-    alphabet = sorted(_alphabet(count_characters(texts), config, config.vocab_size // 2))
-    # The trainer numbers ##-characters in the order of a hash table and breaks ties by number: given as special tokens
-    # they have fixed numbers, and the same text makes the same vocabulary.
-    inside = [f"##{c}" for c in alphabet if continues(c, config)]
+    words = count_words(texts, _wordpiece_tokenizer({UNK: 0}, config), config.splits_chinese(), config.lowercase)
+    laid = Laid(words)
+    alphabet = sorted(_alphabet(laid.letters(), config, config.vocab_size // 2))
+    inside = [c for c in alphabet if continues(c, config)]
     least = len(SPECIAL) + len(alphabet) + len(inside)
     _must_fit(least, config, f"an alphabet of {len(alphabet)} characters, each at the start of a word and inside")
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=[*SPECIAL, *inside],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        show_progress=False,
-    )
-    learning = _wordpiece_tokenizer({UNK: 0}, config)
-    learning.train_from_iterator(lines(texts), trainer)
-    ids = learning.get_vocab(with_added_tokens=False)
-    pieces = sorted((p for p in ids if p not in SPECIAL), key=lambda p: (len(p.removeprefix("##")) > 1, ids[p]))
+    known = [*SPECIAL, *(f"##{c}" for c in inside), *alphabet]
+    symbols = laid.symbols({c: i for i, c in enumerate(known)}, {c: i for i, c in enumerate(inside, len(SPECIAL))})
+    learnt = learn(symbols, known, config.vocab_size, config.min_frequency, "##")
+    pieces = sorted(learnt.pieces[len(SPECIAL) :], key=lambda piece: len(piece.removeprefix("##")) > 1)
     return _wordpiece_tokenizer({p: i for i, p in enumerate([*SPECIAL, *pieces])}, config)
 
 
@@ -134,7 +116,7 @@ def _must_fit(least: int, config: TokenizerConfig, what: str) -> None:
 
 
 def _bpe(texts: Kept, config: TokenizerConfig) -> Tokenizer:
-    letters = pre_tokenizers.ByteLevel.alphabet()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     _must_fit(len(SPECIAL) + len(letters), config, f"{len(letters)} bytes")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizer(config)
@@ -144,15 +126,15 @@ def _bpe(texts: Kept, config: TokenizerConfig) -> Tokenizer:
     steps += [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(KEPT_BYTES)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=sorted(letters),
-        limit_alphabet=len(letters),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(lines(texts), trainer)
+    words = None
+    if not (config.splits_chinese() or config.lowercase or config.strip_accents):
+        words = count_by_gigatoken(texts, tokenizer, config.nfkc, KEPT_BYTES)
+    if words is None:
+        words = count_byte_words(texts, tokenizer, config.splits_chinese(), config.lowercase)
+    known = [*SPECIAL, *letters]
+    numbers = {c: i for i, c in enumerate(known)}
+    learnt = learn(Laid(words).symbols(numbers, numbers), known, config.vocab_size, config.min_frequency)
+    tokenizer.model = models.BPE({p: i for i, p in enumerate(learnt.pieces)}, learnt.merge_names())
     return tokenizer
 
 
@@ -160,19 +142,16 @@ def _word(texts: Kept, config: TokenizerConfig) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({UNK: 0}, unk_token=UNK))
     tokenizer.normalizer = normalizer(config)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(lines(texts), trainer)
+    words = count_words(texts, tokenizer, config.splits_chinese(), config.lowercase)
+    common = sorted((-n, word) for word, n in words.items() if n >= config.min_frequency and word not in SPECIAL)
+    vocab = [*SPECIAL, *(word for _, word in common)][: config.vocab_size]
+    tokenizer.model = models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token=UNK)
     return tokenizer
 
 
 def _char(texts: Kept, config: TokenizerConfig) -> Tokenizer:
     room = config.vocab_size - len(SPECIAL) - 1
-    alphabet = _alphabet(count_characters(texts), config, room)
+    alphabet = _alphabet(_characters(count_characters(texts), config), config, room)
     _must_fit(len(SPECIAL) + 1 + len(alphabet), config, f"an alphabet of {len(alphabet)} characters")
     vocab = {piece: i for i, piece in enumerate([*SPECIAL, SPACE, *alphabet])}
     # Byte-pair encoding without a single merge is the fastest way of the library to cut a text into characters.
@@ -224,7 +203,7 @@ def _json(value: dict[str, Any]) -> bytes:
 def _unigram(texts: Kept, config: TokenizerConfig) -> tuple[Tokenizer, bytes, dict[str, int]]:
     raw = count_characters(texts)
     fixed = len(SPECIAL) + len(SPELLING) + 1 + (256 if config.byte_fallback else 0)
-    alphabet = set(_alphabet(raw, config, (config.vocab_size - fixed) // 2))
+    alphabet = set(_alphabet(_characters(raw, config), config, (config.vocab_size - fixed) // 2))
     what = f"an alphabet of {len(alphabet)} characters" + (" and 256 bytes" if config.byte_fallback else "")
     _must_fit(fixed + len(alphabet), config, what)
     rule = characters_normalizer(config).normalize_str
