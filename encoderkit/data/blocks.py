@@ -180,10 +180,10 @@ def pack(sizes: np.ndarray, length: int) -> np.ndarray:
     rows = np.empty(len(sizes), np.int64)
     room: list[list[np.ndarray]] = [[] for _ in range(length + 1)]  # rows by the places they have left
     made = done = 0
-    for size in range(length, 0, -1):
+    for size in np.flatnonzero(counts)[::-1].tolist():
         items = order[done : done + int(counts[size])]
         done += len(items)
-        for left in range(size, length):
+        for left in [left for left in range(size, length) if room[left]]:  # what is placed leaves less than `size`
             while len(items) and room[left]:
                 items = _place(items, room[left].pop(), size, left, rows, room)
         if len(items):
