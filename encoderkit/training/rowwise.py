@@ -22,7 +22,7 @@ class _Rowwise(torch.optim.Optimizer):
                 if p.grad is None:
                     continue
                 if p.grad.is_sparse:
-                    gradient = p.grad.coalesce()
+                    gradient = coalesced(p.grad)
                     rows, values = gradient.indices()[0], gradient.values()
                 else:
                     rows, values = None, p.grad
@@ -79,6 +79,12 @@ class Adagrad(_Rowwise):
         return gradient.div_(seen.sqrt_().add_(group["eps"])).mul_(group["lr"])
 
 
+def coalesced(gradient: Tensor) -> Tensor:
+    """`gradient`, sparse, with each row once; one whose rows ascend is so already, which autograd forgets to say."""
+    rows = gradient._indices()[0]
+    return gradient._coalesced_(True) if bool((rows[1:] > rows[:-1]).all()) else gradient.coalesce()
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float | None) -> float:
     """Scale the gradients down to a norm of `most`, sparse ones too; the norm that they had."""
     limit = float("inf") if most is None else most
@@ -87,7 +93,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float | None) -> fl
     values = []
     for p in parameters:
         if p.grad is not None:
-            p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad
+            p.grad = coalesced(p.grad) if p.grad.is_sparse else p.grad
             values.append(p.grad.values() if p.grad.is_sparse else p.grad)
     norm = float(nn.utils.get_total_norm(values))
     if norm > limit:
