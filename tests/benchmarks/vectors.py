@@ -40,6 +40,8 @@ def ours(name: str, out: Path, epochs: int, more: list[str]) -> tuple[KeyedVecto
     settings = [f"tokenizer={out / 'tok'}", f"data.train={out / 'tokens'}", "data.dev=null"]
     settings += [] if name == "glove" else [f"training.epochs={epochs}"]
     recipe = load(PretrainRecipe, RECIPES / "pretrain" / f"{name}.yaml", settings + more)
+    short = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": None, "updates": 1})})
+    pretrain(short, out / name, overwrite=True)  # what is imported when it is first needed is not counted, nor is theirs
     start = time.process_time()
     pretrain(recipe, out / name, overwrite=True)
     seconds = time.process_time() - start
@@ -57,7 +59,7 @@ def theirs(out: Path, epochs: int, settings: dict[str, Any]) -> tuple[KeyedVecto
     for number in range(len(store)):
         ids = np.asarray(store[number]).astype(np.int64)
         kept = names[ids[~special[ids]]].tolist()
-        rows += [kept[i : i + 510] for i in range(0, len(kept), 510)]
+        rows += [kept[i : i + 2046] for i in range(0, len(kept), 2046)]
     start = time.process_time()
     model = Word2Vec(
         rows, vector_size=100, window=5, negative=5, sample=1e-3, min_count=1, workers=1, epochs=epochs, seed=17, **settings
