@@ -187,6 +187,13 @@ def test_an_output_that_cannot_take_it(redirect: str, code: int) -> None:
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_is_closed_is_not_spoken_to(closed: str) -> None:
+    command = f"{sys.executable} -m encoderkit show --fields finetune {closed}"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and bool(done.stdout) == (closed == "2>&-")
+
+
 def test_a_run_of_another_version_is_not_continued(tmp_path: Path, pretraining: Path) -> None:
     out = tmp_path / "run"
     assert encoderkit("pretrain", pretraining, "--out", out).returncode == 0

@@ -109,6 +109,9 @@ def run() -> int:
 
 def main() -> None:
     """The console script."""
+    for name in ("stdout", "stderr"):  # closed by the caller (`>&-`): what is said goes nowhere
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the process ends)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run())
