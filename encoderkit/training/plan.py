@@ -101,8 +101,9 @@ def settle(
         _compile(learner)
     if training.budget is None:
         return plan
-    seconds, measured = trial.speed(plan, 3), 3
-    if (more := by_first(lambda: min(MEASURED, int(MEASURING * training.budget / seconds)))) > measured:
+    budget, measured = training.budget, 3
+    seconds = trial.speed(plan, measured)
+    if (more := by_first(lambda: min(MEASURED, int(MEASURING * budget / seconds)))) > measured:
         seconds, measured = trial.speed(plan, more), more
     left = training.budget - (time.monotonic() - started) - FORWARD * seconds * looks / plan.batch
     count = by_first(lambda: max(1, int(left / seconds)))
