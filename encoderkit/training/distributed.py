@@ -27,8 +27,11 @@ T = TypeVar("T")
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that `torchrun` started; raises `ResourceError` when another of them is gone."""
-    if world.size() == 1:
+    """Be one of the processes that `torchrun` started; raises `ResourceError` when another of them is gone.
+
+    Once: a second meeting would find the addresses of the first. Who does several runs joins before them all.
+    """
+    if world.size() == 1 or dist.is_initialized():
         yield
         return
     if torch.cuda.is_available():

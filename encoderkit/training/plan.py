@@ -17,6 +17,7 @@ from encoderkit.training.loop import Plan, Source, updates
 from encoderkit.training.machine import DTYPES, can_compile, check_precision, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
 from encoderkit.training.schedule import updates_in
+from encoderkit.training.sharding import sharded
 
 TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 65_536}
 """On two cores 2,048 to 16,384 at once were equally fast to within 5 %, and fewer take less memory."""
@@ -88,7 +89,8 @@ def settle(
             "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
         )
     trial = Trial(learner, optimizer, source)
-    undecided = training.micro_batch == "auto" or (training.compile == "auto" and compilable)
+    # A process that has its part of the model alone can neither fail in an attempt nor compile.
+    undecided = not sharded(learner) and (training.micro_batch == "auto" or (training.compile == "auto" and compilable))
     long = plan.updates >= FEW if training.budget is None else training.budget >= LONG_RUN
     if undecided and long:
         seconds = trial.speed(plan, 3)

@@ -1,0 +1,68 @@
+"""Full sharding: each of several processes keeps a part of every weight, gradient and moment (torch's FSDP2).
+
+For a model that one GPU cannot hold. A layer of an encoder is gathered when it is computed, forward and backward, and let
+go of after it; what is not in a layer (embeddings, heads, a decoder) is gathered as a whole, and kept for a pass. Zhao et
+al. 2023, "PyTorch FSDP", section 3; Rajbhandari et al. 2020, "ZeRO", section 5.
+
+All processes must take part in the same passes in the same order: see `loop.micro_batches`.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from encoderkit import world
+from encoderkit.training.config import Shard
+
+
+def place(learner: nn.Module, device: str, shard: Shard) -> None:
+    """Put a learner on `device`: all of it or, `full` and in several processes, the part of this one."""
+    if shard == "none" or world.size() == 1:
+        learner.to(device)
+        return
+    mesh = init_device_mesh(device, (world.size(),))
+    stacks = [stack for name, stack in learner.named_modules() if name.endswith("encoder.layers")]
+    for module in [*(layer for stack in stacks for layer in stack.children()), learner]:
+        # The learner, too, lets go of its weights after a pass: one without a backward pass would leave them as they then are.
+        made = fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        made.set_gradient_divide_factor(1.0)  # losses are divided already: gradients are added up
+        made.set_force_sum_reduction_for_comms(True)
+    assert isinstance(learner, FSDPModule)
+    learner.set_reduce_scatter_unused_params(True)
+    for name in ("observe", "parts"):  # what is computed besides the loss
+        if hasattr(learner, name):
+            register_fsdp_forward_method(learner, name)
+    # A warning for who writes into what `parts` gives; the loop does not.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+
+
+def sharded(learner: object) -> bool:
+    """Whether this process has only a part of the learner."""
+    return isinstance(learner, FSDPModule)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of `tensor`, in all processes, which must all ask for it; itself where it is whole."""
+    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each whole, in the first process: on the CPU those that were not; the other processes get none of these."""
+    found = {}
+    for name, tensor in sorted(tensors.items()):  # in one order everywhere: what safetensors reads comes in any
+        full = whole(tensor)  # one at a time
+        if full is tensor or world.first():
+            found[name] = full if full is tensor else full.cpu()
+    return found
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """`tensor`, which is whole, where `other` is: all of it, or the same part."""
+    here = tensor.to(other.device)
+    if not isinstance(other, DTensor) or tensor.shape != other.shape:
+        return here
+    return distribute_tensor(here, other.device_mesh, other.placements, src_data_rank=None)
