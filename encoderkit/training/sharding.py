@@ -4,16 +4,15 @@ For a model that one GPU cannot hold. A layer of an encoder is gathered when it 
 go of after it; what is not in a layer (embeddings, heads, a decoder) is gathered as a whole, and kept for a pass. Zhao et
 al. 2023, "PyTorch FSDP", section 3; Rajbhandari et al. 2020, "ZeRO", section 5.
 
-All processes must take part in the same passes in the same order: see `loop.micro_batches`.
+All processes must take part in the same passes in the same order: see `loop.micro_batches`. What else has to do with parts
+is in `distributed`, which does not import FSDP2: that takes a second, and who only opens a model has no use for it.
 """
 
 import warnings
-from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from encoderkit import world
 from encoderkit.training.config import Shard
@@ -38,31 +37,3 @@ def place(learner: nn.Module, device: str, shard: Shard) -> None:
             register_fsdp_forward_method(learner, name)
     # A warning for who writes into what `parts` gives; the loop does not.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
-
-
-def sharded(learner: object) -> bool:
-    """Whether this process has only a part of the learner."""
-    return isinstance(learner, FSDPModule)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of `tensor`, in all processes, which must all ask for it; itself where it is whole."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, each whole, in the first process: on the CPU those that were not; the other processes get none of these."""
-    found = {}
-    for name, tensor in sorted(tensors.items()):  # in one order everywhere: what safetensors reads comes in any
-        full = whole(tensor)  # one at a time
-        if full is tensor or world.first():
-            found[name] = full if full is tensor else full.cpu()
-    return found
-
-
-def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """`tensor`, which is whole, where `other` is: all of it, or the same part."""
-    here = tensor.to(other.device)
-    if not isinstance(other, DTensor) or tensor.shape != other.shape:
-        return here
-    return distribute_tensor(here, other.device_mesh, other.placements, src_data_rank=None)
