@@ -118,6 +118,8 @@ def _check_tricks(checkpoint: str | None, optimizer: OptimizerConfig, training: 
         raise ValueError(f"training.{name} needs a checkpoint: without one nothing is trained yet")
     if training.lora and isinstance(optimizer, MuonConfig):
         raise ValueError("training.lora leaves muon no matrices to move; set optimizer.kind to adamw (lr 5e-4 to 2e-3)")
+    if training.shard == "full" and isinstance(optimizer, SgdConfig | AdagradConfig):
+        raise ValueError(f"training.shard is for adamw and muon: {optimizer.kind} moves rows of tables, which are kept whole")
 
 
 def _check_word_vectors(

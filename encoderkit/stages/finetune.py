@@ -35,6 +35,7 @@ from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
 from encoderkit.training.optim import renewed
+from encoderkit.training.sharding import place
 
 
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
             say(f"chosen on the dev set, whose figures are too good by that: thresholds {shown}")
         if material.test:
             assert isinstance(best, nn.Module)
-            best.to(plan.device)
+            place(best, plan.device, recipe.training.shard)
             result["test"] = evaluate(best, material.test, plan.micro_batch, plan.device, plan.precision)
         return result
 

@@ -20,6 +20,7 @@ from encoderkit.config import dump
 from encoderkit.console import say
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.session import hold
+from encoderkit.training.distributed import joined
 
 
 def variants(recipe: FinetuneRecipe) -> dict[str, FinetuneRecipe]:
@@ -40,7 +41,7 @@ def repeated(
 
     `out` stands for the best of them on dev from then on.
     """
-    with ExitStack() as held:
+    with joined(), ExitStack() as held:
         if world.first():
             hold(held, recipe, out, resume, overwrite)
             if overwrite:

@@ -24,13 +24,14 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
-from encoderkit.training.distributed import by_first, joined
+from encoderkit.training.distributed import by_first, joined, sharded
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, check_precision, keep_memory
 from encoderkit.training.optim import build_optimizers, depths, freeze
 from encoderkit.training.plan import draft, settle
 from encoderkit.training.run import Goal, rewind_log, train
+from encoderkit.training.sharding import place
 from encoderkit.units import interval
 
 
@@ -97,17 +98,23 @@ def _identity(recipe: PretrainRecipe | FinetuneRecipe) -> dict[str, Any]:
     return json.loads(recipe.model_dump_json(exclude_none=True))
 
 
+_OF_THE_MACHINE = ("training.shard", "training.micro_batch")
+"""Where and in what portions an update is computed is of no account for what it is."""
+
+
 def _same_recipe(before: Any, now: dict[str, Any], where: Path) -> None:
     changed = [
-        f"{section}.{key}"
+        name
         for section in sorted((before.keys() | now.keys()) - {"every"})
         for key in _different(before.get(section), now.get(section))
+        if (name := f"{section}.{key}") not in _OF_THE_MACHINE
     ]
     if changed:
         raise UsageError(
             f"the run was begun with another recipe; different: {', '.join(name.removesuffix('.') for name in changed[:8])}",
             where=where,
-            fix="resume with the recipe it was begun with (only `every` may change), or begin a new run in another --out",
+            fix="resume with the recipe it was begun with (only `every`, training.shard and training.micro_batch may change), or "
+            "begin a new run in another --out",
         )
 
 
@@ -128,7 +135,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     found, plan = by_first(lambda: _before(out, material, overwrite))
     if plan is None:
         plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
-        learner.to(plan.device)
+        place(learner, plan.device, training.shard)
         dev = looks(recipe, len(material.dev or ()))
         plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
         settled = plan
@@ -138,8 +145,10 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
             raise UsageError("the run was begun on a GPU, and torch finds none here; it would not be the same run", where=out)
         torch.set_num_threads(plan.threads)
         check_precision(learner, plan.precision, plan.device)
-        learner.to(plan.device)
-        if plan.compile:
+        if isinstance(training.micro_batch, int):
+            plan = plan.model_copy(update={"micro_batch": min(training.micro_batch, plan.batch)})
+        place(learner, plan.device, training.shard)
+        if plan.compile and not sharded(learner):
             learner.compile()
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
     if (last := plan.unfreeze * (depths(learner).layers + 1)) >= plan.updates:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from encoderkit.learner import Learner
 from encoderkit.models.inputs import Inputs
+from encoderkit.training.distributed import whole
 
 
 def passes(learner: Learner, inputs: Inputs, strength: float) -> Generator[bool]:
@@ -36,7 +37,7 @@ def passes(learner: Learner, inputs: Inputs, strength: float) -> Generator[bool]
         yield False
     finally:
         hook.remove()
-    length = strength * float(table.weight.detach().std())
+    length = strength * float(whole(table.weight.detach()).std())
     moves = iter([_move(one.grad, inputs.documents, length) for one in seen])
 
     def move(module: nn.Module, given: tuple[Tensor], found: Tensor) -> Tensor:

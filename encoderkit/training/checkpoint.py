@@ -21,11 +21,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from encoderkit import files
+from encoderkit import files, world
 from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.errors import DataError, DivergedError, UserError
 from encoderkit.training.average import means, remembers
+from encoderkit.training.distributed import like, on_first, sharded
 from encoderkit.training.lora import merged
 
 FORMAT = 1
@@ -69,15 +70,23 @@ def save(
 ) -> Path:
     """Commit a checkpoint, point `last` (and `best`) at it, and remove what is no longer needed.
 
-    The two newest checkpoints and the best one are kept. Raises `DivergedError` rather than keep a state that is not
-    finite, `ResourceError` if the disk fails; earlier checkpoints are intact in either case.
+    Called in every process, written by the first one: tensors are whole, however many processes hold their parts. The two
+    newest checkpoints and the best one are kept. Raises `DivergedError` rather than keep a state that is not finite,
+    `ResourceError` if the disk fails; earlier checkpoints are intact in either case.
     """
     target = step_path(run, state.update)
-    own = dict(learner.state_dict(keep_vars=True))
-    weights = _usable(learner, optimizers, own)
-    others = {name: t.detach().contiguous() for name, t in own.items() if weights.get(name) is not t}
+    if not (world.first() or sharded(learner)):
+        return target
+    own, averages = dict(learner.state_dict(keep_vars=True)), {id(p): mean for p, mean in means(optimizers)}
+    trained = on_first(own)
+    usable = trained | on_first({name: averages[id(t)] for name, t in own.items() if id(t) in averages})
+    moments = on_first(_moments(learner, optimizers))
+    if not world.first():
+        return target
+    weights = merged(learner, usable)
+    others = {name: t.detach().contiguous() for name, t in trained.items() if weights.get(name) is not t}
     weights = {name: t.detach().contiguous() for name, t in weights.items()}
-    moments = _moments(learner, optimizers)
+    moments = {name: t.detach().cpu().contiguous() for name, t in moments.items()}
     for name, tensor in [*weights.items(), *others.items(), *moments.items()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergedError(f"{name} is no longer finite at update {state.update}; what was saved before is intact")
@@ -98,14 +107,6 @@ def save(
     return target
 
 
-def _usable(
-    learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer], own: dict[str, Tensor]
-) -> dict[str, Tensor]:  # fmt: skip
-    """The weights of the model, of what training has (`own`): averages in place of what they are of, and factors merged."""
-    known = {id(p): mean for p, mean in means(optimizers)}
-    return merged(learner, {name: known.get(id(tensor), tensor) for name, tensor in own.items()})
-
-
 def publish(run: Path, state: State) -> None:
     """Point `last` and `best` at their checkpoints, and remove those that are no longer needed.
 
@@ -120,7 +121,7 @@ def publish(run: Path, state: State) -> None:
 def _moments(learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     names = {id(p): name for name, p in learner.named_parameters()}
     return {
-        f"{names[id(p)]}.{key}": value.detach().cpu().contiguous()
+        f"{names[id(p)]}.{key}": value
         for optimizer in optimizers
         for p, entries in optimizer.state.items()
         for key, value in entries.items()
@@ -186,7 +187,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) 
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise DataError(f"{name} has shape {tuple(tensor.shape)}, the model {tuple(own[name].shape)}", where=where)
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict({name: like(tensor, own[name]) for name, tensor in tensors.items()})
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -207,4 +208,4 @@ def restore(step: Path, learner: nn.Module, optimizers: Sequence[torch.optim.Opt
                 keys = [key for key in saved if key.rpartition(".")[0] == name]
                 keys = [key for key in keys if remembers(optimizer, key.rpartition(".")[2])]
                 # Step counts stay where the optimizer's fused kernel wants them: beside the parameter, as float32.
-                optimizer.state[p] = {key.rpartition(".")[2]: saved[key].to(p.device) for key in keys}
+                optimizer.state[p] = {key.rpartition(".")[2]: like(saved[key], p) for key in keys}

@@ -88,6 +88,7 @@ class ScheduleConfig(Config):
 
 
 Matrix = Literal["query", "key", "value", "out", "mlp"]
+Shard = Literal["none", "full"]
 
 
 class LoraConfig(Config):
@@ -145,6 +146,9 @@ class TrainingConfig(Config):
     """torch.compile. auto: in pretraining runs long enough to repay it, if a C++ compiler is there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one."""
+    shard: Shard = "none"
+    """What each of several processes (`torchrun`) holds: none, the whole model; full, its part of weights, gradients and
+    moments (full sharding, FSDP2, for a model that one GPU cannot hold: slower, the same result). Nothing with one process."""
     freeze: Literal["embeddings"] | PositiveInt | None = None
     """Keep the embeddings, or the embeddings and the first n layers, as they are."""
     unfreeze: Every | None = None
@@ -183,6 +187,14 @@ class TrainingConfig(Config):
         for name in ("unfreeze", "adversarial"):
             if getattr(self, name) and self.compile == "on":
                 raise ValueError(f"training.{name} changes what is computed while the run goes on; set training.compile to off")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sharded(self) -> "TrainingConfig":
+        if self.shard == "full" and self.unfreeze:
+            raise ValueError("training.shard settles at the start what is trained, and unfreeze changes it; give one of them")
+        if self.shard == "full" and self.compile == "on":
+            raise ValueError("training.shard gathers weights while a pass is computed, which is not compiled; set compile to off")
         return self
 
     @property

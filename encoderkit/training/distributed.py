@@ -1,7 +1,8 @@
 """Several processes that train as one: torch's own collectives, behind a few functions that do nothing where there is one.
 
-Every process holds the whole model and computes a share of each update's examples; gradients are added up, so that the
-update is that of one process but for rounding. The first process alone writes, and decides what depends on a clock.
+Every process holds the whole model, or a part of it (see `sharding`), and computes a share of each update's examples;
+gradients are added up, so that the update is that of one process but for rounding. The first process alone writes, and
+decides what depends on a clock.
 """
 
 import os
@@ -27,8 +28,11 @@ T = TypeVar("T")
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that `torchrun` started; raises `ResourceError` when another of them is gone."""
-    if world.size() == 1:
+    """Be one of the processes that `torchrun` started; raises `ResourceError` when another of them is gone.
+
+    Once: a second meeting would find the addresses of the first. Who does several runs joins before them all.
+    """
+    if world.size() == 1 or dist.is_initialized():
         yield
         return
     if torch.cuda.is_available():
@@ -101,6 +105,42 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
     dist.all_reduce(joint)
     for parameter, part in zip(parameters, joint.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def sharded(learner: object) -> bool:
+    """Whether this process has only a part of the learner."""
+    return hasattr(learner, "unshard")
+
+
+def _in_parts(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, of which each process has some of the rows."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Any) -> Tensor:
+    """All of a tensor, in all processes, which must all ask for it; itself where it is whole."""
+    return tensor.detach().full_tensor() if _in_parts(tensor) else tensor
+
+
+def on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each whole, in the first process: on the CPU those that were in parts; other processes get none of these."""
+    found = {}
+    for name, tensor in sorted(tensors.items()):  # in one order everywhere: what safetensors reads comes in any
+        full = whole(tensor)  # one at a time
+        if full is tensor or world.first():
+            found[name] = full if full is tensor else full.cpu()
+    return found
+
+
+def like(tensor: Tensor, other: Any) -> Tensor:
+    """A whole `tensor` where `other` is: all of it, or this process's part if `other`, of the same shape, is in parts."""
+    if not _in_parts(other) or tensor.shape != other.shape:
+        return tensor.to(other.device)
+    made: Any = torch.empty_like(other, requires_grad=False)
+    rows = tensor.chunk(world.size())
+    if world.rank() < len(rows):  # there may be fewer rows than processes
+        made.to_local().copy_(rows[world.rank()])
+    return made
 
 
 def concatenated(parts: Sequence[Any]) -> Any:

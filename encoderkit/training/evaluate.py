@@ -26,11 +26,12 @@ def observe(learner: Objective, source: Source, batch: int, device: str, precisi
     learner.eval()
     parts: dict[str, list[np.ndarray]] = {}
     for numbers in _shortest_first(source, batch):
-        examples = [source[i] for i in numbers]
-        made = learner.collate(examples, [rng(DEV_SEED, 0, i) for i in numbers], None).to(device)
+        examples = [source[i] for i in numbers or _ANY]
+        made = learner.collate(examples, [rng(DEV_SEED, 0, i) for i in numbers or _ANY], None).to(device)
         with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
-            for name, value in learner.observe(made.inputs, made.targets).items():
-                parts.setdefault(name, []).append(value.cpu().numpy())
+            seen = learner.observe(made.inputs, made.targets)
+        for name, value in seen.items() if numbers else ():
+            parts.setdefault(name, []).append(value.cpu().numpy())
     return gathered({name: np.concatenate(values) for name, values in parts.items()})
 
 
@@ -45,11 +46,11 @@ def outputs(task: Task, examples: Sequence[Any], batches: Iterable[Sequence[int]
     order: list[int] = []
     parts: dict[str, list[Any]] = {}
     for numbers in batches:
-        made = task.collate([examples[i] for i in numbers], [], None).to(device)
+        made = task.collate([examples[i] for i in (numbers if len(numbers) else _ANY)], [], None).to(device)
         with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
             seen = task.observe(made.inputs, made.targets)
         order.extend(int(i) for i in numbers)
-        for name, value in seen.items():
+        for name, value in seen.items() if len(numbers) else ():
             found = value.cpu().numpy() if isinstance(value, Tensor) else [one.cpu().numpy() for one in value]
             assert len(found) == len(numbers), "one entry an example"
             parts.setdefault(name, []).append(found)
@@ -61,13 +62,16 @@ def outputs(task: Task, examples: Sequence[Any], batches: Iterable[Sequence[int]
 
 _ORDER = " order"
 """No name of a task's own."""
+_ANY = [0]
+"""What is computed, and dropped, where a batch is empty: processes that share the weights must do the same passes."""
 
 
 def _shortest_first(source: Source, batch: int) -> Iterator[list[int]]:
-    """The numbers of this process's share of the examples, `batch` at a time."""
-    order = np.argsort([size(source[i]) for i in range(len(source))], kind="stable")[world.rank() :: world.size()]
-    for start in range(0, len(order), batch):
-        yield order[start : start + batch].tolist()
+    """The numbers of this process's share of the examples, `batch` at a time; the last may be empty, as many as others have."""
+    order = np.argsort([size(source[i]) for i in range(len(source))], kind="stable")
+    own = order[world.rank() :: world.size()]
+    for start in range(0, -(-len(order) // world.size()), batch):
+        yield own[start : start + batch].tolist()
 
 
 def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str, tune: bool = False) -> dict[str, float]:

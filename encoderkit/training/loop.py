@@ -17,11 +17,11 @@ from encoderkit import world
 from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.data.order import Order, examples_of, permutation, rng
-from encoderkit.errors import DivergedError, out_of_memory
+from encoderkit.errors import DivergedError, ResourceError, out_of_memory
 from encoderkit.learner import Batch, Coupled, Learner
 from encoderkit.training.adversarial import passes
 from encoderkit.training.config import ScheduleConfig
-from encoderkit.training.distributed import add_gradients, everyone, total
+from encoderkit.training.distributed import add_gradients, everyone, sharded, total
 from encoderkit.training.machine import DTYPES
 from encoderkit.training.optim import unfreeze
 from encoderkit.training.rowwise import clip_gradients
@@ -83,15 +83,18 @@ class Source(Protocol):
 def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> Iterator[Batch]:
     """The batches of update 0, 1, ..., those of like length together; of several processes each has its share.
 
-    The shares are alike in lengths: one deals the examples, sorted, like cards.
+    The shares are alike in lengths: one deals the examples, sorted, like cards. They are cut alike, too, as processes that
+    share the weights must do the same passes; where nothing is left to one of them, it has a batch that counts for nothing.
     """
     drawn = [(source[index], epoch, index) for epoch, index in _slots(source, plan, update)]
     drawn.sort(key=lambda item: size(item[0]))
-    drawn = drawn[world.rank() :: world.size()]
-    cuts = portions([size(item[0]) for item in drawn], plan.micro_batch, FIXED[plan.device], learner.encoder.packs)
-    for part in (drawn[start:end] for start, end in cuts):
+    lengths = [size(example) for example, _, _ in drawn[:: world.size()]]  # of the largest share
+    own = drawn[world.rank() :: world.size()]
+    for start, end in portions(lengths, plan.micro_batch, FIXED[plan.device], learner.encoder.packs):
+        part = own[start:end] or drawn[:1]
         rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
-        yield learner.collate([example for example, _, _ in part], rngs, update / plan.updates)
+        batch = learner.collate([example for example, _, _ in part], rngs, update / plan.updates)
+        yield batch if own[start:end] else batch._replace(counts=dict.fromkeys(batch.counts, 0.0), tokens=0)
 
 
 def _slots(source: Source, plan: Plan, update: int) -> list[tuple[int, int]]:
@@ -107,8 +110,6 @@ def portions(lengths: Sequence[int], most: int, fixed: int, packed: bool) -> lis
     as the longest. Fine-tuning on sentences computes twice to three times as many tokens without it. Exact, by the best
     cut before each length.
     """
-    if not lengths:  # a short last batch may leave a process without any
-        return []
     ends = [i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]] + [len(lengths)]
     before = [0, *accumulate(lengths)]
 
@@ -158,7 +159,8 @@ def updates(
                 plan = _halved(plan)
                 batches = _batches(learner, source, plan, n)
                 coming = reader.submit(_batches, learner, source, plan, min(n + 1, plan.updates - 1))
-            add_gradients(parameters)
+            if not sharded(learner):
+                add_gradients(parameters)
             norm = clip_gradients(parameters, plan.clip)
             losses = {term: s / counts[term] for term, s in zip(sums, total(list(sums.values())), strict=True)}
             loss = sum(learner.weights[term] * losses[term] for term in losses)
@@ -193,12 +195,16 @@ def _accumulate(
                 for again in runs:
                     with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
                         terms = learner(moved.inputs, moved.targets)
-                    _weighed(learner, terms, counts).backward()
+                    (_working(batch) * _weighed(learner, terms, counts)).backward()
                     for term in terms if not again else ():
-                        sums[term] += float(terms[term].detach())
+                        sums[term] += _working(batch) * float(terms[term].detach())
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or plan.micro_batch <= 1:
             raise
+        if sharded(learner):  # the others wait for this process in the middle of their pass
+            message = f"memory ran out with a micro-batch of {plan.micro_batch} rows, and a model in parts cannot go on alone"
+            fix = f"the same command with --resume --set training.micro_batch={plan.micro_batch // 2}"
+            raise ResourceError(message, fix=fix) from None
         learner.zero_grad(set_to_none=True)
         return None
     return sums
@@ -215,9 +221,10 @@ def _accumulate_coupled(
             return learner.parts(moved.inputs, moved.targets)
 
     with torch.no_grad():
-        known = [parts(batch)[0] for batch in batches]
-    own = {name: torch.cat([batch.targets[name] for batch in batches]) for name in (batches[0].targets if batches else ())}
-    joint, first = everyone({_VECTORS: torch.cat(known), **own} if known else {})
+        known = [(batch, parts(batch)[0]) for batch in batches]
+    known = [(batch.targets, vectors) for batch, vectors in known if _working(batch)]
+    own = {name: torch.cat([targets[name] for targets, _ in known]) for name in (known[0][0] if known else ())}
+    joint, first = everyone({_VECTORS: torch.cat([vectors for _, vectors in known]), **own} if known else {})
     joint = {name: value.to(plan.device) for name, value in joint.items()}
     leaf = joint.pop(_VECTORS).requires_grad_()
     terms = learner.joint(leaf, joint)
@@ -227,12 +234,17 @@ def _accumulate_coupled(
     _sow(plan, update)  # the same dropout again
     for batch in batches:
         vectors, own_terms = parts(batch)
-        pull = (vectors * leaf.grad[first : first + len(vectors)]).sum()
-        (pull + _weighed(learner, own_terms, counts)).backward()
-        first += len(vectors)
+        pull = leaf.grad[first : first + len(vectors)] if _working(batch) else torch.zeros_like(vectors)
+        ((vectors * pull).sum() + _working(batch) * _weighed(learner, own_terms, counts)).backward()
+        first += _working(batch) * len(vectors)
         for name, term in own_terms.items():
-            sums[name] += float(term.detach())
+            sums[name] += _working(batch) * float(term.detach())
     return sums
+
+
+def _working(batch: Batch) -> int:
+    """1, or 0 for a batch that counts for nothing (see `micro_batches`)."""
+    return int(any(batch.counts.values()))
 
 
 def _weighed(learner: Learner, terms: dict[str, Tensor], counts: dict[str, float]) -> Tensor:

@@ -60,6 +60,6 @@ def merged(learner: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(module, Change):
             prefix = name.removesuffix(".0")  # x.parametrizations.weight
             whole, down, up = (found.pop(f"{prefix}.{part}") for part in ("original", "0.down", "0.up"))
-            values = {"down": down, "up": up}
+            values = {"down": down, "up": up, "parts": module.parts.to(whole.device)}
             found[prefix.replace(".parametrizations.", ".")] = torch.func.functional_call(module, values, whole).detach()
     return found

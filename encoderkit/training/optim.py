@@ -17,6 +17,7 @@ from encoderkit.models.deberta import DisentangledAttention
 from encoderkit.models.decoder import CausalAttention, CrossAttention
 from encoderkit.models.layers import GatedMlp
 from encoderkit.training.config import AdagradConfig, MuonConfig, OptimizerConfig, SgdConfig
+from encoderkit.training.distributed import like, whole
 from encoderkit.training.rowwise import Adagrad, Sgd
 
 
@@ -142,7 +143,8 @@ class Muon(torch.optim.Optimizer):
 
     torch.optim.Muon always computes in bfloat16, which is slow where the hardware has none; this one computes in
     the arithmetic of the run, and takes matrices of one shape together as a batch. A fused matrix of queries, keys and
-    values is three matrices, and a gated MLP's first one is two.
+    values is three matrices, and a gated MLP's first one is two. Of sharded matrices each process computes the change of
+    the whole, and takes its part.
     """
 
     def __init__(self, groups: Iterable[dict], momentum: float, dtype: torch.dtype, fused: dict[str, int]) -> None:
@@ -162,16 +164,15 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                direction = torch.lerp(p.grad, state["momentum"], group["momentum"])
+                direction = whole(torch.lerp(p.grad, state["momentum"], group["momentum"]))
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                count = self._fused.get(name, 1)
-                for weight, part in zip(p.chunk(count), direction.chunk(count), strict=True):
-                    by_shape.setdefault(tuple(part.shape), []).append((weight, part))
+                parts = direction.unflatten(0, (self._fused.get(name, 1), -1))
+                by_shape.setdefault(tuple(parts.shape[1:]), []).append((p, parts))
             for (rows, columns), pairs in by_shape.items():
                 scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-                changes = orthogonal(torch.stack([part for _, part in pairs]), self._dtype)
-                for (weight, _), change in zip(pairs, changes, strict=True):
-                    weight.add_(change, alpha=-scale)
+                changes = orthogonal(torch.cat([parts for _, parts in pairs]), self._dtype)
+                for (p, _), change in zip(pairs, changes.split([len(parts) for _, parts in pairs]), strict=True):
+                    p.add_(like(change.flatten(0, 1), p), alpha=-scale)
 
 
 def _fused(learner: nn.Module) -> dict[str, int]:

@@ -12,7 +12,7 @@ from encoderkit.console import say, warn
 from encoderkit.errors import DataError, UsageError, out_of_memory
 from encoderkit.learner import Learner
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from encoderkit.training.distributed import by_first
+from encoderkit.training.distributed import by_first, sharded
 from encoderkit.training.loop import Plan, Source, updates
 from encoderkit.training.machine import DTYPES, can_compile, check_precision, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
@@ -88,7 +88,8 @@ def settle(
             "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
         )
     trial = Trial(learner, optimizer, source)
-    undecided = training.micro_batch == "auto" or (training.compile == "auto" and compilable)
+    # A process that has its part of the model alone can neither fail in an attempt nor compile.
+    undecided = not sharded(learner) and (training.micro_batch == "auto" or (training.compile == "auto" and compilable))
     long = plan.updates >= FEW if training.budget is None else training.budget >= LONG_RUN
     if undecided and long:
         seconds = trial.speed(plan, 3)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from encoderkit.training.distributed import whole
+
 
 class _Rowwise(torch.optim.Optimizer):
     """One update of everything that has a gradient; of a sparse one only its rows are touched."""
@@ -89,7 +91,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float | None) -> fl
     """Scale the gradients down to a norm of `most`, sparse ones too; the norm that they had."""
     limit = float("inf") if most is None else most
     if not any(p.grad is not None and p.grad.is_sparse for p in parameters):
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        return float(whole(nn.utils.clip_grad_norm_(parameters, limit)))
     values = []
     for p in parameters:
         if p.grad is not None:

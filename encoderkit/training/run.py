@@ -126,7 +126,7 @@ def train(
             tired = goal.patience is not None and state.stale >= goal.patience
             stop = any_of([bool(signals)])[0]
             saved = keep or improved or ended or tired or stop
-            if saved and world.first():
+            if saved:
                 save(out, learner, optimizers, state, description)
             if tired and not ended:
                 say(f"stopped early at update {state.update}: no better {goal.metric} in {state.stale} evaluations")

@@ -85,6 +85,17 @@ def test_fine_tuning_is_that_of_one_process(tokenizer_dir: Path, labelled: dict[
     assert found["test"] == pytest.approx(expected["test"], abs=1e-5)
 
 
+def test_runs_with_several_seeds_are_those_of_one_process(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:  # fmt: skip
+    """One after the other in the same processes."""
+    recipe = finetuning(tokenizer_dir, labelled, seeds=[1, 2], task={"kind": "classify", "dropout": 0.0}, **SAME)
+    go(recipe, tmp_path / "one")
+    train(2, recipe, tmp_path / "several")
+    for seed in ("seed-1", "seed-2"):
+        assert_close(tmp_path / "one" / seed, tmp_path / "several" / seed)
+
+
 def test_a_pretraining_loss_of_the_whole_update_is_that_of_one_process(
     tokenizer_dir: Path, store_dir: Path, tmp_path: Path
 ) -> None:  # fmt: skip

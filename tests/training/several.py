@@ -1,0 +1,88 @@
+"""Many runs one after the other in several processes that have torch imported once, in tests: a start costs seconds."""
+
+import multiprocessing
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.tensor import DTensor
+
+from encoderkit import world
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.training.config import AdamWConfig
+from encoderkit.training.distributed import joined, total
+from encoderkit.training.loop import updates
+from encoderkit.training.optim import build_optimizers
+from encoderkit.training.sharding import place
+from tests.training.runs import go, go_until, masked, plan, rows
+
+
+class Run(NamedTuple):
+    """A run to begin or to continue."""
+
+    recipe: PretrainRecipe | FinetuneRecipe
+    out: Path
+    until: int = 0
+    """The update at which a signal stops it; 0: its end."""
+
+
+class Said(NamedTuple):
+    """What comes of several processes."""
+
+    results: list[Any]
+    """Of each run what its command says."""
+    shares: dict[str, list[float]]
+    """See `shares`."""
+
+
+def several(count: int, runs: Sequence[Run]) -> Said:
+    """Do `runs` in `count` processes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    with ProcessPoolExecutor(count, context) as pool:
+        work = [pool.submit(_work, rank, count, store.port, runs) for rank in range(count)]
+        first, *_ = [one.result(timeout=600) for one in work]
+        return first
+
+
+def _work(rank: int, count: int, port: int, runs: Sequence[Run]) -> Said:
+    """What one of the processes does, which finds itself as `torchrun` would have started it."""
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True, "CUDA_VISIBLE_DEVICES": ""}
+    os.environ |= {name: str(value) for name, value in {"RANK": rank, "WORLD_SIZE": count, **where}.items()}
+    with joined():
+        results = [go_until(*run) if run.until else go(run.recipe, run.out, resume=True) for run in runs]
+        return Said(results, shares())
+
+
+def held(tensors: Sequence[Tensor]) -> tuple[int, int]:
+    """The numbers of elements of tensors: in all, and in this process."""
+    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return sum(tensor.numel() for tensor in tensors), sum(tensor.numel() for tensor in local)
+
+
+def shares() -> dict[str, list[float]]:
+    """Of a model that has been trained for an update and has computed once more: its elements, and those in each process."""
+    learner = masked("bert")
+    place(learner, "cpu", "full")
+    optimizers = build_optimizers(learner, AdamWConfig(lr=1e-3), torch.float32)
+    list(updates(learner, optimizers, rows(8), plan(1, 8)))
+    batch = learner.collate(rows(1), [np.random.default_rng(0)], None)
+    learner(batch.inputs, batch.targets)["masked"].backward()
+    parameters = list(learner.parameters())
+    moments = [optimizers[0].state[p][key] for p in parameters for key in ("exp_avg", "exp_avg_sq")]
+    parts = {"weights": parameters, "gradients": [p.grad for p in parameters if p.grad is not None], "moments": moments}
+    found = {}
+    for name, tensors in parts.items():
+        whole, own = held(tensors)
+        found[name] = [whole, *total([own * (rank == world.rank()) for rank in range(world.size())])]
+    return found
