@@ -130,21 +130,31 @@ def count_by_gigatoken(texts: Iterable[str], tokenizer: Tokenizer, nfkc: bool, l
         return None
     rule = tokenizer.normalizer.normalize_str
 
-    def count(blocks: Iterable[list[str]]) -> Counter[str]:
-        found, words = Counter[bytes](), Counter[str]()
+    def count(blocks: Iterable[list[str]]) -> Counter[bytes]:
+        found = Counter[bytes]()
         for block in blocks:
             lines = chain.from_iterable(text.split("\n") for text in block)
             normal = (x if not nfkc or x.isascii() or is_normalized("NFKC", x) else rule(x) for x in lines)
             with _hushed():
                 found.update(dict(library("\n".join(normal).encode(), b"\n")))
-        for word, n in found.items():
-            letters = word.decode("latin-1").translate(_LETTERS)
-            for start in range(0, len(letters), longest):
-                words[letters[start : start + longest]] += n
-        return words
+        return found
 
-    first = next(_blocks(texts, _PROOF), [])
-    return count(_blocks(texts, _BLOCK)) if count([first]) == count_byte_words(first, tokenizer, False, False) else None
+    found = count(_blocks(texts, _BLOCK))
+    # What is a letter depends on the version of Unicode, so every character is tried.
+    signs = sorted(set("".join(word.decode("utf-8", "replace") for word in found if not word.isascii())))
+    proof = [*next(_blocks(texts, _PROOF), []), *(f"a{c}1 {c}b 1{c} .{c}" for c in signs)]
+    if _spelled(count([proof]), longest) != count_byte_words(proof, tokenizer, False, False):
+        return None
+    return _spelled(found, longest)
+
+
+def _spelled(found: Mapping[bytes, int], longest: int) -> Counter[str]:
+    words = Counter[str]()
+    for word, count in found.items():
+        letters = word.decode("latin-1").translate(_LETTERS)
+        for start in range(0, len(letters), longest):
+            words[letters[start : start + longest]] += count
+    return words
 
 
 def _blocks(texts: Iterable[str], size: int) -> Iterator[list[str]]:

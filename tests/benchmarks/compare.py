@@ -101,7 +101,7 @@ class Bench:
         self.corpus, self.chinese, self.data, self.out = corpus, chinese, data, out
 
     def tokenizers(self) -> list[Row]:
-        """Each kind is trained and used; `tok` and `tokens` are what the others need."""
+        """Each kind is trained, on all of the text as its peer is, and used; `tok` and `tokens` are what the others need."""
         rows = []
         for kind, corpus, trainer, encoder in (
             ("bpe", self.corpus, "tokenizers", "encode_batch"),
@@ -111,8 +111,10 @@ class Bench:
             megabytes, text = corpus.stat().st_size / 1e6, ("--data", str(corpus), "--overwrite", "--json")
             name = "" if kind == "wordpiece" else f"-{kind}"
             folder, store = str(self.out / f"tok{name}"), str(self.out / f"tokens{name}")
-            folded = ("--set", "lowercase=true", "--set", "strip_accents=true") if kind == "wordpiece" else ()
-            made, memory = process("encoderkit", "train-tokenizer", "--kind", kind, *text, "--out", folder, *folded)
+            settings = ("--set", f"sample={corpus.stat().st_size}")
+            if kind == "wordpiece":
+                settings += ("--set", "lowercase=true", "--set", "strip_accents=true")
+            made, memory = process("encoderkit", "train-tokenizer", "--kind", kind, *text, "--out", folder, *settings)
             ours = Result(megabytes / json.loads(made)["seconds"], memory)
             theirs = peer("train_tokenizer", "--kind", kind, "--corpus", corpus)
             rows.append(Row(f"train-tokenizer, {kind} 16,384", "MB/s", trainer, ours, theirs))
