@@ -271,7 +271,7 @@ def _seed(seed: int, update: int, rank: int) -> int:
 
 
 def _sow(plan: Plan, update: int) -> None:
-    """Seed torch's generators of the device alone; `torch.manual_seed`, where there is no GPU, notes the whole stack each time."""
+    """Seed torch's generators of the device alone; `torch.manual_seed`, without a GPU, notes the whole stack each time."""
     seed = _seed(plan.seed, update, world.rank())
     torch.default_generator.manual_seed(seed)
     if plan.device == "cuda":
