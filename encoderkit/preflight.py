@@ -13,7 +13,7 @@ from encoderkit.errors import DataError, MissingDependency, ResourceError, Usage
 from encoderkit.models.config import EncoderConfig
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, blind
-from encoderkit.tasks.config import TaskConfig
+from encoderkit.tasks.config import GenerateConfig, TaskConfig
 
 _MADE_BY = {"encoderkit.json": "train-tokenizer", "meta.json": "tokenize"}
 
@@ -259,6 +259,18 @@ def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text")
     return [[text, other] for text, other in zip(texts, pairs, strict=True)] if pair else [[text] for text in texts]
+
+
+def drawn(step: Path, temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None) -> bool:
+    """Whether predictions are to be drawn, as by a model that writes they can be; raises `UsageError` for what does not fit."""
+    given = {"--temperature": temperature, "--top-p": top_p, "--seed": seed}
+    flags = [flag for flag, value in given.items() if value is not None]
+    writes = isinstance(_task(step), GenerateConfig)
+    if flags and not writes:
+        raise UsageError("is for a model that writes texts (task.kind: generate), and this is none", where=flags[0])
+    if temperature == 0 and seed is not None:
+        raise UsageError("always takes the likeliest token: --seed changes nothing", where="--temperature 0")
+    return writes and bool(flags or top_k)
 
 
 def _task(step: Path) -> TaskConfig | None:

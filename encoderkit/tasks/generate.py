@@ -17,7 +17,7 @@ from encoderkit.data.labelled import Row
 from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder, Writing
-from encoderkit.models.decoding import beam_search, greedy
+from encoderkit.models.decoding import Sampling, beam_search, greedy, sample
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart
 from encoderkit.tasks import wording
@@ -134,6 +134,17 @@ class Generate(EncoderTask):
             written = beam_search(*settings, self.config.beams, self.config.length_penalty)
         found: dict[str, Any] = {"written": [torch.tensor(text.ids, dtype=torch.int64) for text in written]}
         return found | ({"nats": self._nats(memory, real, targets, 0.0).sum(1)} if targets else {})
+
+    def draw(self, inputs: Inputs, rngs: Sequence[np.random.Generator], sampling: Sampling) -> list[list[int]]:
+        """What is written for each source where tokens are drawn, each with its own generator; only what can be read."""
+        memory, real = self._memory(inputs)
+        known = self.tokenizer
+        assert known is not None, "spell was called"
+        never = [*{known.pad, known.unk, known.cls, known.mask} - {known.sep}, *range(known.vocab_size, self.vocabulary.size)]
+        start = torch.full((len(memory), 1), self.start, device=memory.device)
+        writing = Writing(self.head, memory, real, self.encoder.tokens)
+        found = sample(writing, start, self.vocabulary.sep, self.config.target_length, rngs, sampling, never)
+        return [text.ids for text in found]
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """Mean nats a token of the targets, and how near the texts are."""

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from encoderkit import preflight
 from encoderkit.config import validate
+from encoderkit.data.labelled import Row
+from encoderkit.errors import UsageError
 from encoderkit.inference import open_model
 from encoderkit.models.config import DecoderConfig
+from encoderkit.models.decoding import Sampling
+from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune
@@ -123,8 +128,57 @@ def test_from_the_recipe_to_the_prediction(tokenizer_dir: Path, pairs: Path, tmp
         "rouge_l",
     }
     predict(Path(found["best"]), None, [["good film"], ["bad day"]], tmp_path / "out.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["text"] for line in lines] == ["good film", "bad day"] and all("written" in line for line in lines)
+    found_lines = lines(tmp_path / "out.jsonl")
+    assert [line["text"] for line in found_lines] == ["good film", "bad day"] and all("written" in line for line in found_lines)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def test_what_is_drawn_follows_the_seed_and_the_row(tokenizer_dir: Path, pairs: Path, tmp_path: Path) -> None:
+    """Whatever stands beside it; and never with a special token, nor one that the tokenizer has not."""
+    found = finetune(recipe(pairs, tokenizer=str(tokenizer_dir), model={"kind": "lstm", "dim": 16}), tmp_path / "run")
+    step, sources = Path(found["best"]), [["good film"], ["bad day"], ["song"], ["house house song"]]
+
+    def drawn(name: str, texts: list[list[str]] = sources, sampling: Sampling | None = None, **more: Any) -> list[str]:
+        predict(step, None, texts, tmp_path / name, sampling=sampling, precision="fp32", **more)
+        return [line["written"] for line in lines(tmp_path / name)]
+
+    first = drawn("a", sampling=Sampling())
+    assert first == drawn("b", sampling=Sampling(), batch=1) and len(set(first)) == 4
+    assert drawn("c", sources[:2], Sampling()) == first[:2] != drawn("d", sources[:2], Sampling(), seed=18)
+    plain = drawn("e")
+    assert plain == drawn("f", sampling=Sampling(temperature=0)) == drawn("g", sampling=Sampling(top_k=1)) != first
+    with pytest.raises(UsageError, match="at most 1"):
+        drawn("h", sampling=Sampling(top_p=2.0))
+    with pytest.raises(UsageError, match="should be 0, or"):
+        drawn("h", sampling=Sampling(float("nan")))
+    learner = open_model(step).learner
+    assert isinstance(learner, Generate) and learner.tokenizer is not None
+    batch = learner.collate(learner.encode([Row({"a": "x"}, 1, "")] * 200, learner.tokenizer, labelled=False))
+    with torch.no_grad():
+        ids = np.concatenate(learner.draw(batch.inputs, [np.random.default_rng(i) for i in range(200)], Sampling(temperature=50)))
+    assert len(set(ids.tolist())) > 100 and not np.isin(ids, learner.tokenizer.special).any()
+
+
+def test_drawing_is_for_models_that_write(classifier_dir: Path, pairs: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    found = finetune(recipe(pairs, tokenizer=str(tokenizer_dir), model={"kind": "lstm", "dim": 16}), tmp_path / "run")
+    step = Path(found["best"])
+    assert not preflight.drawn(step, None, None, None, None) and not preflight.drawn(
+        find_step(classifier_dir), None, 2, None, None
+    )
+    assert all(preflight.drawn(step, *flags) for flags in ((0.5, None, None, 3), (None, 3, None, None), (None, None, 0.5, None)))
+    for flags, name in (
+        ((0.5, None, None, None), "--temperature"),
+        ((None, 2, 0.5, None), "--top-p"),
+        ((None, None, None, 1), "--seed"),
+    ):
+        with pytest.raises(UsageError, match="writes texts") as error:
+            preflight.drawn(find_step(classifier_dir), *flags)
+        assert error.value.where == name
+    with pytest.raises(UsageError, match="--seed changes nothing"):
+        preflight.drawn(step, 0, None, None, 1)
 
 
 def test_it_begins_with_the_decoder_of_the_checkpoint(tokenizer_dir: Path, store_dir: Path, pairs: Path, tmp_path: Path) -> None:
