@@ -55,7 +55,9 @@ class Sampling(NamedTuple):
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"should be more than 0 and at most 1, found {self.top_p:g}", where="--top-p")
         if self.temperature == 0 and (count > 1 or self.top_k is not None or self.top_p is not None):
-            raise UsageError("always takes the likeliest token: -n, --top-k and --top-p change nothing", where="--temperature 0")
+            raise UsageError(
+                "always takes the likeliest token: several draws, --top-k and --top-p change nothing", where="--temperature 0"
+            )
 
     def choose(self, logits: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
         """(N, V) logits and a generator for each row to (N,) tokens."""

@@ -85,7 +85,7 @@ class Generate(EncoderTask):
         return [row.text(self.config.source)]
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
-        """Rows as examples; tells how many targets are cut."""
+        """Rows as examples; tells how many targets are cut, and what in them cannot be written."""
         sources = assemble([self.texts(row) for row in rows], tokenizer, self.length)
         if not labelled:
             return [Example(own, None, "", i) for i, own in enumerate(sources)]
@@ -94,6 +94,9 @@ class Generate(EncoderTask):
         targets = [encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]] for i in range(len(rows))]
         if cut := sum(len(target) > most for target in targets):
             warn(f"{cut:,} targets are longer than task.target_length = {most + 1} tokens and were cut")
+        if encoded.unknown:
+            share = f"{encoded.unknown:,} of the {len(encoded.ids):,} tokens of the targets"
+            warn(f"{share} are unknown to the tokenizer they are written with: the model cannot give what they stand for")
         return [
             Example(own, target[:most].astype(np.int64), text, i)
             for i, (own, target, text) in enumerate(zip(sources, targets, right, strict=True))

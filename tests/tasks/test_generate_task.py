@@ -292,7 +292,12 @@ def test_two_vocabularies_from_the_recipe_to_the_export(
 
 
 def test_two_vocabularies_are_resumed_exactly_and_one_is_as_before(
-    tokenizer_dir: Path, other_tokenizer: Path, two_languages: Path, pairs: Path, tmp_path: Path
+    tokenizer_dir: Path,
+    other_tokenizer: Path,
+    two_languages: Path,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     every = {"log": "4 updates", "evaluate": "3 updates", "save": "1 updates"}
     made = two(two_languages, tokenizer_dir, other_tokenizer, training={"updates": 6, "batch": 3, **runs.TRAINING}, every=every)
@@ -321,5 +326,7 @@ def test_two_vocabularies_are_resumed_exactly_and_one_is_as_before(
         False,
         False,
     )
+    finetune(two(two_languages, tokenizer_dir, tokenizer_dir, training={"updates": 1, **runs.TRAINING}), tmp_path / "english")
+    assert "tokens of the targets are unknown" in capsys.readouterr().err
     with pytest.raises(UsageError, match="expected a tokenizer directory"):
         preflight.finetune(two(two_languages, tokenizer_dir, tmp_path / "none"), tmp_path / "x", False, False)
