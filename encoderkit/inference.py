@@ -34,7 +34,7 @@ from encoderkit.tasks.task import Observed, Task
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of
 from encoderkit.text.ngrams import Spelled
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
-from encoderkit.training.checkpoint import FORMAT, load_weights, read_tensors
+from encoderkit.training.checkpoint import FORMAT, TARGET, load_weights, read_tensors
 from encoderkit.training.evaluate import outputs
 from encoderkit.training.machine import DTYPES, check_precision, choose_device, choose_precision, keep_memory
 
@@ -130,7 +130,8 @@ def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path)
             return EncoderAlone(encoder, vocabulary)
         if "task" in config:
             task = TypeAdapter(TaskConfig).validate_python(config["task"])
-            return TASKS[type(task)](task, encoder, vocabulary, config["length"], labels or [])
+            target = {"target": Vocabulary(**config["target_vocabulary"])} if "target_vocabulary" in config else {}
+            return TASKS[type(task)](task, encoder, vocabulary, config["length"], labels or [], **target)
         objective = TypeAdapter(ObjectiveConfig).validate_python(config["objective"])
         return OBJECTIVES[type(objective)](objective, encoder, vocabulary, config["length"])
     except (ValidationError, KeyError, TypeError) as error:
@@ -162,9 +163,9 @@ def rows_of(config: dict[str, Any], store: TokenStore, packed: bool) -> Rows:
     return open_rows(objective, store, config["length"], Vocabulary(**config["vocabulary"]), None, packed)
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) -> None:
+def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path, key: str = "vocabulary") -> None:
     """Raise `DataError` if the tokenizer of a model directory is not the one that the model was trained with."""
-    known, own = config.get("vocabulary"), vocabulary_of(tokenizer)
+    known, own = config.get(key), vocabulary_of(tokenizer)
     # Published models may have more rows than their tokenizer has pieces.
     if isinstance(known, dict):
         known = Vocabulary._field_defaults | known
@@ -172,15 +173,25 @@ def check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], where: Path) 
         size = known.get("size") if isinstance(known, dict) else None
         raise DataError(
             f"the tokenizer ({tokenizer.vocab_size} pieces) is not the model's ({size} pieces), so ids would mean other things",
-            where=where / "tokenizer",
+            where=where / ("tokenizer" if key == "vocabulary" else TARGET),
             fix="put the model's own tokenizer back",
         )
 
 
-def spell(learner: Learner, tokenizer: Tokenizer) -> None:
-    """Give word vectors with n-grams the letters of words (unknown ones get vectors then), and what writes a way to read ids."""
+def target_tokenizer(step: Path) -> Tokenizer | None:
+    """What the decoder in a model directory writes with, if that is not what its encoder reads with."""
+    config = read_config(step)
+    if "target_vocabulary" not in config:
+        return None
+    tokenizer = open_tokenizer(step / TARGET)
+    check_vocabulary(tokenizer, config, step, "target_vocabulary")
+    return tokenizer
+
+
+def spell(learner: Learner, tokenizer: Tokenizer, target: Tokenizer | None = None) -> None:
+    """Give word vectors with n-grams the letters of words (unknown ones get vectors then), and what writes its tokenizer."""
     if isinstance(learner, Generate):
-        learner.tokenizer = tokenizer
+        learner.tokenizer = target or tokenizer
     config = learner.encoder_config
     if isinstance(config, StaticConfig) and config.ngrams:
         assert isinstance(learner.encoder, Static)
@@ -195,7 +206,7 @@ def open_model(step: Path) -> Model:
     tokenizer = open_tokenizer(step / "tokenizer")
     check_vocabulary(tokenizer, config, step)
     learner = build_learner(config, labels, step)
-    spell(learner, tokenizer)
+    spell(learner, tokenizer, target_tokenizer(step))
     assert isinstance(learner, nn.Module)
     with torch.no_grad():
         load_weights(learner, read_tensors(step / "model.safetensors"), step / "model.safetensors")

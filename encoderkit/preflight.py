@@ -13,7 +13,7 @@ from encoderkit.errors import DataError, MissingDependency, ResourceError, Usage
 from encoderkit.models.config import EncoderConfig
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, blind
-from encoderkit.tasks.config import TaskConfig
+from encoderkit.tasks.config import GenerateConfig, TaskConfig
 
 _MADE_BY = {"encoderkit.json": "train-tokenizer", "meta.json": "tokenize"}
 
@@ -136,7 +136,12 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -
     output(out, resume, overwrite)
     data = finetune_inputs(recipe)
     if overwrite:
-        apart(out, recipe.checkpoint, recipe.tokenizer, *data)
+        apart(out, recipe.checkpoint, recipe.tokenizer, _target(recipe), *data)
+
+
+def _target(recipe: FinetuneRecipe) -> str | None:
+    """The directory of the target's own tokenizer."""
+    return recipe.task.tokenizer if isinstance(recipe.task, GenerateConfig) else None
 
 
 def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
@@ -147,9 +152,14 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
     embeddings(recipe.embeddings)
     if recipe.tokenizer is not None:
         directory(recipe.tokenizer, "a tokenizer directory", "train-tokenizer")
+    if target := _target(recipe):
+        directory(target, "a tokenizer directory", "train-tokenizer")
     if recipe.checkpoint is not None:
         step = find_step(recipe.checkpoint)
         check_length(step, recipe.data.length)
+        if target and "decoder" not in recipe.task.model_fields_set and decoder_of(step) is not None:
+            message = f"the decoder of {recipe.checkpoint} writes with the checkpoint's own vocabulary, and no other fits it"
+            raise UsageError(message, where="task.tokenizer", fix="leave it out, or describe a new decoder: task.decoder")
         encoder = _understood(EncoderConfig, _config(step)["encoder"], step)
         if reason := blind(encoder, recipe.task):
             raise UsageError(reason, where=step, fix="--set task.pooling=last")
@@ -196,6 +206,12 @@ def encoder_of(step: Path, dropout: float | None) -> EncoderConfig:
         message = f"cannot be understood: {str(error).splitlines()[0]}"
         raise DataError(message, where=step / "config.json") from None
     return config if dropout is None else config.model_copy(update={"dropout": dropout})
+
+
+def decoder_of(step: Path) -> Any:
+    """What config.json says of the decoder in a model directory; None if it has none."""
+    config = _config(step)
+    return (config.get("objective") or config.get("task") or {}).get("decoder")
 
 
 def text_file(path: Path) -> None:
@@ -259,6 +275,18 @@ def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text")
     return [[text, other] for text, other in zip(texts, pairs, strict=True)] if pair else [[text] for text in texts]
+
+
+def drawn(step: Path, temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None) -> bool:
+    """Whether predictions are to be drawn, as by a model that writes they can be; raises `UsageError` for what does not fit."""
+    given = {"--temperature": temperature, "--top-p": top_p, "--seed": seed}
+    flags = [flag for flag, value in given.items() if value is not None]
+    writes = isinstance(_task(step), GenerateConfig)
+    if flags and not writes:
+        raise UsageError("is for a model that writes texts (task.kind: generate), and this is none", where=flags[0])
+    if temperature == 0 and seed is not None:
+        raise UsageError("always takes the likeliest token: --seed changes nothing", where="--temperature 0")
+    return writes and bool(flags or top_k)
 
 
 def _task(step: Path) -> TaskConfig | None:

@@ -95,7 +95,29 @@ def predict(
     form: Annotated[Literal["jsonl", "csv"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
     column: Column = None,
     top: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Only the k best scores, best first.", show_default=False)
+        int | None,
+        typer.Option(
+            "--top-k",
+            min=1,
+            help="Only the k best scores, best first; of tokens that are drawn, the k likeliest.",
+            show_default=False,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", min=0, help="A model that writes draws tokens, below 1 likelier ones more often.", show_default=False
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="It draws from the likeliest tokens that make up this probability.", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, max=2**63 - 1, help="It draws, and every draw follows from this; else 17.", show_default=False
+        ),
     ] = None,
     precision: PrecisionOption = "auto",
     batch: BatchOption = None,
@@ -107,9 +129,14 @@ def predict(
     step = preflight.find_step(model)
     rows = preflight.predicted(step, source, text or [], text_pair or [])
     preflight.file_out(out, source, "--out", overwrite)
+    drawn = preflight.drawn(step, temperature, top, top_p, seed)
     from encoderkit.stages import predict as stage
 
-    stage.predict(step, source, rows, out, form, column, top, precision, batch, overwrite)
+    sampling = stage.Sampling(1.0 if temperature is None else temperature, top, top_p) if drawn else None
+    shown = None if drawn else top
+    stage.predict(
+        step, source, rows, out, form, column, shown, precision, batch, overwrite, sampling, 17 if seed is None else seed
+    )
 
 
 @app.command(rich_help_panel=USE)
@@ -135,7 +162,7 @@ def generate(
         float | None,
         typer.Option("--top-p", help="Draw from the likeliest tokens that make up this probability.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Every draw follows from it.")] = 17,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Every draw follows from it.")] = 17,
     column: Annotated[str, typer.Option("--column", metavar="NAME", help="The column of the text.")] = "text",
     precision: PrecisionOption = "auto",
     json: Json = False,

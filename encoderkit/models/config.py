@@ -171,7 +171,7 @@ class DecoderConfig(Config):
     layers: Layers | None = None
     """Number of blocks; behind word vectors, which have none, 1."""
     dim: PositiveInt | None = None
-    """Width; where it is that of the encoder's word embeddings, these are shared."""
+    """Width; where it is that of the encoder's word embeddings, these are shared, unless the target has its own tokenizer."""
     heads: PositiveInt | None = None
     """Attention heads; behind an encoder without heads one for each 64 of the width."""
     head_dim: PositiveInt | None = None

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from encoderkit.errors import UsageError
+
 NEVER = -1e9
 """The score of what must not be chosen; finite, so that sums of it are numbers."""
 
@@ -36,6 +38,36 @@ class Written(NamedTuple):
     """Log probability of its tokens, the end included; of beams, divided by their number to the power of the penalty."""
 
 
+class Sampling(NamedTuple):
+    """How a token is chosen from the scores of all."""
+
+    temperature: float = 1.0
+    """The scores are divided by it; 0: always the likeliest."""
+    top_k: int | None = None
+    """Only so many of the likeliest may be drawn (Fan et al. 2018, section 5.3)."""
+    top_p: float | None = None
+    """Only the likeliest that together have this probability may be drawn (Holtzman et al. 2020, section 3.1)."""
+
+    def check(self, count: int = 1) -> None:
+        """Raise `UsageError` for what cannot be meant."""
+        if self.temperature != 0 and not 1e-3 <= self.temperature <= 1e3:
+            raise UsageError(f"should be 0, or from 0.001 to 1,000, found {self.temperature:g}", where="--temperature")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"should be more than 0 and at most 1, found {self.top_p:g}", where="--top-p")
+        if self.temperature == 0 and (count > 1 or self.top_k is not None or self.top_p is not None):
+            raise UsageError(
+                "always takes the likeliest token: several draws, --top-k and --top-p change nothing", where="--temperature 0"
+            )
+
+    def choose(self, logits: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
+        """(N, V) logits and a generator for each row to (N,) tokens."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        sums = restrict(logits, *self).double().softmax(-1).cumsum(-1)  # (N, V)
+        places = torch.tensor([[rng.random()] for rng in rngs], dtype=sums.dtype, device=sums.device)
+        return torch.searchsorted(sums, places * sums[:, -1:], right=True)[:, 0]
+
+
 def greedy(reader: Reader, start: Tensor, end: int, limit: int) -> list[Written]:
     """The likeliest token, again and again; `start` is (N, S), the tokens that the texts begin with."""
     return _one_by_one(reader, start, end, limit, lambda logits, rows: logits.argmax(-1))
@@ -47,16 +79,14 @@ def sample(
     end: int,
     limit: int,
     rngs: Sequence[np.random.Generator],
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    sampling: Sampling,
+    never: Sequence[int] = (),
 ) -> list[Written]:
-    """Tokens drawn by their probabilities after `restrict`. Each text has its own generator, so that no other changes it."""
+    """Tokens drawn by their probabilities, those of `never` left out. Each text has its own generator: no other changes it."""
 
     def draw(logits: Tensor, rows: Sequence[int]) -> Tensor:
-        sums = restrict(logits, temperature, top_k, top_p).double().softmax(-1).cumsum(-1)  # (n, V)
-        places = torch.tensor([[rngs[row].random()] for row in rows], dtype=sums.dtype, device=sums.device)
-        return torch.searchsorted(sums, places * sums[:, -1:], right=True)[:, 0]
+        hidden = torch.tensor(never, dtype=torch.int64, device=logits.device)
+        return sampling.choose(logits.index_fill(-1, hidden, -torch.inf), [rngs[row] for row in rows])
 
     return _one_by_one(reader, start, end, limit, draw)
 

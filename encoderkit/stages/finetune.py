@@ -18,18 +18,19 @@ from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.order import Balanced
 from encoderkit.data.records import missing
 from encoderkit.errors import DataError, UsageError
-from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, vocabulary_of
+from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, target_tokenizer, vocabulary_of
 from encoderkit.learner import Vocabulary
 from encoderkit.models.config import AlbertConfig, BertConfig, DecoderConfig, EncoderConfig, ModernBertConfig, TransformerConfig
 from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
-from encoderkit.preflight import find_step
+from encoderkit.preflight import decoder_of, find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
+from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.task import Lossy, Task, Tunable
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
@@ -76,8 +77,10 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     torch.manual_seed(recipe.seed)
     encoder = _encoder(recipe, step)
     _check_segments(encoder, tokenizer)
-    learner: Task = TASKS[type(recipe.task)](_task(recipe, step), encoder, vocabulary, recipe.data.length, labels)
-    spell(learner, tokenizer)
+    target = _target(recipe, step)
+    more = {"target": vocabulary_of(target)} if target else {}
+    learner: Task = TASKS[type(recipe.task)](_task(recipe, step), encoder, vocabulary, recipe.data.length, labels, **more)
+    spell(learner, tokenizer, target)
     if recipe.embeddings is not None:
         begin_with(learner, tokenizer, recipe.embeddings)
     if out is not None:
@@ -91,6 +94,8 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
     if isinstance(recipe.data.dev, str):
         inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
+    if target is not None:
+        inputs["task.tokenizer"] = target.fingerprint
     if recipe.embeddings is not None:
         inputs["embeddings"] = embeddings_hash(recipe.embeddings)
     if step is not None:
@@ -103,7 +108,7 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     train = parts["train"]
     if isinstance(recipe.task, ClassifyConfig) and recipe.task.sampling == "balanced":
         train = Balanced(train, [example.target for example in train])
-    return Material(learner, train, dev, test, tokenizer, labels or None, recipe.data.length, inputs, one_shape=False)
+    return Material(learner, train, dev, test, tokenizer, labels or None, recipe.data.length, inputs, False, target)
 
 
 def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
@@ -190,9 +195,17 @@ def _task(recipe: FinetuneRecipe, step: Path | None) -> TaskConfig:
     task = recipe.task
     if step is None or not isinstance(task, GenerateConfig) or "decoder" in task.model_fields_set:
         return task
-    config = read_config(step)
-    before = (config.get("objective") or config.get("task") or {}).get("decoder")
+    before = decoder_of(step)
     return task if before is None else task.model_copy(update={"decoder": DecoderConfig.model_validate(before)})
+
+
+def _target(recipe: FinetuneRecipe, step: Path | None) -> Tokenizer | None:
+    """What a decoder writes with, if that is not what the encoder reads with: the recipe's, or the checkpoint's."""
+    if not isinstance(recipe.task, GenerateConfig):
+        return None
+    if recipe.task.tokenizer is not None:
+        return open_tokenizer(recipe.task.tokenizer)
+    return None if step is None else target_tokenizer(step)
 
 
 def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
@@ -239,11 +252,12 @@ def load_pretrained(learner: Task, step: Path) -> None:
 
 
 def _load_decoder(learner: Task, decoder: Decoder, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """The pretrained weights of the decoder, if the checkpoint has one and it is built in the same way."""
+    """The pretrained weights of the decoder, if the checkpoint has one that is built in the same way and writes the same ids."""
+    assert isinstance(learner, Generate)
     for name in {"out.weight", "tokens.weight"} & tensors.keys():
-        tensors[name] = tensors[name][: learner.vocabulary.size]
+        tensors[name] = tensors[name][: learner.target.size]
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    if shapes == {name: tensor.shape for name, tensor in decoder.state_dict().items()}:
+    if learner.config.tokenizer is None and shapes == {name: tensor.shape for name, tensor in decoder.state_dict().items()}:
         load_weights(decoder, tensors, path)
     else:
         say("the decoder begins with random weights: the checkpoint has none like it")

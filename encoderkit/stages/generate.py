@@ -13,39 +13,8 @@ from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.inference import Engine, Precision, open_model, start
 from encoderkit.models.config import longest
+from encoderkit.models.decoding import Sampling
 from encoderkit.objectives.causal import Causal
-
-
-class Sampling(NamedTuple):
-    """How a token is chosen from the scores of all."""
-
-    temperature: float = 1.0
-    """The scores are divided by it; 0: always the likeliest."""
-    top_k: int | None = None
-    """Only so many of the likeliest may be drawn (Fan et al. 2018, section 5.3)."""
-    top_p: float | None = None
-    """Only the likeliest that together have this probability may be drawn (Holtzman et al. 2020, section 3.1)."""
-
-    def check(self, count: int) -> None:
-        """Raise `UsageError` for what cannot be meant."""
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UsageError(f"should be more than 0 and at most 1, found {self.top_p:g}", where="--top-p")
-        if self.temperature == 0 and (count > 1 or self.top_k is not None or self.top_p is not None):
-            raise UsageError("always takes the likeliest token: -n, --top-k and --top-p change nothing", where="--temperature 0")
-
-    def choose(self, scores: np.ndarray, draws: Sequence[np.random.Generator]) -> np.ndarray:
-        """(n, V) scores and a generator for each row to (n,) tokens."""
-        if self.temperature == 0:
-            return scores.argmax(-1)
-        return np.array([self._draw(row.astype(np.float64), draw) for row, draw in zip(scores, draws, strict=True)])
-
-    def _draw(self, scores: np.ndarray, draw: np.random.Generator) -> int:
-        order = np.argsort(-scores, kind="stable")[: self.top_k]
-        weights = np.exp((scores[order] - scores[order[0]]) / self.temperature)
-        reached = np.cumsum(weights / weights.sum())
-        if self.top_p is not None:  # the first that reaches it is in
-            reached = reached[: int(np.searchsorted(reached, self.top_p)) + 1]
-        return int(order[min(int(np.searchsorted(reached, draw.random() * reached[-1], "right")), len(reached) - 1)])
 
 
 class Written(NamedTuple):
@@ -129,9 +98,8 @@ def continued(
         while chosen.shape[1] < most and not (chosen == vocabulary.sep).any(1).all():
             scores, state = learner.read_on(ids, state)
             scores[:, never] = -torch.inf
-            picked = sampling.choose(scores.cpu().numpy(), draws)
-            chosen = np.concatenate([chosen, picked[:, None]], axis=1)
-            ids = torch.from_numpy(picked[:, None]).to(engine.device)
+            ids = sampling.choose(scores.float(), draws)[:, None]
+            chosen = np.concatenate([chosen, ids.cpu().numpy()], axis=1)
     found = []
     for row in chosen:
         ends = np.flatnonzero(row == vocabulary.sep)

@@ -15,12 +15,14 @@ import numpy as np
 from encoderkit import files
 from encoderkit.console import progress, say
 from encoderkit.data.labelled import Row
+from encoderkit.data.order import rng
 from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import UsageError
 from encoderkit.inference import (
     Account,
     Engine,
     Precision,
+    batches,
     by_row,
     check_blank,
     fill,
@@ -29,10 +31,12 @@ from encoderkit.inference import (
     suspicions,
     with_blanks,
 )
+from encoderkit.models.decoding import Sampling
 from encoderkit.objectives.masked import Masked
 from encoderkit.objectives.permuted import Permuted
 from encoderkit.objectives.replaced import Replaced
-from encoderkit.tasks.task import Task
+from encoderkit.tasks.generate import Generate
+from encoderkit.tasks.task import Observed, Task
 from encoderkit.tasks.texts import Tokens, named
 
 WINDOW = 4096
@@ -60,8 +64,12 @@ def predict(
     precision: Precision = "auto",
     batch: int | None = None,
     overwrite: bool = False,
+    sampling: Sampling | None = None,
+    seed: int = 17,
 ) -> Account:
     """Predict the rows of `source` (`-`: standard input), or `texts`, to `out` or stdout; what was read.
+
+    With `sampling` a model that writes draws its tokens: what it draws for row i depends on the seed and i alone.
 
     A file is read twice, so that a row that cannot be used is told before anything is computed.
     """
@@ -69,7 +77,11 @@ def predict(
         files.refuse_existing(out, overwrite)
     engine = start(open_model(step), precision, batch)
     task = engine.model.task
-    predictor = _pretrained(engine, top) if task is None else _Rows(engine, task, top)
+    if sampling is not None:
+        sampling.check()
+        predictor: _Predictor = _Drawn(engine, sampling, seed)
+    else:
+        predictor = _pretrained(engine, top) if task is None else _Rows(engine, task, top)
     header, line = _written(predictor, form)
     rows = _rows(predictor.columns, source, texts, columns)
     total = 0
@@ -154,8 +166,31 @@ class _Rows:
     def entries(self, rows: Sequence[Row]) -> tuple[Iterable[dict[str, Any]], list[list[Tokens]]]:
         """One a row, whatever it was cut into."""
         examples = self._task.encode(rows, self._engine.model.tokenizer, labelled=False)
-        found = self._task.predictions(rows, examples, self._engine.observe(examples), self._top)
+        found = self._task.predictions(rows, examples, self._observe(examples), self._top)
         return found, by_row(examples)
+
+    def _observe(self, examples: Sequence[Any]) -> Observed:
+        return self._engine.observe(examples)
+
+
+class _Drawn(_Rows):
+    """What a model that writes draws for rows."""
+
+    def __init__(self, engine: Engine, sampling: Sampling, seed: int) -> None:
+        assert isinstance(engine.model.learner, Generate), "preflight says so to the user"
+        super().__init__(engine, engine.model.learner, None)
+        self._writer, self._sampling, self._seed, self._before = engine.model.learner, sampling, seed, 0
+
+    def _observe(self, examples: Sequence[Any]) -> Observed:
+        written: list[list[int]] = [[]] * len(examples)
+        with self._engine.arithmetic():
+            for numbers in batches([example.size for example in examples], self._engine.batch):
+                inputs = self._writer.collate([examples[i] for i in numbers]).inputs.to(self._engine.device)
+                rngs = [rng(self._seed, self._before + i, 0) for i in numbers.tolist()]
+                for i, ids in zip(numbers.tolist(), self._writer.draw(inputs, rngs, self._sampling), strict=True):
+                    written[i] = ids
+        self._before += len(examples)
+        return {"written": written}
 
 
 class _Blanks:

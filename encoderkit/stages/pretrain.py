@@ -20,7 +20,7 @@ from encoderkit.recipe import PretrainRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.session import Material, outcome, run, session
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
-from encoderkit.training.checkpoint import load_weights, read_tensors
+from encoderkit.training.checkpoint import TARGET, load_weights, read_tensors
 
 DEV_ROWS = 2048
 """Held-out rows that are evaluated at most, evenly spaced: enough for three digits of the loss."""
@@ -87,6 +87,8 @@ def go_on_from(learner: Learner, step: Path) -> None:
     for name in dict.fromkeys(full.split(".")[0] for full in state):
         own, given = ({n: t for n, t in of.items() if n.split(".")[0] == name} for of in (state, tensors))
         fits = {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in given.items()}
+        if name == "head" and (step / TARGET).exists():
+            fits = False  # a decoder whose ids are not the encoder's
         if fits:
             state |= given
         elif name == "encoder":  # of an encoder that does not fit, say why

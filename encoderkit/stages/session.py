@@ -49,6 +49,8 @@ class Material(NamedTuple):
     """Fingerprints of the data and of the parents; a run is only continued on the same."""
     one_shape: bool
     """Whether every batch has the same shape."""
+    target: Tokenizer | None = None
+    """Of what is written, if it is not that of what is read."""
 
 
 @contextmanager
@@ -163,7 +165,8 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
         say(f"continuing {out} after update {state.update} of {plan.updates}")
     restored = state
     by_first(lambda: _tidy(out, restored, found is not None))
-    description = Description(_config(recipe, material), material.labels, material.tokenizer.save_files())
+    target = material.target.save_files() if material.target else None
+    description = Description(_config(recipe, material), material.labels, material.tokenizer.save_files(), target)
     if state.update < plan.updates and not (goal.patience and state.stale >= goal.patience):
         state = train(
             learner, made, material.train, material.dev, plan, recipe.every, goal, out, description, state
@@ -253,6 +256,7 @@ def _config(recipe: PretrainRecipe | FinetuneRecipe, material: Material) -> dict
         "encoder": learner.encoder_config.model_dump(mode="json"),
         **{name: config.model_dump(mode="json") for name, config in part.items()},
         "vocabulary": learner.vocabulary._asdict(),
+        **({"target_vocabulary": task.target._asdict()} if material.target else {}),
         "length": material.length,
         "recipe": _identity(recipe),
     }

@@ -328,6 +328,9 @@ class GenerateConfig(RowsConfig):
     """The column of what is to be written."""
     target_length: int = Field(default=128, ge=2)
     """The most tokens that are written, the end included; longer targets are cut for training, and counted."""
+    tokenizer: str | None = None
+    """A tokenizer directory for the target alone, whose pieces the decoder then has a table of its own for: for another
+    language or script. If not given, the source's is for both, and their embeddings are the same."""
     decoder: DecoderConfig = DecoderConfig()
     """What writes; from a checkpoint that has a decoder, that one, unless another is described here."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)

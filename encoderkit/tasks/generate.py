@@ -1,7 +1,8 @@
 """Texts from texts: translation, summaries, titles. An encoder and a decoder behind it (Sutskever et al. 2014).
 
-The decoder is a Transformer behind any encoder, and writes with the encoder's vocabulary: one tokenizer for both sides.
-From a checkpoint of the objective `spans`, or of a T5, it begins with the decoder that was trained there.
+The decoder is a Transformer behind any encoder, and writes with the encoder's vocabulary: one tokenizer for both sides. Or
+it has a vocabulary of its own, with its own special tokens and embeddings (Bahdanau et al. 2015, section 4.1). From a
+checkpoint of the objective `spans`, or of a T5, it begins with the decoder that was trained there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from encoderkit.data.labelled import Row
 from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder, Writing
-from encoderkit.models.decoding import beam_search, greedy
+from encoderkit.models.decoding import Sampling, beam_search, greedy, sample
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart
 from encoderkit.tasks import wording
@@ -48,19 +49,27 @@ class Generate(EncoderTask):
     config: GenerateConfig
 
     def __init__(
-        self, config: GenerateConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
+        self,
+        config: GenerateConfig,
+        encoder: EncoderConfig,
+        vocabulary: Vocabulary,
+        length: int,
+        labels: Sequence[str] = (),
+        target: Vocabulary | None = None,
     ) -> None:
-        """`length`: the tokens a source has at most; there are no `labels`."""
+        """`length`: the tokens a source has at most; there are no `labels`. `target`: what is written with, if not the same."""
         super().__init__(config, encoder, vocabulary, length, labels)
-        self.head = Decoder(config.decoder, encoder, vocabulary.size, vocabulary.pad, self.encoder.tokens.embedding_dim)
-        self.start = vocabulary.cls if config.decoder.start == "cls" else vocabulary.pad
+        shared = self.encoder.tokens.embedding_dim if target is None else None
+        self.target = written = vocabulary if target is None else target
+        self.head = Decoder(config.decoder, encoder, written.size, written.pad, shared)
+        self.start = written.cls if config.decoder.start == "cls" else written.pad
         self.weights = {"generate": 1.0}
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "chrf": "max", "bleu": "max", "rouge_l": "max"}
         self.monitor = "chrf"
         self.baselines: tuple[Baseline, ...] = ()
         self.fields = [*names_of(config.columns), "written", "truncated"]
         self.tokenizer: Tokenizer | None = None
-        """Turns ids to text; set where a model is made or opened."""
+        """Of the targets: turns text to ids and back; set where a model is made or opened."""
 
     @staticmethod
     def find_labels(rows: Sequence[Row], config: GenerateConfig) -> list[str]:
@@ -76,15 +85,18 @@ class Generate(EncoderTask):
         return [row.text(self.config.source)]
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
-        """Rows as examples; tells how many targets are cut."""
+        """Rows as examples; tells how many targets are cut, and what in them cannot be written."""
         sources = assemble([self.texts(row) for row in rows], tokenizer, self.length)
         if not labelled:
             return [Example(own, None, "", i) for i, own in enumerate(sources)]
         right = [row.text(self.config.target) for row in rows]
-        encoded, most = tokenizer.encode(right), self.config.target_length - 1
+        encoded, most = (self.tokenizer or tokenizer).encode(right), self.config.target_length - 1
         targets = [encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]] for i in range(len(rows))]
         if cut := sum(len(target) > most for target in targets):
             warn(f"{cut:,} targets are longer than task.target_length = {most + 1} tokens and were cut")
+        if encoded.unknown:
+            share = f"{encoded.unknown:,} of the {len(encoded.ids):,} tokens of the targets"
+            warn(f"{share} are unknown to the tokenizer they are written with: the model cannot give what they stand for")
         return [
             Example(own, target[:most].astype(np.int64), text, i)
             for i, (own, target, text) in enumerate(zip(sources, targets, right, strict=True))
@@ -99,9 +111,9 @@ class Generate(EncoderTask):
         known = [example.target for example in examples if example.target is not None]
         if len(known) < len(examples):
             return Batch(inputs, {}, {}, size)
-        width, end = 1 + max(map(len, known)), self.vocabulary.sep
+        width, end = 1 + max(map(len, known)), self.target.sep
         targets = {
-            "given": pad([np.concatenate([[self.start], target]) for target in known], width, self.vocabulary.pad),
+            "given": pad([np.concatenate([[self.start], target]) for target in known], width, self.target.pad),
             "labels": pad([np.concatenate([target, [end]]) for target in known], width, IGNORE),
         }
         return Batch(inputs, targets, {"generate": sum(len(target) + 1 for target in known)}, size)
@@ -127,13 +139,24 @@ class Generate(EncoderTask):
         memory, real = self._memory(inputs)
         writing = Writing(self.head, memory, real, self.encoder.tokens)
         start = torch.full((len(memory), 1), self.start, device=memory.device)
-        settings = writing, start, self.vocabulary.sep, self.config.target_length
+        settings = writing, start, self.target.sep, self.config.target_length
         if self.config.beams == 1:
             written = greedy(*settings)
         else:
             written = beam_search(*settings, self.config.beams, self.config.length_penalty)
         found: dict[str, Any] = {"written": [torch.tensor(text.ids, dtype=torch.int64) for text in written]}
         return found | ({"nats": self._nats(memory, real, targets, 0.0).sum(1)} if targets else {})
+
+    def draw(self, inputs: Inputs, rngs: Sequence[np.random.Generator], sampling: Sampling) -> list[list[int]]:
+        """What is written for each source where tokens are drawn, each with its own generator; only what can be read."""
+        memory, real = self._memory(inputs)
+        known = self.tokenizer
+        assert known is not None, "spell was called"
+        never = [*{known.pad, known.unk, known.cls, known.mask} - {known.sep}, *range(known.vocab_size, self.target.size)]
+        start = torch.full((len(memory), 1), self.start, device=memory.device)
+        writing = Writing(self.head, memory, real, self.encoder.tokens)
+        found = sample(writing, start, self.target.sep, self.config.target_length, rngs, sampling, never)
+        return [text.ids for text in found]
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """Mean nats a token of the targets, and how near the texts are."""
@@ -179,8 +202,11 @@ class Generate(EncoderTask):
         """An example without a target."""
         return Example(tokens, None, "")
 
-    def exported(self) -> Export:
-        """As transformers' T5."""
+    def exported(self) -> Export | str:
+        """As transformers' T5, which has one vocabulary."""
+        if self.target is not self.vocabulary:
+            said = "transformers' T5 has one vocabulary, and here source and target have two"
+            return f"{said}: the target's tokenizer stays behind (--part encoder can be handed over)"
         return Export("seq2seq", self.state_dict(), self._repeated, decoder=self.config.decoder)
 
     def _repeated(self, inputs: Inputs) -> Tensor:

@@ -2,6 +2,7 @@
 
     step-0001000/
       model.safetensors  config.json  labels.json  tokenizer/      the model
+      target_tokenizer/                                            where its decoder writes with another vocabulary
       resume/optimizer.safetensors  resume/state.json              only for resuming
       resume/weights.safetensors                                   where training has other weights than the model: of which an
                                                                    average is saved, or factors that are merged in it
@@ -32,6 +33,9 @@ from encoderkit.training.lora import merged
 FORMAT = 1
 """Of config.json; raised when an older reader could not understand a checkpoint."""
 
+TARGET = "target_tokenizer"
+"""The folder of a model directory with the tokenizer of what is written, where that is another than of what is read."""
+
 
 class Description(NamedTuple):
     """What a model directory holds beside the weights."""
@@ -41,6 +45,8 @@ class Description(NamedTuple):
     labels: list[str] | None
     tokenizer: Mapping[str, bytes]
     """The files of the tokenizer's directory."""
+    target: Mapping[str, bytes] | None = None
+    """Those of the tokenizer that its decoder writes with, if it is another."""
 
 
 class State(Config):
@@ -95,9 +101,11 @@ def save(
         files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))
         if description.labels is not None:
             files.write_new(folder / "labels.json", json.dumps(description.labels, indent=1, ensure_ascii=False))
-        files.make_folder(folder / "tokenizer")
-        for name, data in description.tokenizer.items():
-            files.write_new(folder / "tokenizer" / name, data)
+        for place, content in (("tokenizer", description.tokenizer), (TARGET, description.target)):
+            if content is not None:
+                files.make_folder(folder / place)
+            for name, data in (content or {}).items():
+                files.write_new(folder / place / name, data)
         files.make_folder(folder / "resume")
         files.write_new(folder / "resume" / "optimizer.safetensors", safetensors.torch.save(moments))
         if others:

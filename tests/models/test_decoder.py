@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import BertConfig, CnnConfig, DecoderConfig, EncoderConfig, LstmConfig, T5Config
 from encoderkit.models.decoder import Decoder, Writing
-from encoderkit.models.decoding import beam_search, greedy, restrict, sample
+from encoderkit.models.decoding import Sampling, beam_search, greedy, restrict, sample
 from encoderkit.models.inputs import Inputs
 
 VOCABULARY = 40
@@ -153,12 +153,12 @@ def test_draws_follow_the_probabilities_and_their_own_generator() -> None:
     logits = torch.tensor([[0.0, 1, 2, -1, 0.5]]).expand(5, -1)
     rngs = [np.random.default_rng((1, i)) for i in range(4000)]
     start = torch.zeros(4000, 1, dtype=torch.int64)
-    drawn = sample(Table(logits, 4000), start, -1, 1, rngs, temperature=0.7, top_k=3)
+    drawn = sample(Table(logits, 4000), start, -1, 1, rngs, Sampling(temperature=0.7, top_k=3))
     counts = np.bincount([text.ids[0] for text in drawn], minlength=5) / 4000
     expected = torch.tensor([-math.inf, 1, 2, -math.inf, 0.5]).div(0.7).softmax(0).numpy()
     assert np.abs(counts - expected).max() < 0.03 and counts[0] == counts[3] == 0
-    alone = sample(Table(logits, 1), start[:1], 2, 9, [np.random.default_rng(5)])
-    several = sample(Table(logits, 3), start[:3], 2, 9, [np.random.default_rng(i) for i in (4, 5, 6)])
+    alone = sample(Table(logits, 1), start[:1], 2, 9, [np.random.default_rng(5)], Sampling())
+    several = sample(Table(logits, 3), start[:3], 2, 9, [np.random.default_rng(i) for i in (4, 5, 6)], Sampling())
     assert several[1] == alone[0]
     assert greedy(Table(logits, 2), start[:2], 2, 9) == [([], pytest.approx(float(logits[0].log_softmax(0)[2])))] * 2
 

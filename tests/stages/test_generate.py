@@ -112,7 +112,8 @@ def test_what_is_drawn_has_the_probability_it_should(sampling: Sampling, share: 
     scores = np.empty(4)
     scores[order] = np.log([0.5, 0.3, 0.15, 0.05]) + 7
     draw = np.random.default_rng(0)
-    found = np.bincount([int(sampling.choose(scores[None], [draw])[0]) for _ in range(4000)], minlength=4) / 4000
+    drawn = sampling.choose(torch.from_numpy(scores).expand(4000, -1), [draw] * 4000)
+    found = np.bincount(drawn.numpy(), minlength=4) / 4000
     assert found[order] == pytest.approx(share, abs=0.03)
     assert ((found[order] > 0) == (np.array(share) > 0)).all()
 

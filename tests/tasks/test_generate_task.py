@@ -1,6 +1,7 @@
 """Texts from texts: memorised behind every kind of encoder, measured as by the reference scorers, from recipe to prediction."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from encoderkit import preflight
 from encoderkit.config import validate
-from encoderkit.inference import open_model
+from encoderkit.data.labelled import Row
+from encoderkit.errors import DataError, UsageError
+from encoderkit.inference import open_model, vocabulary_of
 from encoderkit.models.config import DecoderConfig
+from encoderkit.models.decoding import Sampling
+from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.stages import export
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.predict import predict
@@ -20,10 +27,14 @@ from encoderkit.tasks import wording
 from encoderkit.tasks.config import GenerateConfig
 from encoderkit.tasks.generate import Example, Generate
 from encoderkit.tasks.texts import Tokens
+from encoderkit.text.config import TokenizerConfig
+from encoderkit.text.tokenizers import open_tokenizer
+from encoderkit.text.training import train
 from encoderkit.training.checkpoint import read_tensors
 from encoderkit.training.config import AdamWConfig
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
+from tests.reliability.small import assert_same, result
 from tests.training import runs
 
 ENGLISH = ["The cat sat on the mat.", "A dog runs!", "It is 3.5 km away, isn't it?", ""]
@@ -123,8 +134,57 @@ def test_from_the_recipe_to_the_prediction(tokenizer_dir: Path, pairs: Path, tmp
         "rouge_l",
     }
     predict(Path(found["best"]), None, [["good film"], ["bad day"]], tmp_path / "out.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["text"] for line in lines] == ["good film", "bad day"] and all("written" in line for line in lines)
+    found_lines = lines(tmp_path / "out.jsonl")
+    assert [line["text"] for line in found_lines] == ["good film", "bad day"] and all("written" in line for line in found_lines)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def test_what_is_drawn_follows_the_seed_and_the_row(tokenizer_dir: Path, pairs: Path, tmp_path: Path) -> None:
+    """Whatever stands beside it; and never with a special token, nor one that the tokenizer has not."""
+    found = finetune(recipe(pairs, tokenizer=str(tokenizer_dir), model={"kind": "lstm", "dim": 16}), tmp_path / "run")
+    step, sources = Path(found["best"]), [["good film"], ["bad day"], ["song"], ["house house song"]]
+
+    def drawn(name: str, texts: list[list[str]] = sources, sampling: Sampling | None = None, **more: Any) -> list[str]:
+        predict(step, None, texts, tmp_path / name, sampling=sampling, precision="fp32", **more)
+        return [line["written"] for line in lines(tmp_path / name)]
+
+    first = drawn("a", sampling=Sampling())
+    assert first == drawn("b", sampling=Sampling(), batch=1) and len(set(first)) == 4
+    assert drawn("c", sources[:2], Sampling()) == first[:2] != drawn("d", sources[:2], Sampling(), seed=18)
+    plain = drawn("e")
+    assert plain == drawn("f", sampling=Sampling(temperature=0)) == drawn("g", sampling=Sampling(top_k=1)) != first
+    with pytest.raises(UsageError, match="at most 1"):
+        drawn("h", sampling=Sampling(top_p=2.0))
+    with pytest.raises(UsageError, match="should be 0, or"):
+        drawn("h", sampling=Sampling(float("nan")))
+    learner = open_model(step).learner
+    assert isinstance(learner, Generate) and learner.tokenizer is not None
+    batch = learner.collate(learner.encode([Row({"a": "x"}, 1, "")] * 200, learner.tokenizer, labelled=False))
+    with torch.no_grad():
+        ids = np.concatenate(learner.draw(batch.inputs, [np.random.default_rng(i) for i in range(200)], Sampling(temperature=50)))
+    assert len(set(ids.tolist())) > 100 and not np.isin(ids, learner.tokenizer.special).any()
+
+
+def test_drawing_is_for_models_that_write(classifier_dir: Path, pairs: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    found = finetune(recipe(pairs, tokenizer=str(tokenizer_dir), model={"kind": "lstm", "dim": 16}), tmp_path / "run")
+    step = Path(found["best"])
+    assert not preflight.drawn(step, None, None, None, None) and not preflight.drawn(
+        find_step(classifier_dir), None, 2, None, None
+    )
+    assert all(preflight.drawn(step, *flags) for flags in ((0.5, None, None, 3), (None, 3, None, None), (None, None, 0.5, None)))
+    for flags, name in (
+        ((0.5, None, None, None), "--temperature"),
+        ((None, 2, 0.5, None), "--top-p"),
+        ((None, None, None, 1), "--seed"),
+    ):
+        with pytest.raises(UsageError, match="writes texts") as error:
+            preflight.drawn(find_step(classifier_dir), *flags)
+        assert error.value.where == name
+    with pytest.raises(UsageError, match="--seed changes nothing"):
+        preflight.drawn(step, 0, None, None, 1)
 
 
 def test_it_begins_with_the_decoder_of_the_checkpoint(tokenizer_dir: Path, store_dir: Path, pairs: Path, tmp_path: Path) -> None:
@@ -148,3 +208,125 @@ def test_it_begins_with_the_decoder_of_the_checkpoint(tokenizer_dir: Path, store
     assert old.keys() == new.keys()
     for name, tensor in new.items():
         torch.testing.assert_close(tensor, old[name][: len(tensor)], atol=1e-6, rtol=0)
+
+
+CHARACTERS = "我你他好书水山天大人爱吃喝看"
+
+
+@pytest.fixture(scope="module")
+def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of Chinese characters, special tokens elsewhere than in the source's."""
+    out = tmp_path_factory.mktemp("zh") / "tokenizer"
+    described = json.loads(train(iter([" ".join(CHARACTERS)] * 20), TokenizerConfig(vocab_size=60)).files["tokenizer.json"])
+    order = sorted(described["model"]["vocab"], key=lambda piece: (piece.startswith("["), described["model"]["vocab"][piece]))
+    described["model"]["vocab"] = {piece: i for i, piece in enumerate(order)}
+    for token in described["added_tokens"]:
+        token["id"] = order.index(token["content"])
+    for piece in described["post_processor"]["special_tokens"].values():
+        piece["ids"] = [order.index(piece["id"])]
+    out.mkdir()
+    (out / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    return out
+
+
+@pytest.fixture(scope="module")
+def two_languages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "en-zh.jsonl"
+    words, rng = ["film", "day", "house", "song", "good", "bad"], np.random.default_rng(0)
+    rows = [
+        {"a": f"{words[i % 6]} {words[i // 3]} {words[3]}", "b": "".join(rng.choice(list(CHARACTERS), 2 + i % 4))}
+        for i in range(8)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def two(pairs: Path, source: Path, target: Path, **more: Any) -> FinetuneRecipe:
+    described = {"tokenizer": str(source), "model": {"kind": "t5", "dim": 32, "layers": 1, "heads": 2, "dropout": 0.0}}
+    task = {"tokenizer": str(target), "label_smoothing": 0.0, **more.pop("task", {})}
+    return recipe(pairs, task, **({} if "checkpoint" in more else described), **more)
+
+
+def test_two_vocabularies_from_the_recipe_to_the_export(
+    tokenizer_dir: Path, other_tokenizer: Path, two_languages: Path, tmp_path: Path
+) -> None:
+    """Eight pairs are memorised; the directory alone is enough to read and write them, and to train on."""
+    target = tmp_path / "target"
+    shutil.copytree(other_tokenizer, target)
+    training = {"updates": 100, "batch": 8, **runs.TRAINING}
+    made = two(two_languages, tokenizer_dir, target, training=training, every={"evaluate": "50 updates"})
+    step = Path(finetune(made, tmp_path / "run")["best"])
+    shutil.rmtree(target)
+    learner = open_model(step).learner
+    assert isinstance(learner, Generate) and learner.tokenizer is not None
+    zh, en = learner.target, learner.vocabulary
+    assert zh == vocabulary_of(open_tokenizer(other_tokenizer)) and (zh.cls, zh.sep, zh.pad) != (en.cls, en.sep, en.pad)
+    assert (
+        learner.head.tokens is not None
+        and learner.head.tokens.weight.shape == (zh.size, 32) != learner.encoder.tokens.weight.shape
+    )
+    assert evaluate(step, two_languages)["metrics"]["chrf"] == pytest.approx(100)
+    predict(step, two_languages, out=tmp_path / "out.jsonl")
+    right = [row["b"] for row in lines(two_languages)]
+    assert [line["written"].replace(" ", "") for line in lines(tmp_path / "out.jsonl")] == right
+    predict(step, two_languages, out=tmp_path / "drawn.jsonl", sampling=Sampling(top_k=1))
+    assert (tmp_path / "drawn.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+    batch = learner.collate(learner.encode([Row({"a": "film", "b": "好书"}, 1, "")], open_model(step).tokenizer))
+    ids = learner.tokenizer.encode(["好书"]).ids.tolist()
+    assert batch.targets["given"].tolist() == [[zh.cls, *ids]] and batch.targets["labels"].tolist() == [[*ids, zh.sep]]
+    assert batch.inputs.ids[0, 0] == en.cls
+
+    onward = recipe(two_languages, checkpoint=str(step), optimizer={"kind": "adamw", "lr": 1e-9, "weight_decay": 0})
+    again = Path(finetune(onward, tmp_path / "onward")["best"])
+    old, new = (read_tensors(path / "model.safetensors") for path in (step, again))
+    assert old.keys() == new.keys() and all(torch.allclose(old[name], new[name], atol=1e-6) for name in old)
+    assert (again / "target_tokenizer" / "tokenizer.json").read_bytes() == (other_tokenizer / "tokenizer.json").read_bytes()
+
+    described = export.run(step, ["hf"], tmp_path / "hf")
+    assert described["loads_with"] is None and "two" in json.loads((tmp_path / "hf" / "config.json").read_bytes())["note"]
+    assert export.run(step, ["hf"], tmp_path / "encoder", part="encoder")["loads_with"] == "T5EncoderModel"
+    file = step / "target_tokenizer" / "tokenizer.json"
+    file.write_bytes(file.read_bytes()[:-1] + b" ")
+    with pytest.raises(DataError, match="changed since"):
+        open_model(step)
+
+
+def test_two_vocabularies_are_resumed_exactly_and_one_is_as_before(
+    tokenizer_dir: Path,
+    other_tokenizer: Path,
+    two_languages: Path,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    every = {"log": "4 updates", "evaluate": "3 updates", "save": "1 updates"}
+    made = two(two_languages, tokenizer_dir, other_tokenizer, training={"updates": 6, "batch": 3, **runs.TRAINING}, every=every)
+    finetune(made, tmp_path / "whole")
+    for update in (2, 5):
+        runs.go_until(made, tmp_path / "pieces", update)
+    finetune(made, tmp_path / "pieces", resume=True)
+    assert_same(tmp_path / "pieces", result(tmp_path / "whole"))
+    inputs = json.loads((tmp_path / "whole" / "manifest.json").read_bytes())["inputs"]
+    assert inputs["task.tokenizer"] == open_tokenizer(other_tokenizer).fingerprint
+
+    plain = recipe(
+        pairs, tokenizer=str(tokenizer_dir), model={"kind": "lstm", "dim": 16}, training={"updates": 1, **runs.TRAINING}
+    )
+    step = Path(finetune(plain, tmp_path / "one")["best"])
+    assert not (step / "target_tokenizer").exists() and "target_vocabulary" not in json.loads((step / "config.json").read_bytes())
+    assert "task.tokenizer" not in json.loads((tmp_path / "one" / "manifest.json").read_bytes())["inputs"]
+    assert "head.tokens.weight" not in read_tensors(step / "model.safetensors")
+    swapped = two(two_languages, tokenizer_dir, other_tokenizer, checkpoint=str(step))
+    with pytest.raises(UsageError, match="checkpoint's own vocabulary") as error:
+        preflight.finetune(swapped, tmp_path / "x", False, False)
+    assert error.value.where == "task.tokenizer"
+    preflight.finetune(
+        two(two_languages, tokenizer_dir, other_tokenizer, checkpoint=str(step), task={"decoder": {"layers": 1}}),
+        tmp_path / "x",
+        False,
+        False,
+    )
+    finetune(two(two_languages, tokenizer_dir, tokenizer_dir, training={"updates": 1, **runs.TRAINING}), tmp_path / "english")
+    assert "tokens of the targets are unknown" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="expected a tokenizer directory"):
+        preflight.finetune(two(two_languages, tokenizer_dir, tmp_path / "none"), tmp_path / "x", False, False)
