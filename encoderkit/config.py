@@ -201,9 +201,11 @@ def validate(model: type[C], data: dict[str, Any], where: str, lines: Lines | No
 
 def _left_over(model: type[Config], error: ValidationError, data: Any, lines: Lines, settings: Sequence[str]) -> list[KeyPath]:
     """Keys of the file that are unknown now that `settings` gave the part they are in another kind."""
+    changed = {name for setting in settings if (name := setting.partition("=")[0]).endswith("kind")}
+    if not changed:
+        return []
     schema = model.model_json_schema()
     paths = [_locate(schema, e["loc"], data)[0] for e in error.errors() if e["type"] == "extra_forbidden"]
-    changed = {setting.partition("=")[0] for setting in settings}
     return [path for path in paths if path in lines and ".".join(map(str, (*path[:-1], "kind"))) in changed]
 
 

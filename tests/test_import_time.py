@@ -1,4 +1,8 @@
-"""`--help` in a quarter of a second and an error in a recipe in half a second, in processor time, so that load does not count."""
+"""`--help` in a quarter of a second and an error in a recipe in half a second, in processor time, so that load does not count.
+
+Where others slow down the processor itself, anything takes longer: then the bounds are as much wider as importing typer and
+pydantic takes longer than usual.
+"""
 
 import subprocess
 import sys
@@ -15,14 +19,29 @@ print(code, used.ru_utime + used.ru_stime)
 """
 
 
-def seconds(*arguments: str) -> tuple[int, float]:
-    """The exit code and the processor time of a command; the best of four, so that a cold disk does not count either."""
-    found = []
-    for _ in range(4):
-        done = subprocess.run([sys.executable, "-c", MEASURE, *COMMAND, *arguments], check=True, capture_output=True, text=True)
-        code, used = done.stdout.split()
-        found.append((int(code), float(used)))
-    return min(found, key=lambda pair: pair[1])
+IMPORTS = [sys.executable, "-c", "import typer, yaml; from pydantic import BaseModel, TypeAdapter"]
+"""What no command that reads a recipe can do without, which takes USUAL seconds where that takes half a second."""
+USUAL = 0.18
+
+
+def timed(command: list[str]) -> tuple[int, float]:
+    """The exit code and the processor time of a command."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, *command], check=True, capture_output=True, text=True)
+    code, used = done.stdout.split()
+    return int(code), float(used)
+
+
+def quick(bound: float, code: int, *arguments: str) -> bool:
+    """Whether a command ends with `code` within `bound` seconds, at least once: what else a computer does only slows it."""
+    best = imports = float("inf")
+    for _ in range(30):
+        ended, used = timed([*COMMAND, *arguments])
+        assert ended == code
+        best, imports = min(best, used), min(imports, timed(IMPORTS)[1])
+        if best < bound * max(1, imports / USUAL):
+            return True
+    print(f"{best:.3f} s; what it imports takes {imports:.3f} s")
+    return False
 
 
 def loaded(*arguments: str) -> set[str]:
@@ -49,14 +68,12 @@ def test_looking_imports_no_torch(arguments: list[str]) -> None:
 
 
 def test_help_is_quick() -> None:
-    code, used = seconds("--help")
-    assert code == 0 and used < 0.25
+    assert quick(0.25, 0, "--help")
 
 
 def test_a_recipe_error_is_quick(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("tokenizer: t\ndata: {trian: x}\nmodel: {kind: bert}\ntraining: {updates: 1}\n", encoding="utf-8")
-    code, used = seconds("pretrain", str(recipe), "--out", str(tmp_path / "run"))
-    assert code == 2 and used < 0.5
+    assert quick(0.5, 2, "pretrain", str(recipe), "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     assert "torch" not in loaded("pretrain", str(recipe), "--out", str(tmp_path / "run"))
