@@ -3,10 +3,10 @@
 import multiprocessing
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from encoderkit.training.optim import build_optimizers
 from encoderkit.training.sharding import place
 from tests.training.runs import go, go_until, masked, plan, rows
 
+T = TypeVar("T")
+
 
 class Run(NamedTuple):
     """A run to begin or to continue."""
@@ -33,35 +35,34 @@ class Run(NamedTuple):
     """The update at which a signal stops it; 0: its end."""
 
 
-class Said(NamedTuple):
-    """What comes of several processes."""
-
-    results: list[Any]
-    """Of each run what its command says."""
-    shares: dict[str, list[float]]
-    """See `shares`."""
+def several(count: int, runs: Sequence[Run]) -> list[Any]:
+    """Do `runs` in `count` processes; of each what its command says, None if it was stopped."""
+    return together(count, _do, runs)
 
 
-def several(count: int, runs: Sequence[Run]) -> Said:
-    """Do `runs` in `count` processes."""
+def together(count: int, work: Callable[..., T], *arguments: object) -> T:
+    """Let `count` processes do the same work; what the first of them gives."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._dynamo"])
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     with ProcessPoolExecutor(count, context) as pool:
-        work = [pool.submit(_work, rank, count, store.port, runs) for rank in range(count)]
-        first, *_ = [one.result(timeout=600) for one in work]
+        results = [pool.submit(_process, rank, count, store.port, work, arguments) for rank in range(count)]
+        first, *_ = [result.result(timeout=600) for result in results]
         return first
 
 
-def _work(rank: int, count: int, port: int, runs: Sequence[Run]) -> Said:
+def _process(rank: int, count: int, port: int, work: Callable[..., T], arguments: tuple[object, ...]) -> T:
     """What one of the processes does, which finds itself as `torchrun` would have started it."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True, "CUDA_VISIBLE_DEVICES": ""}
     os.environ |= {name: str(value) for name, value in {"RANK": rank, "WORLD_SIZE": count, **where}.items()}
     with joined():
-        results = [go_until(*run) if run.until else go(run.recipe, run.out, resume=True) for run in runs]
-        return Said(results, shares())
+        return work(*arguments)
+
+
+def _do(runs: Sequence[Run]) -> list[Any]:
+    return [go_until(*run) if run.until else go(run.recipe, run.out, resume=True) for run in runs]
 
 
 def held(tensors: Sequence[Tensor]) -> tuple[int, int]:

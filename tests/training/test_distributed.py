@@ -21,6 +21,7 @@ from encoderkit.training.config import AdamWConfig
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
 from tests.training.runs import classify, examples, finetuning, go, plan, pretraining, weights
+from tests.training.several import Run, several
 
 BERT = {"kind": "bert", "dim": 32, "layers": 2, "heads": 2, "max_length": 64, "dropout": 0.0, "attention_dropout": 0.0}
 # eps well above the rounding of gradients, which Adam would otherwise blow up where they are zero
@@ -62,17 +63,18 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_pretraining_is_that_of_one_process(tokenizer_dir: Path, store_dir: Path, tmp_path: Path, count: int) -> None:
-    """Stopped half-way and resumed by another number of processes, too; 12 rows are 3 or 6 for each."""
+    """Two are started by `torchrun` as a person would; 12 rows are 3 or 6 for each."""
     recipe = pretraining(tokenizer_dir, store_dir, **SAME)
     expected = go(recipe, tmp_path / "one")
-    found = train(count, recipe, tmp_path / "several")
-    assert_close(tmp_path / "one", tmp_path / "several")
+    out = tmp_path / "several"
+    [found] = [train(count, recipe, out)] if count == 2 else several(count, [Run(recipe, out)])
+    assert_close(tmp_path / "one", out)
     assert (found["updates"], found["tokens"]) == (expected["updates"], expected["tokens"])
     assert found["dev"]["loss"] == pytest.approx(expected["dev"]["loss"], abs=1e-5)
-    for one, several in zip(log(tmp_path / "one"), log(tmp_path / "several"), strict=True):
-        assert one.keys() == several.keys()
-        assert several.get("loss") == pytest.approx(one.get("loss"), abs=1e-5)
-        assert several.get("grad_norm") == pytest.approx(one.get("grad_norm"), abs=1e-4)
+    for one, other in zip(log(tmp_path / "one"), log(out), strict=True):
+        assert one.keys() == other.keys()
+        assert other.get("loss") == pytest.approx(one.get("loss"), abs=1e-5)
+        assert other.get("grad_norm") == pytest.approx(one.get("grad_norm"), abs=1e-4)
 
 
 def test_fine_tuning_is_that_of_one_process(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
@@ -80,7 +82,7 @@ def test_fine_tuning_is_that_of_one_process(tokenizer_dir: Path, labelled: dict[
     task = {"kind": "classify", "dropout": 0.0, "class_weights": {"positive": 3.0}}
     data = {"train": str(labelled["train"]), "dev": str(labelled["dev"]), "test": str(labelled["dev"]), "length": 24}
     recipe = finetuning(tokenizer_dir, labelled, task=task, data=data, **SAME)
-    expected, found = go(recipe, tmp_path / "one"), train(2, recipe, tmp_path / "several")
+    expected, [found] = go(recipe, tmp_path / "one"), several(2, [Run(recipe, tmp_path / "several")])
     assert_close(tmp_path / "one", tmp_path / "several")
     assert found["test"] == pytest.approx(expected["test"], abs=1e-5)
 
@@ -91,7 +93,7 @@ def test_runs_with_several_seeds_are_those_of_one_process(
     """One after the other in the same processes."""
     recipe = finetuning(tokenizer_dir, labelled, seeds=[1, 2], task={"kind": "classify", "dropout": 0.0}, **SAME)
     go(recipe, tmp_path / "one")
-    train(2, recipe, tmp_path / "several")
+    several(2, [Run(recipe, tmp_path / "several")])
     for seed in ("seed-1", "seed-2"):
         assert_close(tmp_path / "one" / seed, tmp_path / "several" / seed)
 
@@ -105,7 +107,7 @@ def test_a_pretraining_loss_of_the_whole_update_is_that_of_one_process(
     objective = {"kind": "contrastive", "masked": 0.5, "pooling": "mean"}
     recipe = pretraining(tokenizer_dir, store_dir, **{**SAME, "model": model}, objective=objective)
     go(recipe, tmp_path / "one")
-    train(2, recipe, tmp_path / "several")
+    several(2, [Run(recipe, tmp_path / "several")])
     assert_close(tmp_path / "one", tmp_path / "several")
 
 
@@ -114,7 +116,7 @@ def test_a_loss_of_the_whole_update_is_that_of_one_process(tokenizer_dir: Path, 
     task = {"kind": "similarity", "text": ["first", "second"], "symmetric": True}
     data = {"train": str(pairs["train"]), "dev": str(pairs["dev"]), "length": 24}
     recipe = finetuning(tokenizer_dir, pairs, task=task, data=data, **SAME)
-    expected, found = go(recipe, tmp_path / "one"), train(2, recipe, tmp_path / "several")
+    expected, [found] = go(recipe, tmp_path / "one"), several(2, [Run(recipe, tmp_path / "several")])
     assert_close(tmp_path / "one", tmp_path / "several")
     assert found["dev"] == pytest.approx(expected["dev"], abs=1e-4)
 
@@ -141,7 +143,7 @@ def test_tricks_are_those_of_one_process(
         optimizer=SAME["optimizer"],
     )
     go(recipe, tmp_path / "one")
-    train(2, recipe, tmp_path / "several")
+    several(2, [Run(recipe, tmp_path / "several")])
     assert_close(tmp_path / "one", tmp_path / "several")
 
 

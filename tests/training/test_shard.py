@@ -18,7 +18,7 @@ from encoderkit.training.config import AdamWConfig
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
 from tests.training.runs import classify, encoder, examples, finetuning, go, go_until, plan, pretraining
-from tests.training.several import Run, Said, several
+from tests.training.several import Run, several, shares, together
 from tests.training.test_distributed import BERT, SAME, assert_close
 
 MUON = {"kind": "muon", "lr": 0.01, "adamw_lr": 3e-3, "eps": 1e-3}
@@ -78,7 +78,7 @@ def one(recipes: dict[str, PretrainRecipe | FinetuneRecipe], folder: Path) -> di
 
 
 @pytest.fixture(scope="module")
-def two(recipes: dict[str, PretrainRecipe | FinetuneRecipe], folder: Path) -> Said:
+def two(recipes: dict[str, PretrainRecipe | FinetuneRecipe], folder: Path) -> list[Any]:
     """What is said of them in two; and of runs that are stopped and go on elsewhere, or in the same two."""
     again = recipes["muon"]
     go_until(again, folder / "on", HALF)
@@ -90,7 +90,7 @@ def two(recipes: dict[str, PretrainRecipe | FinetuneRecipe], folder: Path) -> Sa
 
 
 @pytest.fixture(scope="module")
-def four(recipes: dict[str, PretrainRecipe | FinetuneRecipe], folder: Path) -> Said:
+def four(recipes: dict[str, PretrainRecipe | FinetuneRecipe], folder: Path) -> list[Any]:
     """And in four."""
     return several(4, [Run(recipes[name], folder / f"4-{name}") for name in FOUR])
 
@@ -99,13 +99,13 @@ NAMES, FOUR = ("masked", "muon", "shared", "classify", "tricks", "coupled"), ("m
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_in_two_it_is_trained_as_a_whole(folder: Path, one: dict[str, Any], two: Said, name: str) -> None:
-    assert_same(folder, one[name], two.results[NAMES.index(name)], "1-" + name, "2-" + name)
+def test_in_two_it_is_trained_as_a_whole(folder: Path, one: dict[str, Any], two: list[Any], name: str) -> None:
+    assert_same(folder, one[name], two[NAMES.index(name)], "1-" + name, "2-" + name)
 
 
 @pytest.mark.parametrize("name", FOUR)
-def test_in_four_it_is_trained_as_a_whole(folder: Path, one: dict[str, Any], four: Said, name: str) -> None:
-    assert_same(folder, one[name], four.results[FOUR.index(name)], "1-" + name, "4-" + name)
+def test_in_four_it_is_trained_as_a_whole(folder: Path, one: dict[str, Any], four: list[Any], name: str) -> None:
+    assert_same(folder, one[name], four[FOUR.index(name)], "1-" + name, "4-" + name)
 
 
 def assert_same(folder: Path, expected: Any, found: Any, first: str, second: str) -> None:
@@ -116,13 +116,14 @@ def assert_same(folder: Path, expected: Any, found: Any, first: str, second: str
         assert found[part] == pytest.approx(expected[part], abs=1e-4)
 
 
-def test_each_process_holds_its_part(two: Said, four: Said) -> None:
+@pytest.mark.parametrize("count", [2, 4])
+def test_each_process_holds_its_part(count: int) -> None:
     """Of weights, gradients and moments, after a pass too."""
-    for said, count in ((two, 2), (four, 4)):
-        assert said.shares.keys() == {"weights", "gradients", "moments"}
-        for whole, *parts in said.shares.values():
-            assert sum(parts) == whole and len(parts) == count
-            assert max(parts) < 1.1 * whole / count
+    found = together(count, shares)
+    assert found.keys() == {"weights", "gradients", "moments"}
+    for whole, *parts in found.values():
+        assert sum(parts) == whole and len(parts) == count
+        assert max(parts) < 1.1 * whole / count
 
 
 @pytest.mark.parametrize("name", NAMES)
