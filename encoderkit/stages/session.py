@@ -24,14 +24,14 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
-from encoderkit.training.distributed import by_first, joined, sharded
+from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, check_precision, keep_memory
 from encoderkit.training.optim import build_optimizers, depths, freeze
 from encoderkit.training.plan import draft, settle
 from encoderkit.training.run import Goal, rewind_log, train
-from encoderkit.training.sharding import place
+from encoderkit.training.sharding import place, sharded
 from encoderkit.units import interval
 
 

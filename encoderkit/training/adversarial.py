@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from encoderkit.learner import Learner
 from encoderkit.models.inputs import Inputs
-from encoderkit.training.distributed import whole
+from encoderkit.training.sharding import whole
 
 
 def passes(learner: Learner, inputs: Inputs, strength: float) -> Generator[bool]:

@@ -27,8 +27,8 @@ from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.errors import DataError, DivergedError, UserError
 from encoderkit.training.average import means, remembers
-from encoderkit.training.distributed import like, on_first, sharded
 from encoderkit.training.lora import merged
+from encoderkit.training.sharding import like, on_first, sharded
 
 FORMAT = 1
 """Of config.json; raised when an older reader could not understand a checkpoint."""

@@ -107,42 +107,6 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
-def sharded(learner: object) -> bool:
-    """Whether this process has only a part of the learner."""
-    return hasattr(learner, "unshard")
-
-
-def _in_parts(tensor: Tensor) -> bool:
-    """Whether it is a DTensor, of which each process has some of the rows."""
-    return hasattr(tensor, "full_tensor")
-
-
-def whole(tensor: Any) -> Tensor:
-    """All of a tensor, in all processes, which must all ask for it; itself where it is whole."""
-    return tensor.detach().full_tensor() if _in_parts(tensor) else tensor
-
-
-def on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, each whole, in the first process: on the CPU those that were in parts; other processes get none of these."""
-    found = {}
-    for name, tensor in sorted(tensors.items()):  # in one order everywhere: what safetensors reads comes in any
-        full = whole(tensor)  # one at a time
-        if full is tensor or world.first():
-            found[name] = full if full is tensor else full.cpu()
-    return found
-
-
-def like(tensor: Tensor, other: Any) -> Tensor:
-    """A whole `tensor` where `other` is: all of it, or this process's part if `other`, of the same shape, is in parts."""
-    if not _in_parts(other) or tensor.shape != other.shape:
-        return tensor.to(other.device)
-    made: Any = torch.empty_like(other, requires_grad=False)
-    rows = tensor.chunk(world.size())
-    if world.rank() < len(rows):  # there may be fewer rows than processes
-        made.to_local().copy_(rows[world.rank()])
-    return made
-
-
 def concatenated(parts: Sequence[Any]) -> Any:
     """Arrays, or lists, one after the other."""
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [*chain(*parts)]

@@ -21,11 +21,12 @@ from encoderkit.errors import DivergedError, ResourceError, out_of_memory
 from encoderkit.learner import Batch, Coupled, Learner
 from encoderkit.training.adversarial import passes
 from encoderkit.training.config import ScheduleConfig
-from encoderkit.training.distributed import add_gradients, everyone, sharded, total
+from encoderkit.training.distributed import add_gradients, everyone, total
 from encoderkit.training.machine import DTYPES
 from encoderkit.training.optim import unfreeze
 from encoderkit.training.rowwise import clip_gradients
 from encoderkit.training.schedule import factor
+from encoderkit.training.sharding import sharded
 
 FIXED = {"cpu": 512, "cuda": 16_384}
 """What a micro-batch costs whatever is in it, as tokens computed in the same time: launches, casts of the weights, the

@@ -17,8 +17,8 @@ from encoderkit.models.deberta import DisentangledAttention
 from encoderkit.models.decoder import CausalAttention, CrossAttention
 from encoderkit.models.layers import GatedMlp
 from encoderkit.training.config import AdagradConfig, MuonConfig, OptimizerConfig, SgdConfig
-from encoderkit.training.distributed import like, whole
 from encoderkit.training.rowwise import Adagrad, Sgd
+from encoderkit.training.sharding import like, whole
 
 
 def depth(name: str, layers: int) -> int:

@@ -12,11 +12,12 @@ from encoderkit.console import say, warn
 from encoderkit.errors import DataError, UsageError, out_of_memory
 from encoderkit.learner import Learner
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from encoderkit.training.distributed import by_first, sharded
+from encoderkit.training.distributed import by_first
 from encoderkit.training.loop import Plan, Source, updates
 from encoderkit.training.machine import DTYPES, can_compile, check_precision, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
 from encoderkit.training.schedule import updates_in
+from encoderkit.training.sharding import sharded
 
 TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 65_536}
 """On two cores 2,048 to 16,384 at once were equally fast to within 5 %, and fewer take less memory."""

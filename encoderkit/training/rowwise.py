@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from encoderkit.training.distributed import whole
+from encoderkit.training.sharding import whole
 
 
 class _Rowwise(torch.optim.Optimizer):
