@@ -19,6 +19,9 @@ from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.models.config import TransformerConfig, XlnetConfig, longest
 from encoderkit.models.transformer import SinusoidalPositions
 
+THRESHOLDS = "thresholds.json"
+"""The file of what a model's outputs are compared with: transformers' config.json has no place for it."""
+
 
 class Exported(NamedTuple):
     """The files of an export, and how it is loaded."""

@@ -16,7 +16,7 @@ from encoderkit.console import say, warn
 from encoderkit.errors import CheckError, UsageError, shown
 from encoderkit.inference import EncoderAlone, Model, open_model
 from encoderkit.interop.families import obstacle
-from encoderkit.interop.hf import Exported, export
+from encoderkit.interop.hf import THRESHOLDS, Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
 from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
 from encoderkit.interop.vectors import written
@@ -32,8 +32,6 @@ TOLERANCE = 1e-5
 """On logits in fp32, absolute and relative."""
 TARGETS = ("hf", "word2vec", "word2vec-text")
 Part = Literal["model", "encoder", "generator"]
-THRESHOLDS = "thresholds.json"
-"""The file of what a model's outputs are compared with: transformers' config.json has no place for it."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 
 TEXTS = (

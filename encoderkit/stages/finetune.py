@@ -276,8 +276,8 @@ def _tell_shared(learner: Task, split: dict[str, list[Row]], out: Path) -> None:
     """Warn of rows of dev and test whose texts are trained on; near copies take longer to find, and are left to `evaluate`."""
     train = split["train"]
     known = [learner.texts(row) for row in train]
-    for name, rows in split.items():
-        found = same(known, [learner.texts(row) for row in rows]) if name != "train" else np.full(0, -1)
+    for name, rows in ((name, rows) for name, rows in split.items() if name != "train"):
+        found = same(known, [learner.texts(row) for row in rows])
         shared = np.flatnonzero(found >= 0)
         if len(shared):
             first = f"line {rows[shared[0]].line} is line {train[found[shared[0]]].line} there"

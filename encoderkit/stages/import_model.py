@@ -18,14 +18,13 @@ from encoderkit.errors import DataError, MissingDependency, UsageError
 from encoderkit.inference import build_learner, vocabulary_of
 from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
-from encoderkit.interop.hf import from_hf
+from encoderkit.interop.hf import THRESHOLDS, from_hf
 from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
-from encoderkit.stages.export import THRESHOLDS
 from encoderkit.stages.import_vectors import import_vectors
 from encoderkit.tasks.config import ClassifyConfig, SpanConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
