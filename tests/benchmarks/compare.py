@@ -5,7 +5,7 @@
 
 corpus.txt is raw text (paragraphs, blank lines between documents), train.jsonl has rows {"sentence", "label"}. Ours and
 the peers run in processes of their own, in turn, so that what else the machine does falls on both; peak memory is that
-of each process. Needs the extra `test`, and accelerate; sentence-transformers, ONNX Runtime (with onnx and onnxscript)
+of each process. Needs the extra `test`; sentence-transformers, ONNX Runtime (with onnx and onnxscript)
 and OpenVINO have rows where they are installed. Takes about twenty minutes on two cores.
 """
 

@@ -2,7 +2,7 @@
 
   python -m tests.benchmarks.peer_tasks sequence --model DIR --train F --test F --columns sentence,label --metric accuracy
 
-Prints {"value", "seconds"}; needs transformers, accelerate, and seqeval for entities. Labels are in the last column.
+Prints {"value", "seconds"}; needs the extra `test`. Labels are in the last column.
 """
 
 import argparse

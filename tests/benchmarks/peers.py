@@ -2,7 +2,7 @@
 
   python -m tests.benchmarks.peers pretrain --tokenizer DIR --corpus FILE --precision bf16 --updates 30
 
-Needs transformers and accelerate. Nothing here is tuned against anybody: a faster setting of a peer is a further row.
+Needs the extra `test`. Nothing here is tuned against anybody: a faster setting of a peer is a further row.
 """
 
 import argparse

@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="on small sets")
     parser.add_argument("--rows", type=int, help="to try it: so many of dev and test, four times as many of train")
     parser.add_argument("--set", action="append", default=[], help="for every recipe, as encoderkit's")
-    parser.add_argument("--peer", action="store_true", help="also transformers (needs accelerate)")
+    parser.add_argument("--peer", action="store_true", help="also transformers")
     a = parser.parse_args()
     chosen = [own for own in SETS if a.only is None or own.name in a.only.split(",")]
     bench = Bench(a.data, a.out, {"en": a.model, "zh": a.model_zh}, a.seeds, a.rows, a.set)

@@ -88,7 +88,6 @@ LEARNT: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("work", LEARNT)
 def test_the_peer_measures_as_we_do(work: str, pretrained_dir: Path, tmp_path: Path) -> None:
     """A fine-tuned model, exported and trained on at a rate of 0, is as good there as here."""
-    pytest.importorskip("accelerate")
     from tests.benchmarks import peer_tasks
 
     rows = [
