@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from encoderkit.console import warn
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
 from encoderkit.learner import Batch, Export, Vocabulary
@@ -89,7 +90,11 @@ class Classify(EncoderTask):
         if isinstance(config.label, list):
             return list(config.label)
         found = {name for row in rows for name in _names(row, config)}
-        found |= {name for row in rows if config.soft in row.values for name in row.scores(config.soft)}
+        taught = {name for row in rows if config.soft in row.values for name in row.scores(config.soft)}
+        if taught - found:
+            what = f"{shown(str(config.soft))} gives scores to labels that no row has; the model will know them too"
+            warn(f"{what}: {_listed(sorted(taught - found))}")
+        found |= taught
         if len(found) < 2 and not config.several:
             raise DataError(f"all rows have the label {shown(min(found))}; a classifier needs two", where=rows[0].source)
         return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() and name.isascii() else (1, 0, name))

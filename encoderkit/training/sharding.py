@@ -27,12 +27,13 @@ def place(learner: nn.Module, device: str, shard: Shard) -> None:
     fsdp: Any = importlib.import_module("torch.distributed.fsdp")  # takes a second, which nobody else has a use for
     mesh = importlib.import_module("torch.distributed.device_mesh").init_device_mesh(device, (world.size(),))
     stacks = [stack for name, stack in learner.named_modules() if name.endswith("encoder.layers")]
-    for module in [*(layer for stack in stacks for layer in stack.children()), learner]:
-        # The learner, too, lets go of its weights after a pass: one without a backward pass would leave them as they then are.
-        made = fsdp.fully_shard(module, mesh=mesh, reshard_after_forward=True)
-        made.set_gradient_divide_factor(1.0)  # losses are divided already: gradients are added up
-        made.set_force_sum_reduction_for_comms(True)
-    made.set_reduce_scatter_unused_params(True)
+    modules = [*(layer for stack in stacks for layer in stack.children()), learner]
+    # The learner, too, lets go of its weights after a pass: one without a backward pass would leave them as they then are.
+    made = [fsdp.fully_shard(module, mesh=mesh, reshard_after_forward=True) for module in modules]
+    for part in made:
+        part.set_gradient_divide_factor(1.0)  # losses are divided already: gradients are added up
+        part.set_force_sum_reduction_for_comms(True)
+    made[-1].set_reduce_scatter_unused_params(True)
     for name in ("observe", "parts"):  # what is computed besides the loss
         if hasattr(learner, name):
             fsdp.register_fsdp_forward_method(learner, name)

@@ -14,6 +14,8 @@ from encoderkit.errors import DataError
 from encoderkit.preflight import find_step
 from encoderkit.stages.finetune import prepare
 from encoderkit.stages.predict import predict
+from encoderkit.tasks.classify import Classify
+from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.losses import against, disagreement, each_of, focal, one_of, soften
 from tests.tasks.test_classify import example, learner, rows
 from tests.training.runs import finetuning, go
@@ -142,3 +144,9 @@ def test_a_student_follows_its_teacher_and_not_the_labels(
 def test_scores_that_are_none(scores: Any, message: str) -> None:
     with pytest.raises(DataError, match=f"(?s)train.jsonl:2.*{message}"):
         learner(["a", "b"], soft="scores")._soft(rows({"scores": scores})[0])
+
+
+def test_a_label_that_only_the_teacher_knows_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    taught = rows({"label": "no"}, {"label": "yes", "scores": {"yes": 0.7, "no": 0.2, "yess": 0.1}})
+    assert Classify.find_labels(taught, ClassifyConfig(kind="classify", text="text", soft="scores")) == ["no", "yes", "yess"]
+    assert '"scores" gives scores to labels that no row has; the model will know them too: yess' in capsys.readouterr().err
