@@ -86,6 +86,13 @@ class DivergedError(UserError):
     exit_code = ExitCode.FAILED
 
 
+def fault_of_one(error: BaseException) -> str | None:
+    """Why one run of several comes to no end, where the others may: it diverged, or memory ran out. None: another fault."""
+    if isinstance(error, DivergedError):
+        return error.message
+    return "memory ran out" if out_of_memory(error) else None
+
+
 class Interrupted(UserError):
     """The run was asked to stop by a signal and has saved; `exit_code` tells which."""
 

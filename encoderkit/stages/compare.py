@@ -16,7 +16,7 @@ import torch
 from encoderkit import files
 from encoderkit.config import override, read_yaml, validate
 from encoderkit.console import markdown, number, say, table, warn
-from encoderkit.errors import DivergedError, UsageError
+from encoderkit.errors import UsageError, fault_of_one
 from encoderkit.inference import open_model, read_config, start
 from encoderkit.metrics import Answered
 from encoderkit.models.build import build_encoder
@@ -75,11 +75,12 @@ def compare(
         entries.append({"name": plan.name, "parameters": plan.parameters})
         try:
             entry, labelled = _one(out / plan.name, plan)
-        except DivergedError as error:
-            if number_ == 1:  # what all others are held against
+        except Exception as error:
+            why = fault_of_one(error)
+            if why is None or number_ == 1:  # the first is what all others are held against
                 raise
-            warn(f"{plan.name}: {error.message}")
-            entries[-1]["why"] = error.message
+            warn(f"{plan.name}: {why}")
+            entries[-1]["why"] = why
             _keep(out, entries)
             continue
         entries[-1] |= entry

@@ -19,7 +19,7 @@ import numpy as np
 from encoderkit import files, preflight
 from encoderkit.config import override, to_yaml, validate
 from encoderkit.console import duration, number, say, table
-from encoderkit.errors import DivergedError, UsageError
+from encoderkit.errors import DivergedError, UsageError, fault_of_one
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.space import Axis, Params, own, read_space, settings, untried, usual
@@ -131,7 +131,8 @@ def _proposed(axes: Sequence[Axis], done: Sequence[Trial], seed: int) -> Params:
 
 
 def _tried(given: dict[str, Any], trial: Trial, out: Path, proven: bool) -> Trial:
-    """Run a trial, or go on with it; what became of it. What cannot be together (heads and width), or diverges, has failed.
+    """Run a trial, or go on with it; what became of it. What cannot be together (heads and width), diverges, or needs more
+    memory than there is, has failed.
 
     `proven`: whether a trial has come to an end.
     """
@@ -144,11 +145,12 @@ def _tried(given: dict[str, Any], trial: Trial, out: Path, proven: bool) -> Tria
         return {"value": None, "seconds": 0.0, "why": error.message}
     try:
         result = finetune(recipe, _folder(out, trial), resume=True)
-    except (DivergedError, UsageError) as error:
+    except Exception as error:
+        why = error.message if isinstance(error, UsageError) else fault_of_one(error)
         # What cannot be is of the values, where the recipe as it is came to an end.
-        if isinstance(error, UsageError) and not proven:
+        if why is None or not (proven or isinstance(error, DivergedError)):
             raise
-        return {"value": None, "seconds": round(time.monotonic() - started, 1), "why": error.message}
+        return {"value": None, "seconds": round(time.monotonic() - started, 1), "why": why}
     value = result["dev"][result["chosen_by"]["metric"]]
     say(f"trial {trial['number']}: {result['chosen_by']['metric']} {value:.4f}")
     model = str(Path(result["best"]).relative_to(out))

@@ -10,7 +10,7 @@ from scipy import stats
 
 from encoderkit.config import dump, load
 from encoderkit.data.labelled import read_rows
-from encoderkit.errors import DivergedError, UsageError
+from encoderkit.errors import DivergedError, UsageError, fault_of_one
 from encoderkit.metrics import paired_differences
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
@@ -161,6 +161,7 @@ def test_one_that_diverges_and_those_that_are_not_alike(tokenizer_dir: Path, lab
     assert "not trained" in describe(result) and sound["metrics"]
     with pytest.raises(DivergedError):
         compare(paths[1:], tmp_path / "first")
+    assert fault_of_one(MemoryError()) == "memory ran out" and fault_of_one(UsageError("another")) is None
     recipe = finetuning(tokenizer_dir, labelled, data={"train": str(labelled["train"]), "dev": "10%"}, model=models)
     paths[2].write_text(dump(recipe), encoding="utf-8")
     with pytest.raises(UsageError, match="judged on different rows"):

@@ -137,6 +137,8 @@ def test_a_small_space_is_tried_whole_and_a_trial_that_fails_is_no_end(
             if getattr(recipe.model, "layers", 0) == 2:
                 raise UsageError("cannot be with two layers")
             raise DivergedError("the loss is no longer finite")
+        if recipe.optimizer.lr > 2e-3 and getattr(recipe.model, "layers", 0) == 2:
+            raise MemoryError
         return run(recipe, out, resume)
 
     monkeypatch.setattr(stage, "finetune", diverging)
@@ -144,7 +146,8 @@ def test_a_small_space_is_tried_whole_and_a_trial_that_fails_is_no_end(
     result = tune(finetuning(tokenizer_dir, labelled), tmp_path / "out", search)
     tried = [(t["params"]["optimizer.lr"], t["params"]["model.layers"]) for t in result["trials"]]
     assert sorted(tried) == [(lr, layers) for lr in (1e-3, 3e-3, 1) for layers in (1, 2)]
-    assert [t["params"]["optimizer.lr"] for t in result["trials"] if t["value"] is None] == [1, 1]
+    failed = {tried[i]: trial["why"] for i, trial in enumerate(result["trials"]) if trial["value"] is None}
+    assert failed.keys() == {(3e-3, 2), (1, 1), (1, 2)} and failed[3e-3, 2] == "memory ran out"
     assert set(result["importance"]) in (set(), {"optimizer.lr", "model.layers"})
     assert "no longer finite" in describe(result) and "cannot be with" in describe(result)
     monkeypatch.setattr(stage, "finetune", lambda *_, **__: read_rows("nowhere.jsonl", []))
