@@ -3,7 +3,7 @@
 ids.bin         the ids of all documents one after another, in the smallest unsigned type that holds the vocabulary
 starts.bin      one bit a token, least significant first: whether a word begins there (for whole-word masking)
 documents.bin   int64 (documents + 1,): document i is ids[offsets[i]:offsets[i + 1]]
-hashes.bin      uint64 (documents,): the first 8 bytes of BLAKE2b of the text, to choose documents by content
+hashes.bin      uint64 (documents,): BLAKE2b of the text with a digest of 8 bytes, to choose documents by content
 meta.json       sizes, what was unknown and dropped, the sources, the options, and the fingerprint of all of it
 tokenizer/      the tokenizer that made it
 """
@@ -62,11 +62,6 @@ def fingerprint(sources: list[SourceFile], tokenizer: str, options: Mapping[str,
     content = [[source.format, source.bytes, source.sha256] for source in sources]
     facts = {"format": FORMAT, "sources": content, "tokenizer": tokenizer, "options": dict(options)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def text_hash(text: str) -> int:
-    """The hash of a document by its content, as `hashes.bin` holds it."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 class StoreWriter:

@@ -148,25 +148,3 @@ class Masked(nn.Module):
 
     def _everywhere(self, inputs: Inputs) -> Tensor:
         return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)
-
-
-def _runs(order: np.ndarray, sizes: np.ndarray, text: np.ndarray) -> dict[int, None]:
-    """Words in runs of `sizes`, each from the word in `order` on and within one text; the numbers of the words, each once."""
-    taken: dict[int, None] = {}
-    texts = text.tolist()
-    for first, size in zip(order.tolist(), sizes.tolist(), strict=True):
-        taken.update(dict.fromkeys(i for i in range(first, min(first + size, len(texts))) if texts[i] == texts[first]))
-    return taken
-
-
-def _whole(words: list[np.ndarray], order: Sequence[int] | np.ndarray | dict[int, None], wanted: int) -> np.ndarray:
-    """The tokens of words taken in `order`, skipping those that would exceed `wanted`; at least one word."""
-    taken: list[np.ndarray] = []
-    left = wanted
-    for i in order:
-        if len(words[i]) <= left or not taken:
-            taken.append(words[i])
-            left -= len(words[i])
-        if left <= 0:
-            break
-    return np.sort(np.concatenate(taken))

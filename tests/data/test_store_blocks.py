@@ -1,5 +1,6 @@
 """The token store, and rows from it: every token exactly once."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -13,10 +14,15 @@ from hypothesis import strategies as st
 from encoderkit import files
 from encoderkit.data.blocks import Rows, pack
 from encoderkit.data.pairs import PairRows, Relation, paired
-from encoderkit.data.store import StoreMeta, StoreWriter, TokenStore, open_store, text_hash, write_meta
+from encoderkit.data.store import StoreMeta, StoreWriter, TokenStore, open_store, write_meta
 from encoderkit.errors import DataError, UsageError
 
 CLS, SEP = 2, 3
+
+
+def text_hash(text: str) -> int:
+    """The hash of a document by its content, as `hashes.bin` holds it."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def make_store(folder: Path, sizes: list[int], vocab_size: int = 300, chunk: int = 7) -> TokenStore:

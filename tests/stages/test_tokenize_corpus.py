@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from encoderkit import files
 from encoderkit.data import corpus
 from encoderkit.data.config import CorpusConfig
-from encoderkit.data.store import open_store, text_hash
+from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, ResourceError, UsageError
 from encoderkit.stages import encode_pool, tokenize_corpus
 from encoderkit.stages.tokenize_corpus import run
@@ -24,6 +24,7 @@ from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.text.quick import Quick
 from encoderkit.text.tokenizers import open_tokenizer
 from encoderkit.text.training import train
+from tests.data.test_store_blocks import text_hash
 
 CONFIG = CorpusConfig(documents="line")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
