@@ -188,7 +188,7 @@ def _accumulate(
     _sow(plan, update)
     sums = dict.fromkeys(learner.weights, 0.0)
     try:
-        if isinstance(learner, Coupled) and learner.coupled and (len(batches) > 1 or world.size() > 1):
+        if (len(batches) > 1 or world.size() > 1) and isinstance(learner, Coupled) and learner.coupled:
             return _accumulate_coupled(learner, batches, counts, plan, update)
         for batch in batches:
             moved = batch.to(plan.device)
