@@ -98,7 +98,7 @@ def judge(engine: Engine, data: Path) -> Judged:
 
 def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
     """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
-    if type(one.task) is not type(other.task) or one.task.labels != other.task.labels:
+    if type(one.task) is not type(other.task) or one.task.kinds != other.task.kinds:
         raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared")
     if isinstance(one.task, Queried) and isinstance(other.task, Queried):  # queries are independent, not their rows
         first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)

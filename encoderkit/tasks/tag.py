@@ -85,7 +85,7 @@ class Tag(EncoderTask):
         super().__init__(config, encoder, vocabulary, length, labels)
         self.scheme: Scheme = _scheme(config, self.labels)
         self._numbers = {label: i for i, label in enumerate(self.labels)}
-        self._kinds = self.labels if self.scheme == "plain" else [tag[2:] for tag in self.labels if tag.startswith("B-")]
+        self.kinds = self.labels if self.scheme == "plain" else [tag[2:] for tag in self.labels if tag.startswith("B-")]
         self.head = build_tagging_head(encoder, len(self.labels), config.dropout)
         self._forbidden = forbidding(*legal(self.labels, self.scheme))
         self.crf = Transitions(self._forbidden) if config.head == "crf" else None
@@ -138,11 +138,11 @@ class Tag(EncoderTask):
             found = read_entities(row, self.config.spans, row.text(self.config.columns[0]))
         elif self.scheme == "plain":
             names = read_tags(row, self.config, plain=True)
-            known(names, self._kinds, "tag", row)
+            known(names, self.kinds, "tag", row)
             return np.array([self._numbers[name] for name in names], np.int64)
         else:
             found = read_tags(row, self.config)
-        known([one.label for one in found], self._kinds, "label", row)
+        known([one.label for one in found], self.kinds, "label", row)
         return frozenset(found)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
@@ -342,7 +342,7 @@ class Tag(EncoderTask):
         if self.scheme == "plain":
             pairs = zip(gold, predicted, strict=True)
             return np.stack([tally(confusion(right, given, len(self.labels))) for right, given in pairs])
-        number, counts = {kind: i for i, kind in enumerate(self._kinds)}, np.zeros((len(gold), len(self._kinds), 3), np.int64)
+        number, counts = {kind: i for i, kind in enumerate(self.kinds)}, np.zeros((len(gold), len(self.kinds), 3), np.int64)
         for row, right, given in zip(counts, gold, predicted, strict=True):
             for column, part in enumerate((right & given, given - right, right - given)):
                 for one in part:
@@ -356,7 +356,7 @@ class Tag(EncoderTask):
     def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
         """Precision, recall, F1 and support of each label."""
         parts = {name: values.tolist() for name, values in per_class(self._counts(gold, predicted).sum(0)).items()}
-        return {"per_class": {label: {n: v[i] for n, v in parts.items()} for i, label in enumerate(self._kinds)}}
+        return {"per_class": {label: {n: v[i] for n, v in parts.items()} for i, label in enumerate(self.kinds)}}
 
     def predictions(
         self, rows: Sequence[Row], examples: Sequence[Example], observed: Observed, top: int | None

@@ -68,6 +68,7 @@ class EncoderTask(nn.Module):
         super().__init__()
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.labels: list[str] = list(labels)
+        self.kinds = self.labels
         self.choices = 0
         self.encoder_config = encoder
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
@@ -83,6 +84,8 @@ class Task(Learner, Protocol):
     """The most tokens of an example."""
     labels: list[str]
     """In the order of the outputs; kept beside the model. Empty for a task without."""
+    kinds: list[str]
+    """What answers are made of: labels, or kinds of entities. Models that have the same are compared."""
     baselines: tuple[Baseline, ...]
     """What is measured beside it: those that say something about this task."""
     choices: int

@@ -402,6 +402,22 @@ def test_the_whole_way_from_spans(
     assert "no token classifier with a CRF" in capsys.readouterr().err
 
 
+def test_models_of_other_schemes_are_compared_by_their_entities(
+    tokenizer_dir: Path, tagged: dict[str, Path], tmp_path: Path
+) -> None:
+    for name, scheme, count in (("one", "bio", 40), ("other", "bioes", 4), ("plain", "plain", 1)):
+        made = recipe(tokenizer_dir, tagged["train.conll"], tagged["dev.jsonl"], scheme=scheme)
+        training = made.training.model_copy(update={"updates": count})
+        finetune(made.model_copy(update={"training": training}), tmp_path / name)
+    one, other, plain = (find_step(tmp_path / name) for name in ("one", "other", "plain"))
+    alone = evaluate(other, tagged["dev.jsonl"], "fp32")
+    both = evaluate(one, tagged["dev.jsonl"], "fp32", against=other)
+    difference = both["metrics"]["f1"] - alone["metrics"]["f1"]
+    assert difference != 0 and both["against"]["differences"]["f1"]["value"] == pytest.approx(difference)
+    with pytest.raises(UserError, match="other tasks or other labels"):
+        evaluate(one, tagged["dev.jsonl"], "fp32", against=plain)
+
+
 def test_plain_tags_seeds_and_txt(tokenizer_dir: Path, tagged: dict[str, Path], tmp_path: Path) -> None:
     made = recipe(tokenizer_dir, tagged["train.txt"], tagged["dev.jsonl"], scheme="plain")
     result = finetune(made.model_copy(update={"seeds": [1, 2]}), tmp_path / "run")
