@@ -224,6 +224,23 @@ def test_data_errors(tmp_path: Path, finetuning: Path) -> None:
     fails(3, 'label "neutral" was not seen in training', "finetune", finetuning, "--out", out, "--set", f"data.dev={unseen}")
 
 
+def test_a_missing_column_is_told_with_the_way_to_name_it(
+    tmp_path: Path, finetuning: Path, classifier_dir: Path, tokenizer_dir: Path
+) -> None:
+    rows, out = write(tmp_path / "a.jsonl", '{"sentence": "a", "label": "positive"}\n'), tmp_path / "out"
+    train, label, model = f"data.train={rows}", "task={text: sentence, label: a}", str(classifier_dir)
+    for way, *command in (
+        ("--set corpus.column=NAME", "train-tokenizer", "--data", rows, "--out", out),
+        ("--set column=NAME", "tokenize", "--tokenizer", tokenizer_dir, "--data", rows, "--out", out),
+        ("--set task.text=NAME", "finetune", finetuning, "--set", train, "--out", out),
+        ("--set task.label=NAME", "finetune", finetuning, "--set", train, "--set", label, "--out", out),
+        ("name it so in the file", "evaluate", model, "--data", rows),
+        ("--column NAME", "predict", model, rows),
+        ("--column NAME", "embed", model, rows, "--out", tmp_path / "out.npy"),
+    ):
+        fails(3, f'; the columns are "sentence", "label"\n  fix: {way}', *command)
+
+
 def test_a_run_its_directory_and_its_result(tmp_path: Path, pretraining: Path) -> None:
     out = tmp_path / "run"
     done = encoderkit("pretrain", pretraining, "--out", out, "--json")

@@ -6,7 +6,8 @@ between rows is no row.
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 from encoderkit.console import say, warn
@@ -52,10 +53,27 @@ def place(source: str, line: int, values: dict[str, Any]) -> str:
     return f"{source}:{line}" + (f" (id {shown(name, 40)})" if isinstance(name, str) and name else "")
 
 
-def missing(column: str, there: Sequence[str], where: str) -> DataError:
+class MissingColumn(DataError):
+    """A column that is not there."""
+
+    column = ""
+
+
+def missing(column: str, there: Sequence[str], where: str) -> MissingColumn:
     """The error for a column that is not there."""
     found = ", ".join(shown(name, 30) for name in list(there)[:20]) or "none"
-    return DataError(f"there is no column {shown(column)}; the columns are {found}", where=where)
+    error = MissingColumn(f"there is no column {shown(column)}; the columns are {found}", where=where)
+    error.column = column
+    return error
+
+
+@contextmanager
+def named_by(ways: Mapping[str, str]) -> Iterator[None]:
+    """Where columns are read that were named in some way: how to name another, by its name, if one is not there."""
+    try:
+        yield
+    except MissingColumn as error:
+        raise DataError(error.message, where=error.where, fix=ways.get(error.column)) from None
 
 
 def check_text(value: object, column: str, where: str) -> None:
@@ -167,7 +185,8 @@ def _check_header(header: list[str], columns: Sequence[str], where: str) -> None
     for column in columns:
         if column not in header:
             error = missing(column, header, where)
-            raise DataError(f"{error.message} (the first line names the columns)", where=where)
+            error.message += " (the first line names the columns)"
+            raise error
 
 
 def _tsv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:

@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 
 from encoderkit.console import say
 from encoderkit.data.labelled import Row
-from encoderkit.data.records import read_records
+from encoderkit.data.records import named_by, read_records
 from encoderkit.data.streams import BLOCK, LINE, Source, blocks, find_sources, lines, sniffed, standard_input, texts
 from encoderkit.errors import DataError, UsageError
 
@@ -45,8 +45,9 @@ class Texts(NamedTuple):
                     raise DataError(f"this line is longer than {LINE // 2**20} MiB", where=f"{name}:{number}")
                 yield Row({self.columns[0]: text}, number, name)
             return
-        for line, values in read_records(self.source, self.columns, "auto", content):
-            yield Row(values, line, name)
+        with named_by(dict.fromkeys(self.columns, "--column NAME")):
+            for line, values in read_records(self.source, self.columns, "auto", content):
+                yield Row(values, line, name)
 
 
 def _again(spool: IO[bytes]) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from encoderkit import files
 from encoderkit.console import number, say, table, warn
 from encoderkit.data.duplicates import NEAR, Copies, copies
 from encoderkit.data.labelled import Row, read_rows
+from encoderkit.data.records import named_by
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, rows_of, start
@@ -153,7 +154,9 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
 
 
 def _read(task: Task, path: Path) -> list[Row]:
-    return read_rows(path, task.config.all_columns, task.config.optional_columns, txt=task.config.txt)
+    columns = task.config.all_columns
+    with named_by(dict.fromkeys(columns, "name it so in the file; the model reads the columns that it was trained with")):
+        return read_rows(path, columns, task.config.optional_columns, txt=task.config.txt)
 
 
 def _training(engine: Engine, task: Task) -> Training | None:

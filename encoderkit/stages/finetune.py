@@ -16,7 +16,7 @@ from encoderkit.console import say, warn
 from encoderkit.data.duplicates import same
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.order import Balanced
-from encoderkit.data.records import missing
+from encoderkit.data.records import missing, named_by
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, target_tokenizer, vocabulary_of
 from encoderkit.learner import Vocabulary
@@ -67,8 +67,9 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
 def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     """The learner, with pretrained or fresh weights, and its data; for a run in `out` with a look at what these share."""
     step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
-    split = _read(recipe)
-    labels = TASKS[type(recipe.task)].find_labels(_labelled(recipe, split), recipe.task)
+    with named_by(_ways(recipe.task)):
+        split = _read(recipe)
+        labels = TASKS[type(recipe.task)].find_labels(_labelled(recipe, split), recipe.task)
     tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
     vocabulary = vocabulary_of(tokenizer)
     if step is not None:
@@ -109,6 +110,12 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     if isinstance(recipe.task, ClassifyConfig) and recipe.task.sampling == "balanced":
         train = Balanced(train, [example.target for example in train])
     return Material(learner, train, dev, test, tokenizer, labels or None, recipe.data.length, inputs, False, target)
+
+
+def _ways(task: TaskConfig) -> dict[str, str]:
+    """How to name another column in place of each that the task reads."""
+    given = {key: value if isinstance(value, list) else [value] for key, value in task.model_dump().items()}
+    return {column: f"--set task.{key}=NAME" for key, columns in given.items() for column in columns if isinstance(column, str)}
 
 
 def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:

@@ -15,6 +15,7 @@ from encoderkit import files
 from encoderkit.console import duration, progress, say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.corpus import Account, Document, read_documents
+from encoderkit.data.records import named_by
 from encoderkit.data.store import FORMAT, SourceFile, StoreMeta, StoreWriter, fingerprint, open_store, write_meta
 from encoderkit.data.streams import Source, find_sources
 from encoderkit.errors import DataError, UsageError
@@ -167,7 +168,7 @@ def _write(
     out: Path, paths: Sequence[str | Path], given: _Given, tokenizer: Tokenizer, workers: int, overwrite: bool, quick: bool
 ) -> StoreMeta:
     """The whole store, or nothing; `quick`: by a faster library if there is one for this tokenizer."""
-    with files.staged(out, {"stage": "tokenize"}, overwrite) as folder:
+    with files.staged(out, {"stage": "tokenize"}, overwrite) as folder, named_by({given.config.column: "--set column=NAME"}):
         account = Account()
         jobs = _jobs(read_documents(paths, given.config, account))
         if quick and (first := next(jobs, None)):

@@ -10,6 +10,7 @@ from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.corpus import Account, read_documents
+from encoderkit.data.records import named_by
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.text.measure import measure
 from encoderkit.text.tokenizers import Tokenizer
@@ -35,7 +36,8 @@ def run(
     files.refuse_existing(out, overwrite)
     account = Account()
     with files.staged(out, {"stage": "train-tokenizer"}, overwrite) as folder:  # first: where nothing can be written, no work
-        trained = train((document.text for document in read_documents(paths, corpus, account)), config)
+        with named_by({corpus.column: "--set corpus.column=NAME"}):
+            trained = train((document.text for document in read_documents(paths, corpus, account)), config)
         tokenizer = Tokenizer(trained.files, out)
         report = _report(trained, tokenizer, account, config)
         for name, data in trained.files.items():
