@@ -57,6 +57,7 @@ class MissingColumn(DataError):
     """A column that is not there."""
 
     column = ""
+    """Its name."""
 
 
 def missing(column: str, there: Sequence[str], where: str) -> MissingColumn:

@@ -114,8 +114,11 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
 
 def _ways(task: TaskConfig) -> dict[str, str]:
     """How to name another column in place of each that the task reads."""
-    given = {key: value if isinstance(value, list) else [value] for key, value in task.model_dump().items()}
-    return {column: f"--set task.{key}=NAME" for key, columns in given.items() for column in columns if isinstance(column, str)}
+    read, given = {*task.all_columns, *task.optional_columns}, task.model_dump(exclude={"kind"})
+    named = [(key, column) for key, value in given.items() for column in (value if isinstance(value, list | tuple) else [value])]
+    named += [(key, key) for key in given]  # of a column that is read where no other is given
+    # Another key may hold the same word (pooling: mean); those of columns come first.
+    return {column: f"--set task.{key}=NAME" for key, column in reversed(named) if isinstance(column, str) and column in read}
 
 
 def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
