@@ -344,8 +344,10 @@ def verify(folder: Path, hashes: bool = True) -> dict[str, Any]:
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process alone; raises `UsageError` naming who holds it.
 
-    The kernel frees the lock when the process ends, however it ends, so there is nothing stale to remove by hand.
+    The kernel frees the lock when the process ends, however it ends, so there is nothing stale to remove by hand. A folder
+    that was made for it, and that nothing came into, goes again.
     """
+    made = not folder.exists()
     make_folder(folder)
     path = folder / "lock"
     with _explained(path):
@@ -353,6 +355,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink == 0:  # its holder, ending, has just removed it
+                raise BlockingIOError
         except BlockingIOError:
             holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another process"
             raise UsageError(f"in use by {holder}", where=folder, fix="wait for it, or choose another --out") from None
@@ -360,6 +364,12 @@ def locked(folder: Path) -> Iterator[None]:
             _operate("write", path)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if made and [entry.name for entry in folder.iterdir()] == [path.name]:
+                    path.unlink()
+                    folder.rmdir()
     finally:
         os.close(fd)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,6 +170,32 @@ def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
         held = subprocess.run(command, check=False, capture_output=True, text=True)
     assert held.returncode != 0 and f"in use by process {os.getpid()}" in held.stderr
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_folder_that_was_made_to_be_held_goes_if_nothing_came_of_it(tmp_path: Path) -> None:
+    made, there, used = tmp_path / "made", tmp_path / "there", tmp_path / "used"
+    there.mkdir()
+    for folder in (made, there):
+        with pytest.raises(DataError), files.locked(folder):
+            raise DataError("no such label")
+    with files.locked(used):
+        write(used / "step", "new")
+    assert not made.exists() and there.exists() and (used / "step").exists()
+
+
+def test_a_lock_that_its_holder_has_just_removed_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    opened = os.open
+
+    def late(path: Path, *rest: Any, **more: Any) -> int:
+        fd = opened(path, *rest, **more)
+        os.unlink(path)
+        return fd
+
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(UsageError, match="in use by"), files.locked(folder):
+        pass
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
