@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from encoderkit.data.corpus import Account, open_content
-from encoderkit.data.records import check_text, missing, place, read_records, whole_lines
+from encoderkit.data.records import MissingColumn, check_text, place, read_records, whole_lines
 from encoderkit.data.streams import Encoding, find_sources, texts
 from encoderkit.errors import DataError, shown
 
@@ -80,7 +80,7 @@ class Row(NamedTuple):
 
     def _value(self, column: str) -> Any:
         if column not in self.values:
-            raise missing(column, list(self.values), self.place)
+            raise MissingColumn(column, list(self.values), self.place)
         return self.values[column]
 
     def _wrong(self, column: str, expected: str) -> DataError:

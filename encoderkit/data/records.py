@@ -54,18 +54,12 @@ def place(source: str, line: int, values: dict[str, Any]) -> str:
 
 
 class MissingColumn(DataError):
-    """A column that is not there."""
+    """`column` is not among the columns that are `there`."""
 
-    column = ""
-    """Its name."""
-
-
-def missing(column: str, there: Sequence[str], where: str) -> MissingColumn:
-    """The error for a column that is not there."""
-    found = ", ".join(shown(name, 30) for name in list(there)[:20]) or "none"
-    error = MissingColumn(f"there is no column {shown(column)}; the columns are {found}", where=where)
-    error.column = column
-    return error
+    def __init__(self, column: str, there: Sequence[str], where: str) -> None:
+        found = ", ".join(shown(name, 30) for name in list(there)[:20]) or "none"
+        super().__init__(f"there is no column {shown(column)}; the columns are {found}", where=where)
+        self.column = column
 
 
 @contextmanager
@@ -132,7 +126,7 @@ def _json(source: Source, columns: Sequence[str], text: str) -> Iterator[Record]
     for number, values in enumerate(flattened(document, source.name), start=1):
         for column in columns:
             if column not in values:
-                raise missing(column, list(values), place(source.name, number, values))
+                raise MissingColumn(column, list(values), place(source.name, number, values))
         yield Record(number, values)
 
 
@@ -153,7 +147,7 @@ def _jsonl(source: Source, columns: Sequence[str], numbered: Iterable[tuple[int,
             raise DataError(message, where=f"{source.name}:{number}")
         for column in columns:
             if column not in values:
-                raise missing(column, list(values), f"{source.name}:{number}")
+                raise MissingColumn(column, list(values), f"{source.name}:{number}")
         yield Record(number, values)
 
 
@@ -161,7 +155,7 @@ def _conll(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int,
     for number, values in sentences(numbered, source.name):
         for column in columns:
             if column not in values:
-                raise missing(column, list(values), f"{source.name}:{number}")
+                raise MissingColumn(column, list(values), f"{source.name}:{number}")
         yield Record(number, values)
 
 
@@ -185,7 +179,7 @@ def _check_header(header: list[str], columns: Sequence[str], where: str) -> None
         raise DataError(f"the column {shown(twice)} stands twice in the header (the first line names the columns)", where=where)
     for column in columns:
         if column not in header:
-            error = missing(column, header, where)
+            error = MissingColumn(column, header, where)
             error.message += " (the first line names the columns)"
             raise error
 

@@ -16,7 +16,7 @@ from encoderkit.console import say, warn
 from encoderkit.data.duplicates import same
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.order import Balanced
-from encoderkit.data.records import missing, named_by
+from encoderkit.data.records import MissingColumn, named_by
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, target_tokenizer, vocabulary_of
 from encoderkit.learner import Vocabulary
@@ -153,7 +153,7 @@ def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
     if not isinstance(task, ClassifyConfig) or task.soft is None:
         return rows
     if not any(task.soft in row.values for row in rows):
-        raise missing(task.soft, list(rows[0].values), path)
+        raise MissingColumn(task.soft, list(rows[0].values), path)
 
     def sure(row: Row) -> bool:
         scores = row.scores(task.soft).values() if task.soft in row.values else (1.0,)

@@ -14,7 +14,7 @@ import numpy as np
 
 from encoderkit.console import progress, table, warn
 from encoderkit.data.blocks import Row
-from encoderkit.data.records import check_text, missing, read_records
+from encoderkit.data.records import MissingColumn, check_text, read_records
 from encoderkit.data.streams import blocks, find_sources
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import TOKENS, Engine
@@ -63,7 +63,7 @@ def _pairs(path: Path) -> Iterator[Pair]:
         texts = {role: values[name] for role, name in there.items() if name is not None}
         for role in ("good", "bad"):
             if role not in texts:
-                raise missing(COLUMNS[role][0], list(values), place)
+                raise MissingColumn(COLUMNS[role][0], list(values), place)
         for role, value in texts.items():
             check_text(value, there[role] or role, place)
         stem = path.name.split(".")[0]
