@@ -51,22 +51,18 @@ def encode_all(
 
     `path` is where the processes find the tokenizer, `size` about the bytes of the input if that is known; `segmenter`
     says where words begin. A job has the same result whoever does it. Raises what a worker raised, or `ResourceError` if
-    one was killed. A tokenizer that was quickened needs no processes; it is compared with the slow one all along, and
-    `Disagreement` raised where they differ.
+    one was killed. A tokenizer that was quickened is compared with the slow one all along, and `Disagreement` raised where
+    they differ.
     """
     if tokenizer.quick:
-        for number, (texts, extra) in enumerate(jobs):
-            if number % _COMPARED == 0 and not tokenizer.agrees(units(texts[0])[:1]):
-                raise Disagreement
-            yield extra, encode(tokenizer, texts, segmenter)
-        return
+        jobs = _compared(jobs, tokenizer)
     if size is not None:
         workers = min(workers, -(-size // _WORTH))
-    if workers <= 1:
+    if workers <= 1 or tokenizer.threaded:
         yield from ((extra, encode(tokenizer, texts, segmenter)) for texts, extra in jobs)
         return
     context = multiprocessing.get_context("spawn")  # threads of a library do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, _start, (path, segmenter and segmenter.given))
+    pool = ProcessPoolExecutor(workers, context, _start, (path, tokenizer.quick, segmenter and segmenter.given))
     under_way: deque[tuple[T, Future[Encoded]]] = deque()
     try:
         for texts, extra in jobs:
@@ -83,6 +79,13 @@ def encode_all(
         raise ResourceError(message, fix=f"--workers {max(workers // 2, 1)}") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _compared(jobs: Iterable[tuple[list[str], T]], tokenizer: Tokenizer) -> Iterator[tuple[list[str], T]]:
+    for number, (texts, extra) in enumerate(jobs):
+        if number % _COMPARED == 0 and not tokenizer.agrees(units(texts[0])[:1]):
+            raise Disagreement
+        yield texts, extra
 
 
 def units(text: str) -> list[str]:
@@ -115,7 +118,7 @@ def _apart() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(path: Path, segmentation: Segmentation | None) -> None:
+def _start(path: Path, quick: bool, segmentation: Segmentation | None) -> None:
     """Make this process a worker: one thread, deaf to Ctrl-C, gone when its parent is gone."""
     global _tokenizer, _segmenter
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
@@ -123,6 +126,8 @@ def _start(path: Path, segmentation: Segmentation | None) -> None:
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
     _tokenizer = open_tokenizer(path)
+    if quick:
+        _tokenizer.quicken([], parallel=False)
     _segmenter = None if segmentation is None else Segmenter(segmentation)
 
 

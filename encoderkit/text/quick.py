@@ -1,22 +1,22 @@
-"""Libraries that encode ten to thirty times faster than `tokenizers`: nanotoken (WordPiece), gigatoken (BPE on bytes) and
-sentencepiece itself (unigram).
+"""What encodes five to thirty times faster than `tokenizers`: nanotoken (WordPiece), gigatoken (BPE on bytes) and, for
+unigram, parts of texts that are remembered (`text.parts`).
 
-The first two are young and optional (the extra `fast`), and nothing is taken on trust: `Tokenizer.quicken` uses one only
+The libraries are young and optional (the extra `fast`), and nothing is taken on trust: `Tokenizer.quicken` uses one only
 after it gave the same ids for a sample of the corpus at hand, and whoever encodes a corpus goes on comparing.
 """
 
 import importlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
-from unicodedata import is_normalized, normalize
+from unicodedata import is_normalized
 
 import numpy as np
-import sentencepiece
 from tokenizers import Tokenizer as Engine
+
+from encoderkit.text.parts import Parts
 
 Laid = tuple[np.ndarray, np.ndarray]
 """(N,) ids of texts laid end to end, (n+1,) where each text begins."""
@@ -28,6 +28,8 @@ class Quick(NamedTuple):
 
     name: str
     encode: Encode
+    threaded: bool = True
+    """Whether it uses all cores by itself."""
 
 
 def quick_engine(engine: Engine, content: Mapping[str, bytes], parallel: bool) -> Quick | None:
@@ -43,7 +45,8 @@ def quick_engine(engine: Engine, content: Mapping[str, bytes], parallel: bool) -
             case "BPE":
                 return Quick("gigatoken", _gigatoken(engine, description, parallel))
             case "Unigram" if "tokenizer.model" in content:
-                return Quick("sentencepiece", _sentencepiece(content["tokenizer.model"], description, parallel))
+                parts = Parts(content["tokenizer.model"], description, composing="NFKC" in _normalizers(description))
+                return Quick("remembered parts", parts.encode, threaded=False)
             case _:
                 return None
     except (ImportError, ValueError, RuntimeError):  # not installed; not supported
@@ -106,21 +109,6 @@ def _with_long_runs(texts: Sequence[str], data: list[bytes], most: int) -> list[
     few = most // 4  # a character has four bytes at most
     alike = re.compile(f"[^\\W_]{{{few}}}|[\\W_]{{{few}}}")
     return [i for i in found if alike.search(texts[i])]
-
-
-def _sentencepiece(model: bytes, description: dict[str, Any], parallel: bool) -> Encode:
-    """It normalises character by character, so what only composes with its neighbour is composed before."""
-    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)  # pyright: ignore[reportCallIssue]
-    threads = os.cpu_count() or 1 if parallel else 1
-    composing = "NFKC" in _normalizers(description)
-
-    def encode(texts: Sequence[str]) -> Laid:
-        if composing:
-            texts = [text if text.isascii() else normalize("NFKC", text) for text in texts]
-        rows = tokenizer.encode(list(texts), num_threads=threads)  # pyright: ignore[reportAttributeAccessIssue]
-        return _laid(np.fromiter(chain.from_iterable(rows), np.int64), np.array([len(row) for row in rows], np.int64))
-
-    return encode
 
 
 def _normalizers(description: dict[str, Any]) -> list[str]:

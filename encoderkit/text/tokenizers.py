@@ -188,6 +188,11 @@ class Tokenizer:
         """Whether `quicken` found a faster library."""
         return self._quick is not None
 
+    @property
+    def threaded(self) -> bool:
+        """Whether that library uses all cores by itself."""
+        return self._quick is not None and self._quick.threaded
+
     def slow(self) -> None:
         """Encode with the library that tokenizers are defined by again."""
         self._quick = None

@@ -225,6 +225,24 @@ def test_the_faster_library_makes_the_same_store(
     assert content(tmp_path / "fast") == content(tmp_path / "slow")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_remembered_parts_make_the_same_store(
+    tmp_path: Path, texts: list[str], workers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unigram, data = tmp_path / "unigram", tmp_path / "data.txt"
+    unigram.mkdir()
+    for name, content_of in train(iter(texts), TokenizerConfig(kind="unigram", vocab_size=60)).files.items():
+        (unigram / name).write_bytes(content_of)
+    data.write_text("\n".join(texts), encoding="utf-8")
+    monkeypatch.setattr(encode_pool, "_WORTH", 1000)
+    monkeypatch.setattr(tokenize_corpus, "_JOB", 2000)
+    run([data], unigram, CONFIG, tmp_path / "fast", workers=workers)
+    assert "encoding with remembered parts: the same ids as tokenizers for a sample of " in capsys.readouterr().err
+    monkeypatch.setattr("encoderkit.text.tokenizers.quick_engine", lambda *_: None)
+    run([data], unigram, CONFIG, tmp_path / "slow", workers=1)
+    assert content(tmp_path / "fast") == content(tmp_path / "slow")
+
+
 def test_a_faster_library_that_errs_later_is_found_out(
     tmp_path: Path, data: list[Path], wordpiece: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,137 @@
+"""Unigram pieces of long texts, in the time that it takes to look words up.
+
+A text is cut wherever no piece of the vocabulary could lie across: between two characters that stand beside one another in no
+piece. The best pieces of a text are then those of its parts (the sum of scores has no term that knows of two parts), and the
+parts are short and few: of Chinese one or two characters, of English a word or less. Each is cut into pieces once and
+remembered. As no sum is long, pieces do not depend on how sums are rounded, which sentencepiece's of long texts do.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any
+from unicodedata import combining, decomposition, normalize
+
+import numpy as np
+import sentencepiece
+from tokenizers import Tokenizer as Engine
+
+from encoderkit.text.normalization import SPACE
+
+_TEXT, _PART = 0xD800, 0xD801
+"""What ends a text, and a part: nothing that a text can hold."""
+_BITS = 22
+"""Of a table of pairs of characters. Pairs that fall on one place are taken to stand in a piece: parts are longer, no more."""
+_REMEMBERED = 1 << 19
+"""Parts, some hundred bytes each."""
+_CHARACTERS = 0x110000
+
+
+class Parts:
+    """Encodes by a model of sentencepiece as `description`, the tokenizer.json that was made of it, would."""
+
+    def __init__(self, model: bytes, description: Mapping[str, Any], composing: bool) -> None:
+        """`composing`: whether the text is brought into NFKC, which the model does character by character."""
+        self._normalizer = sentencepiece.SentencePieceProcessor(model_proto=model)  # pyright: ignore[reportCallIssue]
+        self._composing = composing
+        bare = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "truncation", "padding"))
+        self._engine = Engine.from_str(json.dumps({**description, **bare, "added_tokens": []}))
+        steps = description["pre_tokenizer"] or {}
+        self._words = any(s["type"] == "Metaspace" and s.get("split", True) for s in steps.get("pretokenizers", [steps]) if s)
+        pieces = [piece for piece, _ in description["model"]["vocab"]]
+        self._id = np.full(_CHARACTERS, -1, np.int32)  # of the piece that is this one character
+        for number, piece in enumerate(pieces):
+            if len(piece) == 1:
+                self._id[ord(piece)] = number
+        self._beside = np.zeros(1 << _BITS, bool)
+        self._beside[_pairs(_codes(chr(_TEXT).join(piece for piece in pieces if len(piece) > 1)))] = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self._known: dict[str, int] = {}
+        self._ids, self._ends = np.zeros(0, np.int64), np.zeros(1, np.int64)
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) ids of the texts laid end to end, (n + 1,) where each begins."""
+        texts, raw = list(texts), np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)  # a half pair is an error here
+        if self._composing:
+            ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+            for i in np.unique(np.searchsorted(ends, np.flatnonzero(_composers()[raw]), "right")):
+                texts[i] = normalize("NFKC", texts[i])
+        normal: list[str] = self._normalizer.normalize(texts)  # pyright: ignore[reportAttributeAccessIssue]
+        codes = _codes("".join(text + chr(_TEXT) for text in normal))
+        ends = self._ends_of_parts(codes)
+        begins = np.concatenate([np.zeros(1, np.int64), ends + 1])[:-1]
+        first = codes[begins]
+        piece, closing = self._id[first], np.flatnonzero(first == _TEXT)
+        alone = (begins == ends) & (piece >= 0)
+        rest = ~alone
+        rest[closing] = False
+        numbers = self._numbers(codes, begins[rest], ends[rest])
+        sizes = np.ones(len(ends), np.int64)
+        sizes[closing] = 0
+        sizes[rest] = several = self._ends[numbers + 1] - self._ends[numbers]
+        after = np.cumsum(sizes)
+        ids = np.empty(sizes.sum(), np.int64)
+        ids[after[alone] - 1] = piece[alone]
+        ids[_ranges(after[rest] - several, several)] = self._ids[_ranges(self._ends[numbers], several)]
+        return ids, np.concatenate([np.zeros(1, np.int64), after[closing]])
+
+    def _ends_of_parts(self, codes: np.ndarray) -> np.ndarray:
+        """Where the last character of each part stands. Unknown characters beside one another are one token, and stay so."""
+        unknown = self._id[codes] < 0
+        across = self._beside[_pairs(codes)] | (unknown[:-1] & unknown[1:])
+        closing = codes == _TEXT
+        across &= ~(closing[:-1] | closing[1:])
+        if self._words:
+            across &= codes[1:] != ord(SPACE)
+        return np.append(np.flatnonzero(~across), len(codes) - 1)[: len(codes)]
+
+    def _numbers(self, codes: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """The numbers of parts in what is remembered."""
+        sizes = ends - begins + 1
+        between = 0 if codes.all() else _PART  # which Python is slow to decode
+        spread = np.full(sizes.sum() + len(sizes), between, np.uint32)
+        places = _ranges(np.cumsum(sizes + 1) - sizes - 1, sizes)
+        spread[places] = codes[_ranges(begins, sizes)]
+        parts = spread.tobytes().decode("utf-32-le", "surrogatepass").split(chr(between))[:-1]
+        if len(self._known) > _REMEMBERED:
+            self._forget()
+        new = list(set(parts).difference(self._known))
+        if new:
+            rows = [encoding.ids for encoding in self._engine.encode_batch_fast(new, add_special_tokens=False)]
+            self._known.update(zip(new, range(len(self._known), len(self._known) + len(new)), strict=True))
+            self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(rows), np.int64)])
+            lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+            self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(lengths)])
+        return np.fromiter(map(self._known.__getitem__, parts), np.int64, len(parts))
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _pairs(codes: np.ndarray) -> np.ndarray:
+    """A place in the table for each character with the next one."""
+    mixed = (codes[:-1] * np.uint32(0x9E3779B1)) ^ (codes[1:] * np.uint32(0x85EBCA6B))
+    return (mixed * np.uint32(0xC2B2AE35)) >> np.uint32(32 - _BITS)
+
+
+def _ranges(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The numbers of ranges, end to end."""
+    before = np.cumsum(sizes) - sizes
+    return np.arange(sizes.sum()) + np.repeat(begins - before, sizes)
+
+
+@cache
+def _composers() -> np.ndarray:
+    """Which characters may become one with what stands before them, or change places with it (UAX #15, section 9)."""
+    codes = [chr(c) for c in range(0x30000) if not 0xD800 <= c < 0xE000]  # no character beyond composes
+    pairs = [found.split() for c in codes if (found := decomposition(c)) and not found.startswith("<")]
+    second = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2}
+    second |= {*map(chr, range(0x1161, 0x1176)), *map(chr, range(0x11A8, 0x11C3))}  # Korean letters, composed by a formula
+    first = {c: normalize("NFKD", c)[0] for c in codes if combining(c) or decomposition(c) or c in second}
+    found = np.zeros(_CHARACTERS, bool)
+    found[[ord(c) for c, begun in first.items() if combining(begun) or begun in second]] = True
+    return found
