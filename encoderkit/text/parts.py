@@ -1,9 +1,9 @@
-"""Unigram pieces of long texts, in the time that it takes to look words up.
+"""Pieces of long texts in the time that it takes to look characters and words up.
 
-A text is cut wherever no piece of the vocabulary could lie across: between two characters that stand beside one another in no
-piece. The best pieces of a text are then those of its parts (the sum of scores has no term that knows of two parts), and the
-parts are short and few: of Chinese one or two characters, of English a word or less. Each is cut into pieces once and
-remembered. As no sum is long, pieces do not depend on how sums are rounded, which sentencepiece's of long texts do.
+Of unigram a text is cut wherever no piece of the vocabulary could lie across: between two characters that stand beside one
+another in no piece. The best pieces of a text are then those of its parts (the sum of scores has no term that knows of two
+parts), and the parts are short and few: of Chinese one or two characters, of English a word or less. Each is cut into pieces
+once and remembered. As no sum is long, pieces do not depend on how sums are rounded, which sentencepiece's of long texts do.
 """
 
 import json
@@ -28,15 +28,34 @@ _REMEMBERED = 1 << 19
 _CHARACTERS = 0x110000
 
 
-class Parts:
-    """Encodes by a model of sentencepiece as `description`, the tokenizer.json that was made of it, would."""
+class Characters:
+    """Encodes by a tokenizer of characters: each as that would alone."""
 
-    def __init__(self, model: bytes, description: Mapping[str, Any], composing: bool) -> None:
-        """`composing`: whether the text is brought into NFKC, which the model does character by character."""
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        """`description`: its tokenizer.json."""
+        self._engine = Engine.from_str(json.dumps(description))
+        self._number, self._rows = np.full(_CHARACTERS, -1, np.int32), _Rows()
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) ids of the texts laid end to end, (n + 1,) where each begins."""
+        texts = _composed(texts, self._engine)
+        codes = _codes("".join(texts))
+        new = np.unique(codes[self._number[codes] < 0])
+        if len(new):
+            self._number[new] = self._rows.add(self._engine, list(map(chr, new)))
+        numbers = self._number[codes]
+        after = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._rows.sizes(numbers))])
+        return self._rows.ids(numbers), after[np.cumsum([0, *map(len, texts)])]
+
+
+class Parts:
+    """Encodes by a model of sentencepiece as the tokenizer.json that was made of it would."""
+
+    def __init__(self, model: bytes, description: Mapping[str, Any]) -> None:
+        """`description`: that tokenizer.json."""
         self._normalizer = sentencepiece.SentencePieceProcessor(model_proto=model)  # pyright: ignore[reportCallIssue]
-        self._composing = composing
-        bare = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "truncation", "padding"))
-        self._engine = Engine.from_str(json.dumps({**description, **bare, "added_tokens": []}))
+        self._engine = Engine.from_str(json.dumps(description))
+        self._bare = Engine.from_str(json.dumps({**description, "normalizer": None, "pre_tokenizer": None}))
         steps = description["pre_tokenizer"] or {}
         self._words = any(s["type"] == "Metaspace" and s.get("split", True) for s in steps.get("pretokenizers", [steps]) if s)
         pieces = [piece for piece, _ in description["model"]["vocab"]]
@@ -46,20 +65,12 @@ class Parts:
                 self._id[ord(piece)] = number
         self._beside = np.zeros(1 << _BITS, bool)
         self._beside[_pairs(_codes(chr(_TEXT).join(piece for piece in pieces if len(piece) > 1)))] = True
-        self._forget()
-
-    def _forget(self) -> None:
         self._known: dict[str, int] = {}
-        self._ids, self._ends = np.zeros(0, np.int64), np.zeros(1, np.int64)
+        self._rows = _Rows()
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(N,) ids of the texts laid end to end, (n + 1,) where each begins."""
-        texts, raw = list(texts), np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)  # a half pair is an error here
-        if self._composing:
-            ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
-            for i in np.unique(np.searchsorted(ends, np.flatnonzero(_composers()[raw]), "right")):
-                texts[i] = normalize("NFKC", texts[i])
-        normal: list[str] = self._normalizer.normalize(texts)  # pyright: ignore[reportAttributeAccessIssue]
+        normal: list[str] = self._normalizer.normalize(_composed(texts, self._engine))  # pyright: ignore[reportAttributeAccessIssue]
         codes = _codes("".join(text + chr(_TEXT) for text in normal))
         ends = self._ends_of_parts(codes)
         begins = np.concatenate([np.zeros(1, np.int64), ends + 1])[:-1]
@@ -71,11 +82,11 @@ class Parts:
         numbers = self._numbers(codes, begins[rest], ends[rest])
         sizes = np.ones(len(ends), np.int64)
         sizes[closing] = 0
-        sizes[rest] = several = self._ends[numbers + 1] - self._ends[numbers]
+        sizes[rest] = several = self._rows.sizes(numbers)
         after = np.cumsum(sizes)
         ids = np.empty(sizes.sum(), np.int64)
         ids[after[alone] - 1] = piece[alone]
-        ids[_ranges(after[rest] - several, several)] = self._ids[_ranges(self._ends[numbers], several)]
+        ids[_ranges(after[rest] - several, several)] = self._rows.ids(numbers)
         return ids, np.concatenate([np.zeros(1, np.int64), after[closing]])
 
     def _ends_of_parts(self, codes: np.ndarray) -> np.ndarray:
@@ -97,15 +108,50 @@ class Parts:
         spread[places] = codes[_ranges(begins, sizes)]
         parts = spread.tobytes().decode("utf-32-le", "surrogatepass").split(chr(between))[:-1]
         if len(self._known) > _REMEMBERED:
-            self._forget()
+            self._known, self._rows = {}, _Rows()
         new = list(set(parts).difference(self._known))
         if new:
-            rows = [encoding.ids for encoding in self._engine.encode_batch_fast(new, add_special_tokens=False)]
-            self._known.update(zip(new, range(len(self._known), len(self._known) + len(new)), strict=True))
-            self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(rows), np.int64)])
-            lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-            self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(lengths)])
+            self._known.update(zip(new, self._rows.add(self._bare, new).tolist(), strict=True))
         return np.fromiter(map(self._known.__getitem__, parts), np.int64, len(parts))
+
+
+class _Rows:
+    """Rows of ids, which are looked up by their numbers."""
+
+    def __init__(self) -> None:
+        self._ids, self._ends = np.zeros(0, np.int64), np.zeros(1, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def add(self, engine: Engine, texts: list[str]) -> np.ndarray:
+        """The numbers of the ids of `texts`."""
+        rows = [encoding.ids for encoding in engine.encode_batch_fast(texts, add_special_tokens=False)]
+        before, sizes = len(self), np.fromiter(map(len, rows), np.int64, len(rows))
+        self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(rows), np.int64, sizes.sum())])
+        self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(sizes)])
+        return np.arange(before, len(self))
+
+    def sizes(self, numbers: np.ndarray) -> np.ndarray:
+        """How many ids each of these has."""
+        return self._ends[numbers + 1] - self._ends[numbers]
+
+    def ids(self, numbers: np.ndarray) -> np.ndarray:
+        """Theirs, end to end."""
+        return self._ids[_ranges(self._ends[numbers], self.sizes(numbers))]
+
+
+def _composed(texts: Sequence[str], engine: Engine) -> list[str]:
+    """The texts; those normalised in which a character may have to do with the one before it.
+
+    Of all others the normaliser can be applied to each character by itself. Raises `UnicodeEncodeError` for half a pair.
+    """
+    texts, codes = list(texts), np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+    places = np.flatnonzero(_composers()[codes])
+    if engine.normalizer is not None and len(places):
+        for i in np.unique(np.searchsorted(np.cumsum([*map(len, texts)]), places, "right")):
+            texts[i] = engine.normalizer.normalize_str(texts[i])
+    return texts
 
 
 def _codes(text: str) -> np.ndarray:

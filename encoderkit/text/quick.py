@@ -1,5 +1,5 @@
 """What encodes five to thirty times faster than `tokenizers`: nanotoken (WordPiece), gigatoken (BPE on bytes) and, for
-unigram, parts of texts that are remembered (`text.parts`).
+unigram and characters, what is remembered (`text.parts`).
 
 The libraries are young and optional (the extra `fast`), and nothing is taken on trust: `Tokenizer.quicken` uses one only
 after it gave the same ids for a sample of the corpus at hand, and whoever encodes a corpus goes on comparing.
@@ -16,7 +16,7 @@ from unicodedata import is_normalized
 import numpy as np
 from tokenizers import Tokenizer as Engine
 
-from encoderkit.text.parts import Parts
+from encoderkit.text.parts import Characters, Parts
 
 Laid = tuple[np.ndarray, np.ndarray]
 """(N,) ids of texts laid end to end, (n+1,) where each text begins."""
@@ -42,11 +42,12 @@ def quick_engine(engine: Engine, content: Mapping[str, bytes], parallel: bool) -
         match description["model"].get("type"):
             case "WordPiece":
                 return Quick("nanotoken", _nanotoken(description, parallel))
+            case "BPE" if not (description["model"]["merges"] or description["model"].get("fuse_unk")):
+                return Quick("a table of characters", Characters(description).encode, threaded=False)
             case "BPE":
                 return Quick("gigatoken", _gigatoken(engine, description, parallel))
             case "Unigram" if "tokenizer.model" in content:
-                parts = Parts(content["tokenizer.model"], description, composing="NFKC" in _normalizers(description))
-                return Quick("remembered parts", parts.encode, threaded=False)
+                return Quick("remembered parts", Parts(content["tokenizer.model"], description).encode, threaded=False)
             case _:
                 return None
     except (ImportError, ValueError, RuntimeError):  # not installed; not supported

@@ -21,9 +21,10 @@ LIBRARIES = {
     "unigram": "sentencepiece",
     "unigram-bytes": "sentencepiece",
     "unigram-split": "sentencepiece",
+    "char": "tokenizers",
 }
 """What each kind needs."""
-NAMES = {"sentencepiece": "remembered parts"}
+NAMES = {"sentencepiece": "remembered parts", "tokenizers": "a table of characters"}
 NASTY = [
     *CHINESE.split("\n"),
     *MIXED,
