@@ -23,8 +23,8 @@ from encoderkit.text.tokenizers import Encoded, Tokenizer, open_tokenizer
 
 _UNIT = 32 * 1024
 """Characters that the tokenizer sees at once: its own memory and time grow with the length of a text."""
-_WORTH = 4 * 1024 * 1024
-"""Bytes of input that make another process worth starting."""
+_WORTH, _WORTH_QUICK = 4 * 1024 * 1024, 32 * 1024 * 1024
+"""Bytes of input that make another process worth starting; also of a faster tokenizer."""
 
 _COMPARED = 8
 """One job in this many has its first unit encoded a second time, to compare."""
@@ -57,7 +57,7 @@ def encode_all(
     if tokenizer.quick:
         jobs = _compared(jobs, tokenizer)
     if size is not None:
-        workers = min(workers, -(-size // _WORTH))
+        workers = min(workers, -(-size // (_WORTH_QUICK if tokenizer.quick else _WORTH)))
     if workers <= 1 or tokenizer.threaded:
         yield from ((extra, encode(tokenizer, texts, segmenter)) for texts, extra in jobs)
         return

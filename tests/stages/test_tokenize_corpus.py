@@ -234,7 +234,7 @@ def test_remembered_parts_make_the_same_store(
     for name, content_of in train(iter(texts), TokenizerConfig(kind="unigram", vocab_size=60)).files.items():
         (unigram / name).write_bytes(content_of)
     data.write_text("\n".join(texts), encoding="utf-8")
-    monkeypatch.setattr(encode_pool, "_WORTH", 1000)
+    monkeypatch.setattr(encode_pool, "_WORTH_QUICK", 1000)
     monkeypatch.setattr(tokenize_corpus, "_JOB", 2000)
     run([data], unigram, CONFIG, tmp_path / "fast", workers=workers)
     assert "encoding with remembered parts: the same ids as tokenizers for a sample of " in capsys.readouterr().err
