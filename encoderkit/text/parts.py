@@ -7,6 +7,7 @@ once and remembered. As no sum is long, pieces do not depend on how sums are rou
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
@@ -18,6 +19,9 @@ import sentencepiece
 from tokenizers import Tokenizer as Engine
 
 from encoderkit.text.normalization import SPACE
+
+Laid = tuple[np.ndarray, np.ndarray]
+"""(N,) ids of texts laid end to end, (n+1,) where each text begins."""
 
 _TEXT, _PART = 0xD800, 0xD801
 """What ends a text, and a part: nothing that a text can hold."""
@@ -36,8 +40,8 @@ class Characters:
         self._engine = Engine.from_str(json.dumps(description))
         self._number, self._rows = np.full(_CHARACTERS, -1, np.int32), _Rows()
 
-    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) ids of the texts laid end to end, (n + 1,) where each begins."""
+    def encode(self, texts: Sequence[str]) -> Laid:
+        """The ids of the texts."""
         texts = _composed(texts, self._engine)
         codes = _codes("".join(texts))
         new = np.unique(codes[self._number[codes] < 0])
@@ -58,7 +62,8 @@ class Parts:
         self._bare = Engine.from_str(json.dumps({**description, "normalizer": None, "pre_tokenizer": None}))
         steps = description["pre_tokenizer"] or {}
         self._words = any(s["type"] == "Metaspace" and s.get("split", True) for s in steps.get("pretokenizers", [steps]) if s)
-        pieces = [piece for piece, _ in description["model"]["vocab"]]
+        self._pieces = pieces = [piece for piece, _ in description["model"]["vocab"]]
+        self._scores = np.array([score for _, score in description["model"]["vocab"]])
         self._id = np.full(_CHARACTERS, -1, np.int32)  # of the piece that is this one character
         for number, piece in enumerate(pieces):
             if len(piece) == 1:
@@ -68,8 +73,8 @@ class Parts:
         self._known: dict[str, int] = {}
         self._rows = _Rows()
 
-    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) ids of the texts laid end to end, (n + 1,) where each begins."""
+    def encode(self, texts: Sequence[str]) -> Laid:
+        """The ids of the texts."""
         normal: list[str] = self._normalizer.normalize(_composed(texts, self._engine))  # pyright: ignore[reportAttributeAccessIssue]
         codes = _codes("".join(text + chr(_TEXT) for text in normal))
         ends = self._ends_of_parts(codes)
@@ -88,6 +93,21 @@ class Parts:
         ids[after[alone] - 1] = piece[alone]
         ids[_ranges(after[rest] - several, several)] = self._rows.ids(numbers)
         return ids, np.concatenate([np.zeros(1, np.int64), after[closing]])
+
+    def same(self, one: Laid, other: Laid) -> bool:
+        """Whether two results are the same pieces, or of the same text others that are as likely.
+
+        Of 慢慢慢 慢慢 + 慢 is as likely as 慢 + 慢慢: which of them comes out is a matter of rounding what stands before.
+        """
+        if len(one[1]) != len(other[1]):
+            return False
+        for a, b in zip(*(np.split(ids, offsets[1:-1]) for ids, offsets in (one, other)), strict=True):
+            if not np.array_equal(a, b):
+                likely = [self._scores[ids].sum() for ids in (a, b)]
+                texts = ["".join(self._pieces[i] for i in ids) for ids in (a, b)]
+                if texts[0] != texts[1] or not math.isclose(*likely, rel_tol=1e-9):
+                    return False
+        return True
 
     def _ends_of_parts(self, codes: np.ndarray) -> np.ndarray:
         """Where the last character of each part stands. Unknown characters beside one another are one token, and stay so."""

@@ -16,11 +16,14 @@ from unicodedata import is_normalized
 import numpy as np
 from tokenizers import Tokenizer as Engine
 
-from encoderkit.text.parts import Characters, Parts
+from encoderkit.text.parts import Characters, Laid, Parts
 
-Laid = tuple[np.ndarray, np.ndarray]
-"""(N,) ids of texts laid end to end, (n+1,) where each text begins."""
 Encode = Callable[[Sequence[str]], Laid]
+
+
+def equal(one: Laid, other: Laid) -> bool:
+    """Whether these are the same ids."""
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 class Quick(NamedTuple):
@@ -30,6 +33,8 @@ class Quick(NamedTuple):
     encode: Encode
     threaded: bool = True
     """Whether it uses all cores by itself."""
+    same: Callable[[Laid, Laid], bool] = equal
+    """Whether its result is as good as another."""
 
 
 def quick_engine(engine: Engine, content: Mapping[str, bytes], parallel: bool) -> Quick | None:
@@ -47,7 +52,8 @@ def quick_engine(engine: Engine, content: Mapping[str, bytes], parallel: bool) -
             case "BPE":
                 return Quick("gigatoken", _gigatoken(engine, description, parallel))
             case "Unigram" if "tokenizer.model" in content:
-                return Quick("remembered parts", Parts(content["tokenizer.model"], description).encode, threaded=False)
+                parts = Parts(content["tokenizer.model"], description)
+                return Quick("remembered parts", parts.encode, threaded=False, same=parts.same)
             case _:
                 return None
     except (ImportError, ValueError, RuntimeError):  # not installed; not supported

@@ -63,6 +63,22 @@ def test_what_is_remembered_is_bounded(tokenizer: Tokenizer, monkeypatch: pytest
     assert len(own._known) == len(own._rows) < 60
 
 
+def test_pieces_of_the_same_text_that_are_as_likely_are_as_good(tokenizers: dict[str, Tokenizer]) -> None:
+    content = tokenizers["unigram"].save_files()
+    description = json.loads(content["tokenizer.json"])
+    description["model"] |= {"vocab": [["[UNK]", 0.0], ["▁", -1.0], ["慢", -2.0], ["慢慢", -3.0], ["快", -2.0]], "unk_id": 0}
+    own = Parts(content["tokenizer.model"], description)
+
+    def same(one: list[int], other: list[int]) -> bool:
+        texts = [(np.array([1, *ids, 2]), np.array([0, 1 + len(ids), 2 + len(ids)])) for ids in (one, other)]
+        return own.same(*texts)
+
+    assert own.encode(["慢慢慢"])[0].tolist() in ([1, 2, 3], [1, 3, 2])
+    assert same([2, 3], [2, 3]) and same([2, 3], [3, 2])
+    assert not same([2, 2, 2], [2, 3])  # less likely
+    assert not same([2, 4], [4, 2])  # as likely, of another text
+
+
 def test_texts_that_are_not_there_have_no_tokens(tokenizer: Tokenizer) -> None:
     own = opened(tokenizer)
     for given in ([], [""], ["", "a", ""], [" "]):
