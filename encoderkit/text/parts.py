@@ -46,7 +46,8 @@ class Characters:
         codes = _codes("".join(texts))
         new = np.unique(codes[self._number[codes] < 0])
         if len(new):
-            self._number[new] = self._rows.add(self._engine, list(map(chr, new)))
+            encodings = self._engine.encode_batch_fast(list(map(chr, new)), add_special_tokens=False)
+            self._number[new] = self._rows.add([encoding.ids for encoding in encodings])
         numbers = self._number[codes]
         after = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._rows.sizes(numbers))])
         return self._rows.ids(numbers), after[np.cumsum([0, *map(len, texts)])]
@@ -59,7 +60,7 @@ class Parts:
         """`description`: that tokenizer.json."""
         self._normalizer = sentencepiece.SentencePieceProcessor(model_proto=model)  # pyright: ignore[reportCallIssue]
         self._engine = Engine.from_str(json.dumps(description))
-        self._bare = Engine.from_str(json.dumps({**description, "normalizer": None, "pre_tokenizer": None}))
+        self._model = self._engine.model
         steps = description["pre_tokenizer"] or {}
         self._words = any(s["type"] == "Metaspace" and s.get("split", True) for s in steps.get("pretokenizers", [steps]) if s)
         self._pieces = pieces = [piece for piece, _ in description["model"]["vocab"]]
@@ -131,7 +132,8 @@ class Parts:
             self._known, self._rows = {}, _Rows()
         new = list(set(parts).difference(self._known))
         if new:
-            self._known.update(zip(new, self._rows.add(self._bare, new).tolist(), strict=True))
+            rows = [[token.id for token in self._model.tokenize(part)] for part in new]
+            self._known.update(zip(new, self._rows.add(rows).tolist(), strict=True))
         return np.fromiter(map(self._known.__getitem__, parts), np.int64, len(parts))
 
 
@@ -144,9 +146,8 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def add(self, engine: Engine, texts: list[str]) -> np.ndarray:
-        """The numbers of the ids of `texts`."""
-        rows = [encoding.ids for encoding in engine.encode_batch_fast(texts, add_special_tokens=False)]
+    def add(self, rows: list[list[int]]) -> np.ndarray:
+        """Their numbers."""
         before, sizes = len(self), np.fromiter(map(len, rows), np.int64, len(rows))
         self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(rows), np.int64, sizes.sum())])
         self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(sizes)])
