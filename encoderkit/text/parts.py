@@ -42,8 +42,7 @@ class Characters:
 
     def encode(self, texts: Sequence[str]) -> Laid:
         """The ids of the texts."""
-        texts = _composed(texts, self._engine)
-        codes = _codes("".join(texts))
+        texts, codes = _composed(texts, self._engine)
         new = np.unique(codes[self._number[codes] < 0])
         if len(new):
             encodings = self._engine.encode_batch_fast(list(map(chr, new)), add_special_tokens=False)
@@ -76,11 +75,13 @@ class Parts:
 
     def encode(self, texts: Sequence[str]) -> Laid:
         """The ids of the texts."""
-        normal: list[str] = self._normalizer.normalize(_composed(texts, self._engine))  # pyright: ignore[reportAttributeAccessIssue]
+        texts, _ = _composed(texts, self._engine)
+        normal: list[str] = self._normalizer.normalize(texts)  # pyright: ignore[reportAttributeAccessIssue]
         codes = _codes("".join(text + chr(_TEXT) for text in normal))
         ends = self._ends_of_parts(codes)
         begins = np.concatenate([np.zeros(1, np.int64), ends + 1])[:-1]
         first = codes[begins]
+        # Parts of one character that is a piece have its id, ends of texts have none, and the rest is looked up.
         piece, closing = self._id[first], np.flatnonzero(first == _TEXT)
         alone = (begins == ends) & (piece >= 0)
         rest = ~alone
@@ -162,8 +163,8 @@ class _Rows:
         return self._ids[_ranges(self._ends[numbers], self.sizes(numbers))]
 
 
-def _composed(texts: Sequence[str], engine: Engine) -> list[str]:
-    """The texts; those normalised in which a character may have to do with the one before it.
+def _composed(texts: Sequence[str], engine: Engine) -> tuple[list[str], np.ndarray]:
+    """The texts, those normalised in which a character may have to do with the one before it, and their characters end to end.
 
     Of all others the normaliser can be applied to each character by itself. Raises `UnicodeEncodeError` for half a pair.
     """
@@ -172,7 +173,8 @@ def _composed(texts: Sequence[str], engine: Engine) -> list[str]:
     if engine.normalizer is not None and len(places):
         for i in np.unique(np.searchsorted(np.cumsum([*map(len, texts)]), places, "right")):
             texts[i] = engine.normalizer.normalize_str(texts[i])
-    return texts
+        codes = _codes("".join(texts))
+    return texts, codes
 
 
 def _codes(text: str) -> np.ndarray:
