@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from encoderkit.errors import DataError
 from encoderkit.text.alphabet import is_han
+from encoderkit.text.normalization import words_decoder
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.pieces import pieces_files
 from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
@@ -61,7 +62,7 @@ def wordpiece_files(
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token=names["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(True, chinese, strip_accents, lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.decoder = words_decoder("##")
     cls, sep = names["cls_token"], names["sep_token"]
     tokenizer.post_processor = processors.BertProcessing((sep, ids[sep]), (cls, ids[cls]))
     return _files(tokenizer, names)

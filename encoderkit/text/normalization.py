@@ -1,7 +1,8 @@
-"""What happens to a text before it is cut into pieces, the same for training and use."""
+"""What happens to a text before it is cut into pieces, the same for training and use, and how words become a text again."""
 
-from tokenizers import Regex, normalizers
+from tokenizers import Regex, decoders, normalizers
 
+from encoderkit.text.alphabet import HAN_CLASS
 from encoderkit.text.config import TokenizerConfig
 
 SPACE = "▁"
@@ -35,3 +36,14 @@ def normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
     if config.kind != "unigram":
         return characters
     return normalizers.Sequence([characters, normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
+
+
+def words_decoder(prefix: str) -> decoders.Sequence:
+    """Words, and pieces that begin with `prefix` inside of them, to text: a space between two, but not between Chinese ones.
+
+    Which spaces a text had is not in its words. Chinese characters and their punctuation stand together, so that what a
+    model writes reads as Chinese; transformers' own decoder of BERT puts a space between any two characters.
+    """
+    wide = f"[{HAN_CLASS[1:-1]}\u3000-\u303f\uff00-\uff0f\uff1a-\uff20]"
+    together = decoders.Replace(Regex(f"(?<={wide}) (?={wide})"), "")
+    return decoders.Sequence([decoders.WordPiece(prefix), decoders.Fuse(), together])

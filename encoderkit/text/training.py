@@ -12,7 +12,7 @@ from encoderkit.text.alphabet import HAN_CLASS, count_characters, is_han, normal
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.text.counting import LONGEST_WORD, count_by_gigatoken, count_byte_words, count_words
 from encoderkit.text.merging import Laid, learn
-from encoderkit.text.normalization import SPACE, characters_normalizer, normalizer
+from encoderkit.text.normalization import SPACE, characters_normalizer, normalizer, words_decoder
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.sampling import Kept, Sample, draw
 from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
@@ -103,7 +103,7 @@ def _wordpiece_tokenizer(vocab: dict[str, int], config: TokenizerConfig) -> Toke
     if not config.splits_chinese():
         steps.append(pre_tokenizers.FixedLength(KEPT_CHINESE))
     tokenizer.pre_tokenizer = steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
-    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.decoder = words_decoder("##")
     return tokenizer
 
 
@@ -146,6 +146,7 @@ def _word(texts: Kept, config: TokenizerConfig) -> Tokenizer:
     common = sorted((-n, word) for word, n in words.items() if n >= config.min_frequency and word not in SPECIAL)
     vocab = [*SPECIAL, *(word for _, word in common)][: config.vocab_size]
     tokenizer.model = models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token=UNK)
+    tokenizer.decoder = words_decoder("\0")  # no word is a piece of another
     return tokenizer
 
 

@@ -95,6 +95,16 @@ def test_chinese_split_never_joins_two_characters(tokenizers: dict[str, Tokenize
     assert not any(len(han.findall(tokenizer.decode([i]))) > 1 for i in range(5, tokenizer.vocab_size))
 
 
+def test_words_become_a_text_without_spaces_between_chinese_characters() -> None:
+    texts = ["我们在学校里学习，学校里有很多学生。", "we read python at school"] * 20
+    for kind in ("wordpiece", "word"):
+        tokenizer = Tokenizer(train(iter(texts), TokenizerConfig(kind=kind, vocab_size=120, nfkc=False)).files)
+        for text in [*texts[:2], "我们 read 学校 python。", "学校里有 school"]:
+            encoded = tokenizer.encode([text])
+            written = text.replace("我们 read 学校 python。", "我们 read 学校 python 。")  # Latin letters stand apart
+            assert not encoded.unknown and tokenizer.decode(encoded.ids) == written, kind
+
+
 def test_nothing_is_lost_by_bpe_and_char(tokenizers: dict[str, Tokenizer]) -> None:
     for text in [*CHINESE.split("\n"), *MIXED, "a  b\tc", " \u202e lead", "\U0001f9ff x"]:
         assert tokenizers["bpe"].decode(tokenizers["bpe"].encode([text]).ids) == text
