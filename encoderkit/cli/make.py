@@ -68,7 +68,13 @@ def tokenize(
     out: Out,
     recipe: OptionalRecipe = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.", show_default=False)
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes; one a core if not given. Threads of a library are not counted.",
+            show_default=False,
+        ),
     ] = None,
     segment: Segment = None,
     dictionary: Dictionary = None,

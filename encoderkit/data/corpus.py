@@ -1,4 +1,5 @@
-"""Files to documents, streamed: memory is bounded by a constant, and every document is used or counted as dropped."""
+"""Files to documents, streamed: memory is bounded by a constant (but for .json, which is one value, however many rows it has),
+and every document is used or counted as dropped."""
 
 import hashlib
 from collections import Counter
@@ -75,9 +76,8 @@ def read_documents(paths: Sequence[str | Path], config: CorpusConfig, account: A
         if source.format == "txt":
             decoded = texts(source, config.encoding, content)
             if style == "auto":
-                first = next(decoded)
-                style, decoded = _decide(source, first), chain([first], decoded)
-            documents = (_by_line if style == "line" else _by_blank_line)(source, decoded)
+                style, decoded = _decided(source, decoded)
+            documents = (_by_blank_line if style == "blank_line" else _by_line)(source, decoded)
         else:
             documents = _by_record(source, config, content)
         for document in documents:
@@ -116,6 +116,16 @@ def _sniffed(source: Source, content: Iterator[bytes]) -> tuple[Source, Iterator
     """Standard input has no name to tell its format."""
     first = next(content, b"")
     return source._replace(format=sniffed(first)), chain([first], content)
+
+
+def _decided(source: Source, decoded: Iterator[str]) -> tuple[Literal["auto", "line", "blank_line"], Iterator[str]]:
+    """By the first block that has text; a file without any leaves it open. And all blocks."""
+    blank: list[str] = []
+    for text in decoded:
+        if not (text == "" or text.isspace()):
+            return _decide(source, text), chain(blank, [text], decoded)
+        blank.append(text)
+    return "auto", iter(blank)
 
 
 def _decide(source: Source, text: str) -> Literal["line", "blank_line"]:

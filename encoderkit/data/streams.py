@@ -171,13 +171,17 @@ def _check_magic(source: Source, first: bytes, found: Compression) -> None:
 
 def _unpack_zst(source: Source, raw: BinaryIO) -> Iterator[bytes]:
     zstandard = import_extra("zstandard", "zst")
-    rest, unpacker = b"", zstandard.ZstdDecompressor().decompressobj()
+    rest, unpacker, held = b"", zstandard.ZstdDecompressor().decompressobj(), bytearray()
     try:
         while data := rest or raw.read(BLOCK // 16):
             if unpacker.eof:  # another frame follows
                 unpacker = zstandard.ZstdDecompressor().decompressobj()
-            yield unpacker.decompress(data)
+            held += unpacker.decompress(data)
             rest = unpacker.unused_data if unpacker.eof else b""
+            if len(held) >= BLOCK:
+                yield bytes(held)
+                held.clear()
+        yield bytes(held)
     except zstandard.ZstdError as error:
         raise DataError(f"is not valid zst data: {error}", where=source.name) from None
     if not unpacker.eof:

@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _tokenizer: Tokenizer | None = None  # of a worker process, set once when it starts
 _segmenter: Segmenter | None = None  # likewise
+_refusal: Exception | None = None  # why it could not start, told with the first job
 
 
 class Disagreement(Exception):
@@ -120,17 +121,22 @@ def _apart() -> Iterator[None]:
 
 def _start(path: Path, quick: bool, segmentation: Segmentation | None) -> None:
     """Make this process a worker: one thread, deaf to Ctrl-C, gone when its parent is gone."""
-    global _tokenizer, _segmenter
+    global _tokenizer, _segmenter, _refusal
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-    _tokenizer = open_tokenizer(path)
-    if quick:
-        _tokenizer.quicken([], parallel=False)
-    _segmenter = None if segmentation is None else Segmenter(segmentation)
+    try:
+        _tokenizer = open_tokenizer(path)
+        if quick:
+            _tokenizer.quicken([], parallel=False)
+        _segmenter = None if segmentation is None else Segmenter(segmentation)
+    except Exception as error:
+        _refusal = error
 
 
 def _encode(texts: list[str]) -> Encoded:
+    if _refusal is not None:
+        raise _refusal
     assert _tokenizer is not None
     return encode(_tokenizer, texts, _segmenter)

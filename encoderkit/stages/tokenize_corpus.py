@@ -78,7 +78,8 @@ def run(
         raise UsageError(f"should be at least 1, found {workers}", where="--workers")
     segmenter = None if segment is None else Segmenter(read_segmentation(segment))
     sources, tokenizer = find_sources(paths), open_tokenizer(tokenizer_path)
-    hashes, times = [_hash(source) for source in sources], [_time(source) for source in sources]
+    times = [_time(source) for source in sources]  # before the hashes, which take a while
+    hashes = [_hash(source) for source in sources]
     given = _Given(sources, hashes, times, config, tokenizer_path, segmenter)
     piped = any(source.path is None for source in sources)
     if not piped and (reused := _same(out, given.files, tokenizer, given.options, overwrite)):

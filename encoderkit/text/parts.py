@@ -27,8 +27,8 @@ _TEXT, _PART = 0xD800, 0xD801
 """What ends a text, and a part: nothing that a text can hold."""
 _BITS = 22
 """Of a table of pairs of characters. Pairs that fall on one place are taken to stand in a piece: parts are longer, no more."""
-_REMEMBERED = 1 << 19
-"""Parts, some hundred bytes each."""
+_REMEMBERED = 1 << 25
+"""Characters of parts, each part counted as 64 more: half a million parts at most, some hundred bytes each."""
 _CHARACTERS = 0x110000
 
 
@@ -71,7 +71,7 @@ class Parts:
         self._beside = np.zeros(1 << _BITS, bool)
         self._beside[_pairs(_codes(chr(_TEXT).join(piece for piece in pieces if len(piece) > 1)))] = True
         self._known: dict[str, int] = {}
-        self._rows = _Rows()
+        self._rows, self._held = _Rows(), 0
 
     def encode(self, texts: Sequence[str]) -> Laid:
         """The ids of the texts."""
@@ -129,10 +129,11 @@ class Parts:
         places = _ranges(np.cumsum(sizes + 1) - sizes - 1, sizes)
         spread[places] = codes[_ranges(begins, sizes)]
         parts = spread.tobytes().decode("utf-32-le", "surrogatepass").split(chr(between))[:-1]
-        if len(self._known) > _REMEMBERED:
-            self._known, self._rows = {}, _Rows()
+        if self._held > _REMEMBERED:
+            self._known, self._rows, self._held = {}, _Rows(), 0
         new = list(set(parts).difference(self._known))
         if new:
+            self._held += sum(map(len, new)) + 64 * len(new)
             rows = [[token.id for token in self._model.tokenize(part)] for part in new]
             self._known.update(zip(new, self._rows.add(rows).tolist(), strict=True))
         return np.fromiter(map(self._known.__getitem__, parts), np.int64, len(parts))

@@ -6,7 +6,6 @@ special tokens have no spelling, and symbols that the authors defined ("(", "-",
 """
 
 import json
-import re
 import struct
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -16,12 +15,13 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
 from encoderkit.errors import DataError
+from encoderkit.text.special import unspelled
 from encoderkit.text.unigram import decoder
 
 _MARKS = "[" + "".join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code))) + "]"
 """What Python calls combining, as the authors do: vowel signs of Hindi are not."""
 NORMAL, UNKNOWN, USER_DEFINED, BYTE = 1, 2, 4, 6
-"""Types of pieces; the others are never cut out of a text."""
+"""Types of pieces; of these the last, and all others, are never cut out of a text."""
 
 
 class Family(NamedTuple):
@@ -86,7 +86,9 @@ def _engine(model: "_Model", family: Family, said: Mapping[str, Any]) -> Tokeniz
     tokenizer.normalizer = normalizers.Sequence(_steps(model, family, said))
     split = [pre_tokenizers.Punctuation("isolated")] if said.get("split_by_punct") else []
     spaces = pre_tokenizers.Metaspace(prepend_scheme=model.space)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, spaces, _unspelled(model)])
+    special = [text for text, _, kind in model.pieces if kind not in (NORMAL, USER_DEFINED, BYTE)]
+    apart = unspelled(special, tokenizer.model.byte_fallback)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, spaces, apart])
     tokenizer.decoder = decoder()
     names = _names(family, said)
     tokenizer.add_special_tokens([AddedToken(names[role], lstrip=role == "mask", normalized=False) for role in names])
@@ -100,13 +102,6 @@ def _engine(model: "_Model", family: Family, said: Mapping[str, Any]) -> Tokeniz
     ids = [(name, tokenizer.token_to_id(name)) for role, name in names.items() if role in ("cls", "sep", "eos")]
     tokenizer.post_processor = processors.TemplateProcessing(laid(family.single), laid(family.pair), ids)
     return tokenizer
-
-
-def _unspelled(model: "_Model") -> Any:
-    """A cut after the first character of what looks like a special token, so that no text becomes one."""
-    special = [text for text, _, kind in model.pieces if kind not in (NORMAL, USER_DEFINED, BYTE) and len(text) > 1]
-    cut = "|".join(f"{re.escape(text[0])}(?={re.escape(text[1:])})" for text in special)
-    return pre_tokenizers.Split(Regex(cut), "merged_with_previous")
 
 
 def _steps(model: "_Model", family: Family, said: Mapping[str, Any]) -> list[Any]:

@@ -40,9 +40,13 @@ class Quick(NamedTuple):
 def quick_engine(engine: Engine, content: Mapping[str, bytes], parallel: bool) -> Quick | None:
     """The library for a tokenizer, `parallel` over all cores or on one; None if it is not installed or does not support it.
 
-    As special tokens are not looked for in text, they are not shown to it.
+    As special tokens are not looked for in text, they are not shown to it; other added ones are, and it may not know them.
+    What is remembered is right for the models of sentencepiece that are trained here; others have steps of their own.
     """
-    description = json.loads(content["tokenizer.json"]) | {"added_tokens": [], "post_processor": None}
+    description = json.loads(content["tokenizer.json"])
+    if any(not token["special"] for token in description.get("added_tokens") or []):
+        return None
+    description |= {"added_tokens": [], "post_processor": None}
     try:
         match description["model"].get("type"):
             case "WordPiece":
@@ -51,7 +55,7 @@ def quick_engine(engine: Engine, content: Mapping[str, bytes], parallel: bool) -
                 return Quick("a table of characters", Characters(description).encode, threaded=False)
             case "BPE":
                 return Quick("gigatoken", _gigatoken(engine, description, parallel))
-            case "Unigram" if "tokenizer.model" in content:
+            case "Unigram" if {"tokenizer.model", "encoderkit.json"} <= content.keys():
                 parts = Parts(content["tokenizer.model"], description)
                 return Quick("remembered parts", parts.encode, threaded=False, same=parts.same)
             case _:
@@ -61,7 +65,8 @@ def quick_engine(engine: Engine, content: Mapping[str, bytes], parallel: bool) -
 
 
 def _nanotoken(description: dict[str, Any], parallel: bool) -> Encode:
-    tokenizer = importlib.import_module("nanotoken").Tokenizer.from_json(json.dumps(description))
+    known = description | {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}  # it knows no other, and uses none
+    tokenizer = importlib.import_module("nanotoken").Tokenizer.from_json(json.dumps(known))
 
     def encode(texts: Sequence[str]) -> Laid:
         rows = tokenizer.encode_batch(list(texts), add_special_tokens=False, parallel=parallel)
@@ -108,10 +113,11 @@ def _gigatoken(engine: Engine, description: dict[str, Any], parallel: bool) -> E
 def _with_long_runs(texts: Sequence[str], data: list[bytes], most: int) -> list[int]:
     """The texts that may hold a run of letters, of digits, of spaces or of others of more than `most` bytes."""
     joined = np.frombuffer(b"\n".join(data), np.uint8)
-    space = (joined == ord(" ")) | ((joined >= 9) & (joined <= 13))
-    edges = np.concatenate([[0], np.flatnonzero(space[1:] != space[:-1]) + 1, [len(joined)]])
-    long = edges[:-1][np.diff(edges) >= most]  # with the space before it, such a run is one byte longer
     begins = np.cumsum([0, *(len(text) + 1 for text in data)])
+    kinds = ((joined == ord(" ")) | ((joined >= 9) & (joined <= 13))).astype(np.uint8)
+    kinds[begins[1:-1] - 1] = 2  # what stands between two texts ends every run
+    edges = np.concatenate([[0], np.flatnonzero(kinds[1:] != kinds[:-1]) + 1, [len(joined)]])
+    long = edges[:-1][np.diff(edges) >= most]  # with the space before it, such a run is one byte longer
     found: list[int] = np.unique(np.searchsorted(begins, long, "right") - 1).tolist()
     few = most // 4  # a character has four bytes at most
     alike = re.compile(f"[^\\W_]{{{few}}}|[\\W_]{{{few}}}")

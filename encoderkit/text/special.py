@@ -1,6 +1,11 @@
 """The special tokens: the same five, with the same ids, in every tokenizer that is trained here."""
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import PreTokenizer, Split
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -13,3 +18,10 @@ class SpecialIds(NamedTuple):
     cls: int = 2
     sep: int = 3
     mask: int = 4
+
+
+def unspelled(names: Iterable[str], byte_pieces: bool = False) -> PreTokenizer:
+    """A cut after the first character of what is written as one of `names`, or as a byte (<0x41>): no text becomes one."""
+    cuts = [f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names if len(name) > 1]
+    cuts += ["<(?=0x[0-9A-F]{2}>)"] if byte_pieces else []
+    return Split(Regex("|".join(cuts) or "(?!)"), "merged_with_previous")

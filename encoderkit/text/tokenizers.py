@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 from tokenizers import Tokenizer as Engine
+from tokenizers import models, pre_tokenizers
 
 from encoderkit import files
 from encoderkit.errors import DataError
@@ -17,7 +18,7 @@ from encoderkit.text.opened import OpenWords
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.quick import Quick, quick_engine
 from encoderkit.text.segment import Segmenter, token_starts
-from encoderkit.text.special import SpecialIds
+from encoderkit.text.special import SpecialIds, unspelled
 from encoderkit.text.template import template_of
 from encoderkit.text.words import as_word, spelling, word_starts, word_tables
 
@@ -93,6 +94,8 @@ class Tokenizer:
         self._engine.no_truncation()
         self._engine.no_padding()
         self._engine.encode_special_tokens = True
+        if "encoderkit.json" not in content:
+            _keep_apart(self._engine)
         resize = getattr(self._engine.model, "_resize_cache", None)  # bpe and unigram have one
         if resize is not None:
             resize(CACHE)
@@ -136,7 +139,7 @@ class Tokenizer:
             starts, straddling = token_starts(segmenter.words(texts), spans.characters, spans.offsets)
             return Encoded(spans.ids, starts, spans.offsets, int(np.count_nonzero(spans.ids == self.unk)), straddling)
         with self._explained(texts):
-            ids, offsets = self._quick.encode(texts) if self._quick else self._laid(texts)
+            ids, offsets = self._quickly(texts) or self._laid(texts)
         ids = ids.astype(self.dtype, copy=False)
         starts = word_starts(ids, offsets, self._tables) if len(ids) else np.zeros(0, bool)
         if self._opened is not None:
@@ -201,12 +204,20 @@ class Tokenizer:
         """Whether the faster library gives the same ids for `texts`, or as likely ones; True where there is none."""
         if self._quick is None:
             return True
+        found = self._quickly(texts)
+        return found is not None and self._quick.same(found, self._laid(texts))
+
+    def _quickly(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """As `_laid`, by the faster library; None where there is none, or it cannot encode these texts."""
+        if self._quick is None:
+            return None
         try:
             with panics_explained("encoding text", self._where):
-                found = self._quick.encode(texts)
+                return self._quick.encode(texts)
+        except MemoryError:
+            raise
         except Exception:  # whatever a young library raises; the other one then says what is wrong with the text
-            return False
-        return self._quick.same(found, self._laid(texts))
+            return None
 
     def _laid(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of `texts` end to end and where each begins, by the library that tokenizers are defined by."""
@@ -255,6 +266,14 @@ class Tokenizer:
                 raise DataError(f"text {i} is {type(text).__name__}, not a text", where=self._where) from None
             if any("\ud800" <= c <= "\udfff" for c in text):
                 raise DataError(f"text {i} holds half a surrogate pair, which is no character", where=self._where) from None
+
+
+def _keep_apart(engine: Engine) -> None:
+    """Let no text become a special token by the way of the vocabulary, which in published models of unigram has them too."""
+    if isinstance(engine.model, models.Unigram | models.WordLevel):
+        names = [token.content for token in engine.get_added_tokens_decoder().values() if token.special]
+        steps = [engine.pre_tokenizer] if engine.pre_tokenizer else []
+        engine.pre_tokenizer = pre_tokenizers.Sequence([*steps, unspelled(names)])
 
 
 def _ends(sizes: Sequence[int]) -> np.ndarray:

