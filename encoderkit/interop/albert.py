@@ -105,7 +105,7 @@ def _read(described: Mapping[str, Any]) -> AlbertConfig:
         embedding_dim=described.get("embedding_size", 128),
         groups=described.get("num_hidden_groups", 1),
         group_blocks=described.get("inner_group_num", 1),
-        activation=activation(described, "hidden_act"),
+        activation=activation(described, "hidden_act", "gelu_new"),
         dropout=described.get("hidden_dropout_prob", 0.0),
         attention_dropout=described.get("attention_probs_dropout_prob", 0.0),
         max_length=described.get("max_position_embeddings", 512),

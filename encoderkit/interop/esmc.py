@@ -15,6 +15,7 @@ from encoderkit.interop.layout import (
     SpecialIds,
     activation,
     block,
+    demand_plain_rope,
     linear,
     plain,
     sizes,
@@ -77,13 +78,15 @@ def _settings(config: EsmcConfig, head: Head, ids: SpecialIds) -> dict[str, Any]
 
 def _read(described: Mapping[str, Any]) -> EsmcConfig:
     rotary = described.get("rope_parameters") or {}
+    for rope in (described, rotary):
+        demand_plain_rope(rope)
     return EsmcConfig(
         dim=described["hidden_size"],
         layers=described["num_hidden_layers"],
         heads=described["num_attention_heads"],
         hidden=described["intermediate_size"],
         max_length=described.get("max_position_embeddings", 2048),
-        activation=activation(described, "hidden_act"),
+        activation=activation(described, "hidden_act", "silu"),
         attention_dropout=described.get("attention_dropout", 0.0),
         rotary_base=rotary.get("rope_theta", 10000.0),
     )

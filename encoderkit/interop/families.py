@@ -78,11 +78,16 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
         return Recognised(config, Head(kind), layout)
     names = described.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}
     labels = tuple(str(names[i]) for i in sorted(names, key=int))
-    several = described.get("problem_type") == "multi_label_classification"
+    problem = described.get("problem_type") or ("regression" if len(labels) == 1 else None)  # as transformers has it
+    several, numbers = problem == "multi_label_classification", problem == "regression"
+    labels = ("score",) if numbers and len(labels) == 1 else labels
     summary = {"first": "cls", "last": "last"}.get(described.get("summary_type", ""), layout.pooling)  # XLNet's
     pooling = described.get("classifier_pooling", summary)
-    dropout = described.get("classifier_dropout") or described.get("summary_last_dropout") or config.dropout
-    return Recognised(config, Head("classify", labels, several, pooling, dropout), layout)
+    rates = (
+        described.get(key) for key in ("classifier_dropout", "classifier_dropout_prob", "cls_dropout", "summary_last_dropout")
+    )
+    dropout = next((rate for rate in rates if rate is not None), config.dropout)
+    return Recognised(config, Head("classify", labels, several, pooling, dropout, numbers), layout)
 
 
 def rules(config: AnyConfig, head: HeadKind, pad: int, own: bool = False) -> list[Rule]:

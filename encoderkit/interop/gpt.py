@@ -79,7 +79,7 @@ def _read(described: Mapping[str, Any]) -> GptConfig:
         heads=described["n_head"],
         hidden=described.get("n_inner"),
         max_length=described.get("n_positions", 1024),
-        activation=activation(described, "activation_function"),
+        activation=activation(described, "activation_function", "gelu_new"),
         dropout=described.get("resid_pdrop", 0.1),
         attention_dropout=described.get("attn_pdrop", 0.1),
         norm_eps=described.get("layer_norm_epsilon", 1e-5),

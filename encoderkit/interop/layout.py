@@ -157,9 +157,9 @@ def sizes(config: TransformerConfig, head: Head) -> dict[str, Any]:
 _SYNONYMS: dict[str, Activation] = {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_python": "gelu", "swish": "silu"}
 
 
-def activation(described: Mapping[str, Any], key: str) -> Activation:
-    """Our name of the nonlinearity that a config.json names under `key`."""
-    found = str(described.get(key, "gelu"))
+def activation(described: Mapping[str, Any], key: str, default: str = "gelu") -> Activation:
+    """Our name of the nonlinearity that a config.json names under `key`; `default` is what transformers takes without it."""
+    found = str(described.get(key, default))
     names: dict[str, Activation] = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
     names |= _SYNONYMS
     if found not in names:
@@ -171,3 +171,9 @@ def demand(described: Mapping[str, Any], key: str, *legal: object) -> None:
     """Raise `DataError` unless the setting `key` of a config.json is missing or one of `legal`."""
     if key in described and described[key] not in legal:
         raise DataError(f"{key} is {shown(str(described[key]))}, for which there is no place here; legal: {legal}")
+
+
+def demand_plain_rope(described: Mapping[str, Any]) -> None:
+    """Raise `DataError` where angles of rotary positions are stretched for longer texts."""
+    demand(described, "rope_scaling", None)
+    demand(described, "rope_type", "default", None)

@@ -15,6 +15,7 @@ from encoderkit.interop.layout import (
     activation,
     block,
     demand,
+    demand_plain_rope,
     plain,
     sizes,
     unshared,
@@ -108,6 +109,8 @@ def _read(described: Mapping[str, Any]) -> ModernBertConfig:
             raise DataError("layer_types are in no regular order; here every n-th layer is global, the first included")
     ropes = described.get("rope_parameters") or {}
     full, local = (ropes.get(f"{kind}_attention") or {} for kind in ("full", "sliding"))
+    for rope in (described, full, local):
+        demand_plain_rope(rope)
     return ModernBertConfig(
         dim=described["hidden_size"],
         layers=layers,

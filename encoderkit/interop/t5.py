@@ -156,6 +156,7 @@ def _read_encoder(described: Mapping[str, Any]) -> T5Config:
         buckets=described.get("relative_attention_num_buckets", 32),
         bucket_distance=described.get("relative_attention_max_distance", 128),
         dropout=described.get("dropout_rate", 0.1),
+        attention_dropout=described.get("dropout_rate", 0.1),
         norm_eps=described.get("layer_norm_epsilon", 1e-6),
         mlp="gated" if gated else "plain",
         activation=activation({"feed_forward_proj": named}, "feed_forward_proj"),

@@ -192,14 +192,14 @@ class DecoderConfig(Config):
         t5 = isinstance(encoder, T5Config) if self.kind == "auto" else self.kind == "t5"
         model = encoder if isinstance(encoder, TransformerConfig) else None
         dim = self.dim or encoder.dim
-        heads = self.heads or (model.heads if model else max(1, round(dim / 64)))
+        heads = self.heads or getattr(encoder, "heads", max(1, round(dim / 64)))
         like = model is not None and self.dim is None and self.heads is None
         settings = {
             "dim": dim,
             "layers": self.layers or (1 if isinstance(encoder, StaticConfig) else encoder.layers),
             "heads": heads,
             "head_dim": self.head_dim or (model.head_dim if model and like else None) or (None if model else -(-dim // heads)),
-            "hidden": self.hidden or (model.hidden if model and self.dim is None else None),
+            "hidden": self.hidden or (getattr(encoder, "hidden", None) if self.dim is None else None),
             "position": self.position,
             "dropout": encoder.dropout if self.dropout is None else self.dropout,
         }

@@ -61,7 +61,8 @@ def _ids(tokenizer: Tokenizer, words: Sequence[str]) -> list[tuple[int, ...]]:
 @torch.no_grad()
 def table_rows(learner: Learner, ids: np.ndarray) -> np.ndarray:
     """(N,) ids to their embeddings (N, D) float32: of static vectors the whole of them, n-grams and contexts included."""
-    encoder, places = learner.encoder, torch.from_numpy(ids)
+    encoder = learner.encoder
+    places = torch.from_numpy(ids).to(encoder.tokens.weight.device)
     if not len(ids):
         return np.zeros((0, encoder.tokens.embedding_dim), np.float32)
     rows = encoder.vectors(places) if isinstance(encoder, Static) else encoder.tokens.weight[places]

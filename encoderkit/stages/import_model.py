@@ -26,7 +26,7 @@ from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.stages.import_vectors import import_vectors
-from encoderkit.tasks.config import ClassifyConfig, SpanConfig
+from encoderkit.tasks.config import ClassifyConfig, RegressConfig, SpanConfig
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights
@@ -252,6 +252,9 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor],
         part = {"objective": MaskedConfig(pairs=relation, head=table).model_dump(mode="json")}
     elif head.kind == "replaced":
         part = {"objective": ReplacedConfig(generator=None).model_dump(mode="json")}
+    elif head.kind == "classify" and head.numbers:
+        names = "score" if len(head.labels) == 1 else list(head.labels)
+        part = {"task": RegressConfig(label=names, pooling=head.pooling, dropout=head.dropout).model_dump(mode="json")}
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}
@@ -268,7 +271,7 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor],
         "encoder": encoder.model_dump(mode="json"),
         **part,
         "vocabulary": {**vocabulary._asdict(), "size": size},
-        "length": min(longest(encoder) or 512, 512),
+        "length": longest(encoder) or 512,
     }
 
 

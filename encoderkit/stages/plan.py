@@ -12,7 +12,7 @@ from encoderkit.config import Config
 from encoderkit.console import duration, say, table
 from encoderkit.errors import UsageError
 from encoderkit.learner import Learner
-from encoderkit.models.config import StaticConfig
+from encoderkit.models.config import AlbertConfig, StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
@@ -23,6 +23,7 @@ from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
 from encoderkit.training.optim import Muon, build_optimizers, depth, freeze
 from encoderkit.training.plan import FORWARD, Trial, draft, settle
+from encoderkit.training.rowwise import Adagrad, Sgd
 
 SIZES = ((2, 128), (4, 256), (6, 384), (8, 512), (12, 768))
 """Layers and width of the models that are compared for a budget: those of Turc et al. 2019, and one between."""
@@ -107,12 +108,12 @@ def _parameters(learner: nn.Module) -> dict[str, int]:
 
 
 def _bytes(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> int:
-    """Of a checkpoint: weights, and the averages of the optimizer, one of them for Muon and two for AdamW."""
+    """Of a checkpoint: weights, and what the optimizer remembers of each of them."""
     size = sum(t.numel() * t.element_size() for t in learner.state_dict().values())
     if average := recipe.training.average:  # of the weights: saved as the model, beside them and what it is made of
         size *= 2 + getattr(average, "count", 1)
     for optimizer in build_optimizers(learner, recipe.optimizer, DTYPES["fp32"]):
-        moments = 1 if isinstance(optimizer, Muon) else 2
+        moments = 0 if isinstance(optimizer, Sgd) else 1 if isinstance(optimizer, Muon | Adagrad) else 2
         size += moments * sum(4 * p.numel() for group in optimizer.param_groups for p in group["params"])
     return size
 
@@ -160,6 +161,8 @@ def _resized(recipe: PretrainRecipe, layers: int, dim: int) -> Any:
     assert recipe.model is not None
     values = recipe.model.model_dump()
     values |= {"layers": layers, "dim": dim}
+    if values.get("embedding_dim") == dim and not isinstance(recipe.model, AlbertConfig):  # which has no place for equal ones
+        values["embedding_dim"] = None
     if "heads" in values:
         values["heads"] = dim // 64
     if values.get("groups"):

@@ -13,7 +13,7 @@ from encoderkit.data.blocks import Rows
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError
 from encoderkit.inference import check_vocabulary, open_rows, read_config, spell, vocabulary_of
-from encoderkit.learner import Coupled, Learner, Measured, Surveying
+from encoderkit.learner import Coupled, Learner, Measured, Surveying, Vocabulary
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.preflight import encoder_of, find_step
 from encoderkit.recipe import PretrainRecipe
@@ -50,12 +50,14 @@ def prepare(recipe: PretrainRecipe) -> Material:
     """The learner, with fresh or pretrained weights, and its data."""
     step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
     tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
+    vocabulary = vocabulary_of(tokenizer)
     if step is not None:
         check_vocabulary(tokenizer, read_config(step), step)
+        vocabulary = Vocabulary(**read_config(step)["vocabulary"])  # it may have more rows than the tokenizer has pieces
     store = _open(recipe.data.train, tokenizer)
     torch.manual_seed(recipe.seed)
     encoder = recipe.model if step is None else encoder_of(step, recipe.dropout)
-    learner: Learner = OBJECTIVES[type(recipe.objective)](recipe.objective, encoder, vocabulary_of(tokenizer), recipe.data.length)
+    learner: Learner = OBJECTIVES[type(recipe.objective)](recipe.objective, encoder, vocabulary, recipe.data.length)
     spell(learner, tokenizer)
     if recipe.embeddings is not None:
         begin_with(learner, tokenizer, recipe.embeddings)
@@ -79,11 +81,16 @@ def go_on_from(learner: Learner, step: Path) -> None:
     """The weights of a model directory: the encoder's, and those of each other part that is the same in both.
 
     So masked language modelling goes on with its head, and a contrastive objective after it begins with a fresh projection.
+    Rows of the word embeddings that one of them alone has, such as those of sentinels, are left out, or begin afresh.
     """
     files.verify(step)
     assert isinstance(learner, nn.Module)
     path, kept, fresh, state = step / "model.safetensors", [], [], learner.state_dict()
     tensors = read_tensors(path)
+    for name in tensors.keys() & state.keys() & {"encoder.tokens.weight"}:
+        own, given = state[name], tensors[name]
+        if own.shape[1:] == given.shape[1:]:
+            tensors[name] = torch.cat([given[: len(own)], own[len(given) :]])
     for name in dict.fromkeys(full.split(".")[0] for full in state):
         own, given = ({n: t for n, t in of.items() if n.split(".")[0] == name} for of in (state, tensors))
         fits = {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in given.items()}

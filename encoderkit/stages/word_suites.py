@@ -54,7 +54,9 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def wordsim(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> Answered:
     """Spearman's correlation over the pairs of a file of which both words have vectors; of several files their mean too."""
-    parts = {path.stem: _similarity(engine.model, path) for path in _files(data, masking)}
+    paths = _files(data, masking)
+    alike = len({path.stem for path in paths}) < len(paths)
+    parts = {str(path) if alike else path.stem: _similarity(engine.model, path) for path in paths}
     found = {name: figures for name, (figures, _, _) in parts.items()}
     mean = float(np.mean([part["spearman"] for part in found.values()]))
     pairs, covered = (sum(part[name] for part in found.values()) for name in ("pairs", "covered"))

@@ -82,12 +82,13 @@ def _names(family: Family, said: Mapping[str, Any]) -> dict[str, str]:
 def _engine(model: "_Model", family: Family, said: Mapping[str, Any]) -> Tokenizer:
     pieces = [(text, score) for text, score, _ in model.pieces]
     unknown = next(i for i, piece in enumerate(model.pieces) if piece[2] == UNKNOWN)
-    tokenizer = Tokenizer(Unigram(pieces, unk_id=unknown, byte_fallback=any(piece[2] == BYTE for piece in model.pieces)))
+    in_bytes = any(kind == BYTE for _, _, kind in model.pieces)
+    tokenizer = Tokenizer(Unigram(pieces, unk_id=unknown, byte_fallback=in_bytes))
     tokenizer.normalizer = normalizers.Sequence(_steps(model, family, said))
     split = [pre_tokenizers.Punctuation("isolated")] if said.get("split_by_punct") else []
     spaces = pre_tokenizers.Metaspace(prepend_scheme=model.space)
     special = [text for text, _, kind in model.pieces if kind not in (NORMAL, USER_DEFINED, BYTE)]
-    apart = unspelled(special, tokenizer.model.byte_fallback)
+    apart = unspelled(special, in_bytes)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, spaces, apart])
     tokenizer.decoder = decoder()
     names = _names(family, said)

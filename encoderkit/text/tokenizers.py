@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 from tokenizers import Tokenizer as Engine
-from tokenizers import models, pre_tokenizers
 
 from encoderkit import files
 from encoderkit.errors import DataError
@@ -83,19 +82,19 @@ class Tokenizer:
     """
 
     def __init__(self, content: Mapping[str, bytes], where: str | Path = "tokenizer") -> None:
-        self._content, self._where = dict(content), where
-        self._quick: Quick | None = None
-        self._opened: OpenWords | None = None
         description = _json(content, "tokenizer.json", where)
         if not isinstance(description.get("model"), dict):
             raise DataError("tokenizer.json has no model; is it a file of the tokenizers library?", where=where)
         with panics_explained("reading tokenizer.json", where):
             self._engine = Engine.from_str(content["tokenizer.json"].decode())
+        if "encoderkit.json" not in content and (changed := _kept_apart(description)):
+            self._engine, content = Engine.from_str(changed), {**content, "tokenizer.json": changed.encode()}
+        self._content, self._where = dict(content), where
+        self._quick: Quick | None = None
+        self._opened: OpenWords | None = None
         self._engine.no_truncation()
         self._engine.no_padding()
         self._engine.encode_special_tokens = True
-        if "encoderkit.json" not in content:
-            _keep_apart(self._engine)
         resize = getattr(self._engine.model, "_resize_cache", None)  # bpe and unigram have one
         if resize is not None:
             resize(CACHE)
@@ -268,12 +267,20 @@ class Tokenizer:
                 raise DataError(f"text {i} holds half a surrogate pair, which is no character", where=self._where) from None
 
 
-def _keep_apart(engine: Engine) -> None:
-    """Let no text become a special token by the way of the vocabulary, which in published models of unigram has them too."""
-    if isinstance(engine.model, models.Unigram | models.WordLevel):
-        names = [token.content for token in engine.get_added_tokens_decoder().values() if token.special]
-        steps = [engine.pre_tokenizer] if engine.pre_tokenizer else []
-        engine.pre_tokenizer = pre_tokenizers.Sequence([*steps, unspelled(names)])
+def _kept_apart(description: dict[str, Any]) -> str | None:
+    """A tokenizer.json in which no text becomes a special token by the way of the vocabulary, or None if that is so in this one.
+
+    Published models of unigram have the special tokens in it, with scores better than those of any spelling.
+    """
+    if description["model"].get("type") not in ("Unigram", "WordLevel"):
+        return None
+    before = description.get("pre_tokenizer") or {"type": "Sequence", "pretokenizers": []}
+    steps = before["pretokenizers"] if before["type"] == "Sequence" else [before]
+    if any(step.get("behavior") == "MergedWithPrevious" for step in steps):
+        return None  # as those have that are made here of a model of sentencepiece
+    names = [token["content"] for token in description.get("added_tokens") or [] if token["special"]]
+    cut = json.loads(unspelled(names).__getstate__())
+    return json.dumps({**description, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*steps, cut]}}, ensure_ascii=False)
 
 
 def _ends(sizes: Sequence[int]) -> np.ndarray:

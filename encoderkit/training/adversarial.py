@@ -5,6 +5,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor, nn
 
+from encoderkit.errors import UsageError
 from encoderkit.learner import Learner
 from encoderkit.models.inputs import Inputs
 from encoderkit.training.sharding import whole
@@ -37,6 +38,9 @@ def passes(learner: Learner, inputs: Inputs, strength: float) -> Generator[bool]
         yield False
     finally:
         hook.remove()
+    if not seen:  # of vectors with n-grams, which are sums over more tables
+        message = "the vectors of this encoder are not those of its word embeddings alone, which are what it moves"
+        raise UsageError(message, where="training.adversarial", fix="--set training.adversarial=null")
     length = strength * float(whole(table.weight.detach()).std())
     moves = iter([_move(one.grad, inputs.documents, length) for one in seen])
 

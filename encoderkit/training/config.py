@@ -39,7 +39,7 @@ class AdamWConfig(_AdamConfig):
 
 
 class MuonConfig(_AdamConfig):
-    """Muon (Jordan et al. 2024) for the matrices inside the encoder's layers, AdamW for everything else."""
+    """Muon (Jordan et al. 2024) for the matrices inside layers (of encoder, decoder, generator), AdamW for everything else."""
 
     kind: Literal["muon"] = "muon"
     adamw_lr: PositiveFloat

@@ -47,7 +47,7 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Li
     if wanted != "auto":
         return wanted
     if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if _product_seconds(torch.bfloat16) < 0.7 * _product_seconds(torch.float32) else "fp32"
 
 

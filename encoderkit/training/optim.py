@@ -25,7 +25,7 @@ def depth(name: str, layers: int) -> int:
     """How deep a parameter lies: 0 for embeddings, i + 1 for block i, layers + 1 for all above."""
     if match := re.match(r"encoder\.layers\.(\d+)\.", name):
         return int(match[1]) + 1
-    embeddings = "tokens|ngrams|contexts|positions|segments|distance_bias|embedding_norm|projection|unknown"
+    embeddings = "tokens|ngrams|contexts|positions|segments|distance_bias|embedding_norm|embedding_projection|projection|unknown"
     return 0 if re.match(rf"encoder\.({embeddings}|distances|distance_norm)\b", name) else layers + 1
 
 

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -114,6 +115,21 @@ def test_auto_is_decided_once_and_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert found == ["a\nb", "c", "d\ne"] and "separated by blank lines" in capsys.readouterr().err
     assert [d.text for d in read_documents([second, first], CorpusConfig(), Account())] == ["d", "e", "a", "b", "c"]
     assert "one document a line" in capsys.readouterr().err
+
+
+def test_auto_is_not_decided_by_what_holds_no_text(tmp_path: Path) -> None:
+    empty, blank, text = (
+        write(tmp_path, "a.txt", ""),
+        write(tmp_path, "b.txt", "\n" * 2_000_000),
+        write(tmp_path, "c.txt", "a\nb\n\nc\n"),
+    )
+    found = [d.text for d in read_documents([empty, blank, text], CorpusConfig(min_chars=1), Account())]
+    assert found == ["a\nb", "c"]
+    noise = "\n".join(
+        random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=200_000)
+    )  # the first of its bytes give no text yet
+    packed = write(tmp_path, "d.txt.zst", zstandard.ZstdCompressor().compress(f"{noise}\n\nsecond".encode()))
+    assert len(read(packed, CorpusConfig())) == 2
 
 
 def test_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

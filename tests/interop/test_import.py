@@ -13,6 +13,7 @@ from torch import nn
 
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import EncoderAlone, open_model
+from encoderkit.interop.families import recognise
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.causal import Causal
 from encoderkit.objectives.masked import Masked
@@ -21,6 +22,7 @@ from encoderkit.stages.embed import embed
 from encoderkit.stages.generate import Sampling, generate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks.classify import Classify
+from encoderkit.tasks.regress import Regress
 from encoderkit.text.tokenizers import open_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -140,6 +142,22 @@ def test_a_classifier_comes_in_and_goes_out_again(family: str, tmp_path: Path) -
         assert name == again
         unused = 1 if name == "roberta.embeddings.position_embeddings.weight" else 0  # positions start after padding's id
         assert torch.equal(ours[unused:], other[unused:]), name
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("family", ["Bert", "ModernBert"])
+def test_what_gives_numbers_is_no_classifier(family: str, count: int, tmp_path: Path) -> None:
+    """One output without a `problem_type` is a number in transformers: rerankers are published so."""
+    said = {} if count == 1 else {"problem_type": "regression"}
+    theirs = published(tmp_path / "hf", family, "ForSequenceClassification", **MODELS[family], num_labels=count, **said)
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    model = open_model(tmp_path / "ours")
+    assert isinstance(model.learner, Regress) and model.labels == (["score"] if count == 1 else ["LABEL_0", "LABEL_1"])
+    inputs, arguments = batch()
+    with torch.no_grad():
+        assert (model.learner.logits(inputs) - theirs(**arguments).logits).abs().max() < 1e-5
+    assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-5
+    assert predict(tmp_path / "ours", None, [["the film"]])
 
 
 @pytest.mark.parametrize("named", ["ForPreTraining", "ForMaskedLM"])
@@ -361,6 +379,28 @@ def test_uer(old: bool, tmp_path: Path) -> None:
     learner: Any = open_model(tmp_path / "ours").learner
     logits = learner.head(learner.encoder(inputs), learner.encoder.tokens.weight)
     assert (logits - theirs(**arguments).logits)[inputs.mask].abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Albert", "Bert", "Esmc", "ModernBert", "T5", "XLNet"])
+def test_what_a_config_does_not_say_is_what_transformers_takes(family: str) -> None:
+    """Not its sizes, which every config.json has."""
+    theirs: Any = getattr(transformers, f"{family}Config")()
+    whole = theirs.to_dict() | {"architectures": None}
+    named = ("hidden_act", "activation_function", "hidden_activation", "ff_activation", "feed_forward_proj", "norm_eps")
+    named += ("layer_norm_eps", "layer_norm_epsilon", "rope_parameters", "hidden_dropout_prob", "dropout_rate", "resid_pdrop")
+    short = {key: value for key, value in whole.items() if key not in named}
+    assert recognise(short).config == recognise(whole).config
+
+
+@pytest.mark.parametrize("change", [{"rope_type": "yarn", "factor": 4.0}, {"rope_type": "linear", "factor": 2.0}])
+def test_positions_that_are_stretched_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    published(tmp_path / "hf", "ModernBert", **MODELS["ModernBert"])
+    path = tmp_path / "hf" / "config.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["rope_parameters"]["full_attention"] |= change
+    path.write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(DataError, match="rope_type"):
+        import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,15 @@ def test_wordsim_is_gensims(keyed: KeyedVectors, static_dir: Path, tmp_path: Pat
         assert f"{expected:.4f}" in suites.describe(found)
 
 
+def test_files_of_one_name_are_told_apart(static_dir: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name / "pairs.tsv" for name in ("a", "b")]
+    for path, last in zip(paths, (1, 9), strict=True):
+        path.parent.mkdir()
+        path.write_text(f"king\tqueen\t8\nman\twoman\t7\nfilm\tday\t{last}\n", encoding="utf-8")
+    found = suites.evaluate("wordsim", static_dir, paths)
+    assert found["rows"] == 6 and list(found["sections"]) == list(map(str, paths))
+
+
 def test_analogy_is_gensims(keyed: KeyedVectors, static_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "questions.txt"
     path.write_text(

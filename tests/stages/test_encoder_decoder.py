@@ -16,7 +16,7 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import embed, export, import_model
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune
-from encoderkit.stages.pretrain import pretrain
+from encoderkit.stages.pretrain import prepare, pretrain
 from encoderkit.training.checkpoint import read_tensors
 from tests.training.runs import TRAINING
 
@@ -70,6 +70,22 @@ def test_a_task_begins_with_its_encoder(run_dir: Path, labelled: dict[str, Path]
     for name, tensor in after.items():
         if name.startswith("encoder."):
             torch.testing.assert_close(tensor, before[name][: len(tensor)], atol=1e-6, rtol=0)
+
+
+def test_it_goes_on_with_any_objective_and_from_any(run_dir: Path, tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+    """The rows of the sentinels stay behind where no objective has them, and begin afresh where one has."""
+    base = recipe(tokenizer_dir, store_dir, "t5").model_dump(exclude={"tokenizer", "model"})
+    before = read_tensors(run_dir / "step-0000006" / "model.safetensors")
+    masked = base | {"checkpoint": str(run_dir), "objective": {"kind": "masked"}}
+    learner: Any = prepare(validate(PretrainRecipe, masked, "recipe")).learner
+    size = learner.vocabulary.size
+    assert torch.equal(learner.encoder.tokens.weight, before["encoder.tokens.weight"][:size])
+    pretrain(validate(PretrainRecipe, masked, "recipe"), tmp_path / "masked")
+    spans = base | {"checkpoint": str(tmp_path / "masked")}
+    again: Any = prepare(validate(PretrainRecipe, spans, "recipe")).learner
+    known = read_tensors(tmp_path / "masked" / "step-0000006" / "model.safetensors")["encoder.tokens.weight"]
+    assert len(known) == size and torch.equal(again.encoder.tokens.weight[:size], known)
+    assert len(again.encoder.tokens.weight) == size + 20 and again.encoder.tokens.weight[size:].abs().min() > 0
 
 
 def test_micro_batches_change_nothing(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:

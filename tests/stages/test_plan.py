@@ -55,6 +55,20 @@ def test_sizes_are_compared_for_a_budget(tokenizer_dir: Path, store_dir: Path, m
     assert f"encoderkit pretrain 'my r.yaml' --set seed=3 {size} --set training.budget=3000s --set training.updates=null" in text
 
 
+def test_a_width_of_embeddings_that_is_the_layers_own_is_left_out(tokenizer_dir: Path, store_dir: Path) -> None:
+    """ELECTRA's sizes have no place for it."""
+    model = {"kind": "electra", "dim": 256, "layers": 1, "heads": 4, "embedding_dim": 128}
+    value = run(pretraining(tokenizer_dir, store_dir, model=model), 1)
+    assert [size["dim"] for size in value["sizes"]] == [128]
+
+
+def test_word_vectors_take_what_their_optimizer_remembers(tokenizer_dir: Path, store_dir: Path) -> None:
+    model, sgd = {"kind": "static", "dim": 8}, {"kind": "sgd", "lr": 0.05}
+    found = run(pretraining(tokenizer_dir, store_dir, model=model, objective={"kind": "skipgram"}, optimizer=sgd), None)
+    size = found["parameters"]["total"]
+    assert found["disk_bytes"] / 3 < 8 * size  # the tables, and the counts of words; nothing besides
+
+
 def test_other_recipes_have_no_plan() -> None:
     with pytest.raises(UsageError, match="plan is for recipes of pretrain and finetune"):
         run(CorpusConfig(), None)

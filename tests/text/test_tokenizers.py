@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
+from tokenizers import models, pre_tokenizers
 
 from encoderkit import files
 from encoderkit.errors import DataError
@@ -91,6 +92,25 @@ def test_text_never_becomes_a_special_token(tokenizers: dict[str, Tokenizer]) ->
     for name, tokenizer in tokenizers.items():
         ids = tokenizer.encode(["[CLS] a [MASK][PAD] [SEP]"]).ids
         assert not set(ids.tolist()) & {0, 2, 3, 4}, name
+
+
+def test_nor_does_it_where_they_are_pieces_like_others(tmp_path: Path) -> None:
+    """Published models of unigram have them in their vocabularies, with scores better than those of any word."""
+    names = ["<pad>", "</s>", "<unk>", "<s>", "<mask>"]
+    pieces = [*((name, 0.0) for name in names), *((piece, -2.0) for piece in "▁</>spadmknub")]
+    engine = Engine(models.Unigram(pieces, unk_id=2))
+    engine.pre_tokenizer = pre_tokenizers.Metaspace()
+    engine.add_special_tokens(names)
+    engine.save(str(tmp_path / "tokenizer.json"))
+    ids = open_tokenizer(tmp_path).encode(["a </s> b<mask><pad>"]).ids
+    assert ids.min() >= len(names)
+    assert "".join(pieces[i][0] for i in ids) == "▁a▁</s>▁b<mask><pad>"
+
+
+def test_a_piece_of_a_byte_is_not_written_in_letters(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["unigram-bytes"]
+    for text in ("a <0x41> <0x42><0x43>", "\U0001f9ff <0x09>"):
+        assert tokenizer.decode(tokenizer.encode([text]).ids) == text
 
 
 @pytest.mark.parametrize("name", CONFIGS)

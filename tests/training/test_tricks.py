@@ -169,6 +169,14 @@ def test_adversarial_training_needs_no_trained_embeddings() -> None:
     assert pairs and all(not torch.allclose(a, b) for a, b in pairs if a.any())
 
 
+def test_what_adversarial_training_cannot_move_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of static vectors with n-grams: nothing asks the module of the word embeddings."""
+    learner: Any = classify("bert")
+    monkeypatch.setattr(learner.encoder, "forward", lambda inputs: learner.encoder.tokens.weight[inputs.ids])
+    with pytest.raises(UsageError, match="not those of its word embeddings alone"):
+        list(updates(learner, [Recorder(learner)], examples(4), plan(1, 4, adversarial=1.0)))
+
+
 @pytest.mark.parametrize("kind", ["bert", "lstm", "albert"])
 def test_layers_are_unfrozen_from_the_top(kind: str) -> None:
     """The head alone, after two updates the last layer too, after four the first, after six the embeddings; nothing else."""
