@@ -349,8 +349,8 @@ def check_blank(text: str, place: str | None = None) -> None:
         raise kind(f"a pretrained model fills {BLANK}, and this text has none", where=place or shown(text), fix=fix)
 
 
-def with_blanks(engine: Engine, texts: Sequence[Sequence[str]]) -> list[Tokens]:
-    """Texts that `check_blank` lets pass as tokens, with the mask token where they have a `BLANK`."""
+def with_blanks(engine: Engine, texts: Sequence[Sequence[str]], place: str | None = None) -> list[Tokens]:
+    """Texts that `check_blank` lets pass as tokens, with the mask token where they have a `BLANK`; raises as that does."""
     tokenizer, length = engine.model.tokenizer, engine.model.config["length"]
     rows = []
     for [text] in texts:
@@ -365,7 +365,8 @@ def with_blanks(engine: Engine, texts: Sequence[Sequence[str]]) -> list[Tokens]:
         assert len(parts) > 1, "check_blank says so to the user"
         if kept.count(tokenizer.mask) < len(parts) - 1:
             message = f"a {BLANK} stands beyond the {length} tokens that the model reads"
-            raise UsageError(message, where=shown(text), fix="shorten the text before it")
+            kind = UsageError if place is None else DataError
+            raise kind(message, where=place or shown(text), fix="shorten the text before it")
         rows.append(Tokens(np.array([*kept, *after]), None, len(ids) - len(kept), len(before) + len(after)))
     return rows
 

@@ -229,7 +229,7 @@ class FinetuneRecipe(Config):
                 raise ValueError(f"{reason}; task.pooling: last, mean or max")
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
-        _check_patience(self.training, self.every, self.data.dev)
+        _check_patience(self.training, self.every, self.data.dev or self.folds)
         _check_tricks(self.checkpoint, self.optimizer, self.training)
         if self.training.adversarial and isinstance(self.task, SimilarityConfig) and self.task.loss != "cosine":
             raise ValueError(f"training.adversarial moves a text by its own loss, and loss {self.task.loss} is of all together")

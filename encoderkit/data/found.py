@@ -1,7 +1,7 @@
 """A file of labelled rows as it is, mistakes included: for telling what is wrong with it, where training would refuse it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from encoderkit.data.corpus import Account, open_content
 from encoderkit.data.labelled import Row
@@ -32,8 +32,8 @@ class Found(NamedTuple):
         return self.source.name
 
 
-def find(path: str, columns: Sequence[str]) -> Found:
-    """Read a file, of .parquet those of `columns` that are there.
+def find(path: str, columns: Sequence[str], txt: Literal["line", "conll"] = "line") -> Found:
+    """Read a file, of .parquet those of `columns` that are there; `txt`: what a .txt is.
 
     Raises `DataError` where it cannot be read as rows at all, as a .csv with a quote that is never closed.
     """
@@ -42,6 +42,8 @@ def find(path: str, columns: Sequence[str]) -> Found:
         records = read_records(given, [], "utf-8", [], columns)
         return Found(given, "", [], [], [Row(values, line, given.name) for line, values in records], [])
     source, content = open_content(given, Account())
+    if source.format == "txt" and txt == "conll":
+        source = source._replace(format=txt)
     text, encoding, broken = _decoded(b"".join(content))
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if source.format == "txt":

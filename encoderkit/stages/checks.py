@@ -120,7 +120,7 @@ def _answer(
     labels: list[str] = []
     spans: list[tuple[int, int]] = []
     if layout.kind in ("span", "generate"):
-        return json.dumps([*given.values()], ensure_ascii=False), [], []
+        return json.dumps([*given.values()], ensure_ascii=False, default=str), [], []
     for name, value in given.items():
         value = value.get("entities") if isinstance(value, dict) else value
         if isinstance(value, list) and places is not None:

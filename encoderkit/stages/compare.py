@@ -164,6 +164,9 @@ def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:
 def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
     """All are judged by the same task on the same rows, or nothing could be said of how they differ."""
     tasks = {plan.name: last.task.kind for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
+    metrics = {last.task.metrics for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
+    if len(set(tasks.values())) == 1 < len(metrics):
+        raise UsageError(f"some of the recipes are measured by {' and some by '.join(map(', '.join, sorted(metrics)))}")
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} {kind}" for name, kind in tasks.items())
         raise UsageError(f"recipes of different tasks cannot be compared: {told}", where="task.kind")
@@ -198,7 +201,7 @@ def _one(out: Path, plan: _Plan) -> tuple[dict[str, Any], Path | None]:
             run = out / "finetune"
     if isinstance(last, FinetuneRecipe):
         done = finetune(last, run, resume=True)
-        kept = ("updates", "seconds", "dev", "test", "intervals", "runs")  # the latter two with seeds or folds
+        kept = ("updates", "seconds", "dev", "test", "chosen_by", "intervals", "runs")  # the latter two with seeds or folds
         entry["finetune"] = {key: done[key] for key in kept if key in done}
     entry["model"] = str(run)
     return entry, _labelled(last)
@@ -282,6 +285,10 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         cells |= _figure(entry, metric, metric)
         cells["p"] = f"{entry['difference'][metric]['p']:.3f}" if "difference" in entry else ""
         cells |= _repeats(entry.get("finetune", {}), metric)
+    elif "finetune" in entry:  # each by its own part of the training data
+        done, metric = entry["finetune"], entry["finetune"]["chosen_by"]["metric"]
+        cells |= {f"{metric}, dev": f"{done['dev'][metric]:.4f}"} if metric in done["dev"] else {}
+        cells |= _repeats(done, metric)
     return cells
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from encoderkit import files
 from encoderkit.data.found import Found, find
@@ -31,6 +31,8 @@ class Patient(NamedTuple):
     """The first is what is trained on."""
     layout: Layout
     tokenizer: Path | None
+    txt: Literal["line", "conll"] = "line"
+    """What a .txt is."""
 
 
 def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
@@ -43,7 +45,7 @@ def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
     layout = Layout(task.columns, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length)
     paths = [name for name in (data.train, data.dev, data.test) if isinstance(name, str)]
     tokenizer = find_step(recipe.checkpoint) / "tokenizer" if recipe.checkpoint else Path(recipe.tokenizer or "")
-    return Patient(paths, layout, tokenizer)
+    return Patient(paths, layout, tokenizer, task.txt)
 
 
 def of_files(
@@ -68,7 +70,7 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
     tokenizer = None if patient.tokenizer is None else open_tokenizer(patient.tokenizer)
     layout = patient.layout
     columns = [*layout.texts, *(layout.labels or ["label"])]
-    found = [find(path, columns) for path in patient.paths]
+    found = [find(path, columns, patient.txt) for path in patient.paths]
     if not layout.labels and any("label" in row.values for row in found[0].rows[:1]):
         layout = layout._replace(labels=["label"])
     _check_columns(found[0], layout)
@@ -124,8 +126,8 @@ def _repair(
     done = []
     with files.staged(out, {"from": [split.found.name for split in splits]}, overwrite) as folder:
         for split, name in zip(splits, names, strict=True):
-            if split.found.source.format == "parquet":
-                raise UsageError("is .parquet, of which no copy is made", where=split.found.name)
+            if split.found.source.format in ("parquet", "json"):  # which have no line for each row
+                raise UsageError(f"is .{split.found.source.format}, of which no copy is made", where=split.found.name)
             if widths and split.found.source.format == "conll":
                 raise UsageError("is .conll, which is not narrowed", where=split.found.name)
             if split.found.broken:
@@ -142,6 +144,8 @@ def _repaired(split: Split, twice: set[int], layout: Layout, widths: bool) -> tu
     found = split.found
     empty = {row.line for row in split.rows if not "".join(row.texts).strip()}  # of a pair, one text may be empty for a reason
     begins = sorted({row.line for row in found.rows} | {line for line, _ in found.refused})
+    if not begins:  # of a file without rows there is nothing to leave out
+        return "\n".join(found.lines), {"empty": 0, "duplicate": 0}, 0
     ends = dict(zip(begins, [*begins[1:], len(found.lines) + 1], strict=True))
     kept, narrowed = found.lines[: begins[0] - 1], 0
     wide = {row.line for row in split.rows if widths and any(map(variants.wide, row.texts))}

@@ -45,6 +45,8 @@ def evaluate(
     """
     if errors is not None:
         files.refuse_existing(errors, overwrite, flag="--errors")
+    if against is not None and str(data) == "-":
+        raise UsageError("is read once, and two models are to answer it", where="--data", fix="--data FILE")
     engine = start(open_model(step), precision, batch)
     about = {"model": str(step), "data": str(data), "precision": engine.precision}
     task = engine.model.task
@@ -99,7 +101,8 @@ def judge(engine: Engine, data: Path) -> Judged:
 
 def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
     """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
-    if type(one.task) is not type(other.task) or one.task.kinds != other.task.kinds:
+    alike = [(type(task), task.kinds, [*task.directions], task.labels if task.kinds else []) for task in (one.task, other.task)]
+    if alike[0] != alike[1]:
         raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared")
     if isinstance(one.task, Queried) and isinstance(other.task, Queried):  # queries are independent, not their rows
         first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)
@@ -161,9 +164,12 @@ def _read(task: Task, path: Path) -> list[Row]:
 
 def _training(engine: Engine, task: Task) -> Training | None:
     """The rows that the model was trained on, if they are still there; says why if they cannot be used."""
+    what = "no baselines, and no look at what test and training data share"
+    if "recipe" not in engine.model.config:
+        say(f"{what}: the model was imported, and does not say what it was trained on")
+        return None
     path = Path(engine.model.config["recipe"]["data"]["train"])
     if not path.is_file():
-        what = "no baselines, and no look at what test and training data share"
         say(f"{what}: the training data, {path}, is not there (seen from the working directory)")
         return None
     manifest = engine.model.path.parent / "manifest.json"

@@ -29,6 +29,7 @@ from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, run, session
 from encoderkit.tasks.build import TASKS
+from encoderkit.tasks.classify import labels_of
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
 from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.task import Lossy, Task, Tunable
@@ -128,16 +129,16 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
     def read(path: str) -> list[Row]:
         return read_rows(path, task.all_columns, task.optional_columns, txt=task.txt)
 
-    parts = {"train": _sure(read(data.train), task, data.train)}
+    parts, alike = {"train": _sure(read(data.train), task, data.train)}, task.together or task.all_columns
     if recipe.folds:
         fold = recipe.fold or 1
         held = partial(_fold, fold, recipe.folds)
-        parts["train"], parts["dev"] = _hold_out(parts["train"], held, recipe.seed, task.together)
+        parts["train"], parts["dev"] = _hold_out(parts["train"], held, recipe.seed, alike)
         say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, fold {fold} of {recipe.folds} (seed {recipe.seed})")
     elif isinstance(data.dev, str):
         parts["dev"] = read(data.dev)
     elif data.dev:
-        parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), recipe.seed, task.together)
+        parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), recipe.seed, alike)
         say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, drawn at random (seed {recipe.seed})")
     if "dev" in parts and not (parts["dev"] and parts["train"]):
         what = f"folds = {recipe.folds}" if recipe.folds else f"data.dev = {data.dev}"
@@ -156,8 +157,12 @@ def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
         raise MissingColumn(task.soft, list(rows[0].values), path)
 
     def sure(row: Row) -> bool:
-        scores = row.scores(task.soft).values() if task.soft in row.values else (1.0,)
-        return (min(max(p, 1 - p) for p in scores) if task.several else max(scores)) >= task.confidence
+        if task.soft not in row.values:
+            return True
+        scores, own = row.scores(task.soft), labels_of(row, task)
+        if not task.several:
+            return scores.get(own[0], 0.0) >= task.confidence
+        return min(p if name in own else 1 - p for name, p in scores.items()) >= task.confidence
 
     kept = [row for row in rows if sure(row)]
     if not kept:
@@ -185,11 +190,11 @@ def _fold(number: int, of: int, count: int) -> slice:
 def _hold_out(rows: list[Row], part: Callable[[int], slice], seed: int, together: Sequence[str]) -> tuple[list[Row], list[Row]]:
     """Some of the rows at random, but equal rows on one side: what is held out must not be trained on.
 
-    Rows count as equal that are so in the columns `together`, or in all if there are none.
+    Rows count as equal that are so in the columns `together`. What is no JSON (a date of .parquet) is told when it is read.
     """
 
     def key(row: Row) -> str:
-        return json.dumps({name: row.values[name] for name in together} if together else row.values, sort_keys=True)
+        return json.dumps({name: row.values.get(name) for name in together}, sort_keys=True, default=str)
 
     keys = sorted({key(row) for row in rows})
     chosen = np.random.default_rng((seed, 1)).permutation(len(keys))[part(len(keys))]

@@ -206,8 +206,9 @@ class _Blanks:
 
     def check(self, row: Row) -> None:
         """There is something to fill in."""
-        text = row.text("text")
-        check_blank(text, None if row.source == "--text" else row.place)
+        text, place = row.text("text"), None if row.source == "--text" else row.place
+        check_blank(text, place)
+        with_blanks(self._engine, [[text]], place)
 
     def entries(self, rows: Sequence[Row]) -> tuple[Iterable[dict[str, Any]], list[list[Tokens]]]:
         """The likeliest tokens of each blank."""

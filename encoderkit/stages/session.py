@@ -24,6 +24,7 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
+from encoderkit.training.config import TrainingConfig
 from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
@@ -133,6 +134,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     training = recipe.training
     freeze(learner, training.freeze)
     adapt(learner, training.lora, recipe.seed)
+    _check_trained(learner, training)
     goal = find_goal(learner, training.metric, training.patience)
     found, plan = by_first(lambda: _before(out, material, overwrite))
     if plan is None:
@@ -171,7 +173,18 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
         state = train(
             learner, made, material.train, material.dev, plan, recipe.every, goal, out, description, state
         )  # fmt: skip
+        by_first(lambda: None)  # the first process has written the last checkpoint before another one reads it
     return state, plan
+
+
+def _check_trained(learner: nn.Module, training: TrainingConfig) -> None:
+    """Raise `UsageError` where nothing would be trained, or nothing at first."""
+    if not any(parameter.requires_grad for parameter in learner.parameters()):
+        raise UsageError(f"training.freeze: {training.freeze} leaves nothing to train: this task has no layers of its own")
+    found = depths(learner)
+    if training.unfreeze and max(found.of.values()) <= found.layers:
+        message = "training.unfreeze begins with what stands above the layers, and here is nothing"
+        raise UsageError(message, fix="--set training.unfreeze=null")
 
 
 def _before(out: Path, material: Material, overwrite: bool) -> tuple[tuple[Path, State] | None, Plan | None]:

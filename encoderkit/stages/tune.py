@@ -47,6 +47,7 @@ def tune(
     about = {"recipe": given, "search": searches}
     with files.locked(out):
         done = _known(out, about)
+        _keep_best(out, done)  # it may have been killed before it did so
         most = trials or (TRIALS if budget is None else None)
         while (most is None or _ended(done) < most) and not _over(done, budget):
             if not done or "value" in done[-1]:
@@ -177,7 +178,7 @@ def _keep_best(out: Path, done: Sequence[Trial]) -> None:
     if best is not None:
         files.replace(out / "best", f"{best['model']}\n")
     for trial in done:
-        if trial is not best:
+        if trial is not best and "value" in trial:
             for step in [path for path in _folder(out, trial).rglob("step-*") if path.is_dir()]:
                 files.remove(step)
 

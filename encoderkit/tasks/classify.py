@@ -89,15 +89,17 @@ class Classify(EncoderTask):
         """The labels in the data, sorted; whole numbers in their order. Raises `DataError` where there is no choice."""
         if isinstance(config.label, list):
             return list(config.label)
-        found = {name for row in rows for name in _names(row, config)}
+        found = {name for row in rows for name in labels_of(row, config)}
         taught = {name for row in rows if config.soft in row.values for name in row.scores(config.soft)}
         if taught - found:
             what = f"{shown(str(config.soft))} gives scores to labels that no row has; the model will know them too"
             warn(f"{what}: {_listed(sorted(taught - found))}")
         found |= taught
+        if not found:
+            raise DataError("no row has a label", where=rows[0].source)
         if len(found) < 2 and not config.several:
             raise DataError(f"all rows have the label {shown(min(found))}; a classifier needs two", where=rows[0].source)
-        return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() and name.isascii() else (1, 0, name))
+        return sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() and name.isascii() else (1, 0, name))
 
     def prepare(self, examples: Sequence[Example]) -> None:
         """Set the weight of each label in the loss from the recipe and, for `balanced`, from the training examples."""
@@ -132,7 +134,7 @@ class Classify(EncoderTask):
 
     def target(self, row: Row) -> int | np.ndarray:
         """The number of a row's label, or (L,) of 0 and 1; raises `DataError` for a label that is not known."""
-        names = _names(row, self.config)
+        names = labels_of(row, self.config)
         for name in names:
             self._check(name, row)
         if not self.config.several:
@@ -343,7 +345,7 @@ def _listed(labels: Sequence[str]) -> str:
     return ", ".join(shown(label, 30)[1:-1] for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
 
 
-def _names(row: Row, config: ClassifyConfig) -> list[str]:
+def labels_of(row: Row, config: ClassifyConfig) -> list[str]:
     """The names of the labels of a row."""
     if isinstance(config.label, str):
         return row.labels(config.label) if config.several else [row.label(config.label)]

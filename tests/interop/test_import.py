@@ -19,6 +19,7 @@ from encoderkit.objectives.causal import Causal
 from encoderkit.objectives.masked import Masked
 from encoderkit.stages import export, import_model
 from encoderkit.stages.embed import embed
+from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.generate import Sampling, generate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks.classify import Classify
@@ -136,6 +137,10 @@ def test_a_classifier_comes_in_and_goes_out_again(family: str, tmp_path: Path) -
     assert model.labels == ["no", "yes", "不知道"]
     inputs, arguments = batch()
     assert (model.learner.logits(inputs) - theirs(**arguments).logits).abs().max() < 1e-5
+    (tmp_path / "rows.jsonl").write_text(
+        '{"text": "the film", "label": "yes"}\n{"text": "bad", "label": "no"}\n', encoding="utf-8"
+    )
+    assert evaluate(tmp_path / "ours", tmp_path / "rows.jsonl")["baselines"] == {}  # what it was trained on it does not say
     assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-5
     back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back")
     for (name, ours), (again, other) in zip(back.state_dict().items(), theirs.state_dict().items(), strict=True):

@@ -1,17 +1,20 @@
 """Several runs: seeds, folds, recipes beside one another, and whether a difference is more than chance."""
 
+import datetime
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
 from encoderkit.config import dump, load
 from encoderkit.data.labelled import read_rows
-from encoderkit.errors import DivergedError, UsageError, fault_of_one
+from encoderkit.errors import DataError, DivergedError, UsageError, fault_of_one
 from encoderkit.metrics import paired_differences
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
@@ -78,6 +81,43 @@ def test_each_row_is_in_one_fold(tokenizer_dir: Path, labelled: dict[str, Path])
     assert set(held) == {"1", "2", "3"}
 
 
+def test_folds_have_a_dev_set_to_be_patient_by(tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
+    data = {"train": str(labelled["train"]), "dev": None, "length": 24}
+    assert finetuning(tokenizer_dir, labelled, folds=3, data=data, training={"epochs": 2, "patience": 1}).folds == 3
+
+
+def test_equal_rows_are_equal_whatever_else_stands_beside_them(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in labelled["train"].read_text(encoding="utf-8").splitlines()]
+    path = tmp_path / "train.jsonl"
+    numbered = [{**row, "idx": i} for i, row in enumerate(rows * 3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in numbered), encoding="utf-8")
+    data = {"train": str(path), "dev": 0.3, "length": 24}
+    material = prepare(finetuning(tokenizer_dir, labelled, data=data))
+    sides = [{tuple(one.tokens.ids.tolist()) for one in part} for part in (material.train, material.dev or ())]
+    assert all(sides) and not sides[0] & sides[1]
+
+
+def test_what_is_no_json_is_told_by_its_row(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    pq.write_table(
+        pa.table({"text": ["a film", "a day"] * 9, "label": [datetime.date(2020, 1, i % 2 + 1) for i in range(18)]}), path
+    )
+    with pytest.raises(DataError, match="label"):
+        prepare(finetuning(tokenizer_dir, labelled, data={"train": str(path), "dev": 0.3, "length": 24}))
+
+
+def test_recipes_with_dev_sets_of_their_own_have_figures(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.yaml" for name in ("plain", "folded")]
+    for path, more in zip(paths, ({"data": {"dev": 0.3}}, {"folds": 2, "data": {}}), strict=True):
+        data = {"train": str(labelled["train"]), "length": 24, **more.pop("data")}
+        path.write_text(dump(finetuning(tokenizer_dir, labelled, data=data, **more)), encoding="utf-8")
+    header, plain, folded = describe(compare(paths, tmp_path / "out")).splitlines()
+    assert "accuracy, dev" in header and "mean of 2, dev" in header
+    assert re.search(r"0\.\d{4}", plain) and "±" in folded
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -128,6 +168,8 @@ def test_recipes_are_compared_and_a_stopped_comparison_goes_on(
     assert len(written) == 4 and written[3].split("|")[1].strip() == "deep" and deep_line.split()[-1] in written[3]
     with pytest.raises(UsageError, match="another recipe"):
         compare(paths, tmp_path / "out", ["training.updates=5"], then)
+    with pytest.raises(UsageError, match="is read once"):
+        evaluate(find_step(deep["model"]), Path("-"), against=find_step(shallow["model"]))
     with pytest.raises(UsageError, match=r"same-size.*deep"):
         compare(paths, tmp_path / "sizes", settings, then, same_size=0.1)
     with pytest.raises(UsageError, match="only like"):

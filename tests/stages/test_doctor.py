@@ -107,6 +107,32 @@ def test_copies_are_repaired_and_nothing_else_is_changed(tmp_path: Path, form: s
         doctor(patient, tmp_path)
 
 
+def test_no_copy_is_made_of_what_has_no_line_for_each_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([GOOD[0], GOOD[0], GOOD[-1]], indent=1), encoding="utf-8")
+    assert found(path)["duplicate", "a.json"]["lines"] == [2]
+    with pytest.raises(UsageError, match="no copy is made"):
+        doctor(of_files([path], [], [], None, None), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_rows_is_copied_as_it_is(tmp_path: Path) -> None:
+    train, empty = write(tmp_path / "a.jsonl", [GOOD[0], GOOD[0], GOOD[-1]]), write(tmp_path / "b.jsonl", [])
+    fixed = doctor(of_files([train, empty], [], [], None, None), tmp_path / "out")["fixed"]
+    assert [one["dropped"]["duplicate"] for one in fixed] == [1, 0]
+    assert (tmp_path / "out" / "b.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_columns_of_conll_in_a_txt_of_a_recipe_of_tags(tmp_path: Path, tokenizer_dir: Path) -> None:
+    rows = "".join(f"{word} {tag}\n" for word, tag in (("Ada", "B-PER"), ("wrote", "O"))) + "\n"
+    (tmp_path / "train.txt").write_text(rows * 3, encoding="utf-8")
+    recipe = tmp_path / "tag.yaml"
+    start = f"tokenizer: {tokenizer_dir}\nmodel: {{kind: lstm, dim: 32}}\ntask: {{kind: tag}}\n"
+    recipe.write_text(f"{start}data: {{train: {tmp_path / 'train.txt'}, dev: 30%, length: 16}}\n", encoding="utf-8")
+    result = doctor(of_recipe(recipe))
+    assert result["files"][0]["rows"] == 3 and "duplicate" in {one["check"] for one in result["findings"]}
+
+
 def test_lengths_unknown_characters_and_spans(tmp_path: Path, tokenizer_dir: Path) -> None:
     tokenizer = open_tokenizer(tokenizer_dir)
     texts = ["the film was good", "the film was good and the house was bad and the day was warm", "the 画 was good"]

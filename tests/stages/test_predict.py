@@ -125,6 +125,10 @@ def test_a_pretrained_model_fills_blanks(pretrained_dir: Path, tmp_path: Path) -
     with pytest.raises(DataError, match="this text has none") as refused:
         predict(find_step(pretrained_dir), source, out=out, overwrite=True)
     assert refused.value.where == f"{source}:2" and len(_read(out)) == 1  # told before anything is written
+    source.write_text("the [MASK]\n" + "the film " * 40 + "[MASK]\n")
+    with pytest.raises(DataError, match="stands beyond the 32 tokens") as refused:
+        predict(find_step(pretrained_dir), source, out=out, overwrite=True)
+    assert refused.value.where == f"{source}:2" and len(_read(out)) == 1
 
 
 def test_standard_input_and_a_reader_that_leaves(pairs_dir: Path) -> None:

@@ -48,6 +48,9 @@ def test_labels_are_sorted_and_numbers_by_size() -> None:
     config = ClassifyConfig()
     assert Classify.find_labels(rows(*({"label": x} for x in ("b", "a", "10", "9", "b"))), config) == ["9", "10", "a", "b"]
     assert Classify.find_labels(rows({"label": 1}, {"label": "1"}, {"label": 0}), config) == ["0", "1"]
+    assert Classify.find_labels(rows(*({"label": x} for x in ("1", "01", "001"))), config) == ["001", "01", "1"]
+    with pytest.raises(DataError, match="no row has a label"):
+        Classify.find_labels(rows({"label": []}), ClassifyConfig(kind="classify", text="text", multiple=True))
 
 
 def test_an_unseen_label_is_an_error_with_its_place() -> None:

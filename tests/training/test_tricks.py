@@ -20,7 +20,7 @@ from encoderkit.training.loop import updates
 from encoderkit.training.lora import adapt, merged
 from encoderkit.training.optim import build_optimizers, renewed
 from tests.reliability.small import assert_same, result
-from tests.training.runs import classify, examples, finetuning, go, go_until, masked, plan, pretraining
+from tests.training.runs import TRAINING, classify, examples, finetuning, go, go_until, masked, plan, pretraining
 from tests.training.test_exact import Recorder
 
 LORA = {"rank": 2, "alpha": 4, "matrices": ["query", "value", "out", "mlp"]}
@@ -167,6 +167,23 @@ def test_adversarial_training_needs_no_trained_embeddings() -> None:
     list(updates(learner, [disturbed], examples(4), plan(1, 4, adversarial=1.0)))
     pairs = [(a, b) for a, b in zip(plain.gradients[0], disturbed.gradients[0], strict=True) if a is not None and b is not None]
     assert pairs and all(not torch.allclose(a, b) for a, b in pairs if a.any())
+
+
+@pytest.mark.parametrize(
+    ("training", "message"), [({"unfreeze": "2 updates"}, "here is nothing"), ({"freeze": 2}, "leaves nothing to train")]
+)
+def test_a_task_without_layers_of_its_own_has_to_train_the_encoder(
+    training: dict[str, Any], message: str, pretrained_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.csv").write_text("text,text_pair,score\na film,a day,1\nthe film,the day,0\n" * 4, encoding="utf-8")
+    recipe = {
+        "checkpoint": str(pretrained_dir),
+        "data": {"train": str(tmp_path / "pairs.csv"), "dev": None, "length": 24},
+        "task": {"kind": "similarity"},
+        "training": {"updates": 3, "batch": 4, **TRAINING, **training},
+    }
+    with pytest.raises(UsageError, match=message):
+        go(validate(FinetuneRecipe, recipe, "recipe"), tmp_path / "run")
 
 
 def test_what_adversarial_training_cannot_move_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
