@@ -120,6 +120,10 @@ def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, lines: Lines) ->
     return loader.construct_object(node)
 
 
+_COLON = re.compile(r"\s*(?:- )?[\w-]+\s*(?:：|:(?=[^\s:/]))")
+"""How a line begins that was meant to be a key."""
+
+
 def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
     """The value of a YAML text and the line of each of its keys; raises `UsageError` naming the line."""
     loader = None
@@ -130,9 +134,14 @@ def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
         return (None if node is None else _construct(loader, node, (), lines)), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f"{where}:{mark.line + 1}" if mark else where
-        raise UsageError(f"not valid YAML: {error.problem}", where=line) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        last = mark.line if mark else 0
+        # A key without its colon is told where the next one stands.
+        for number, line in list(enumerate(text.split("\n")))[max(0, last - 2) : last + 1]:
+            if _COLON.match(line):
+                message, fix = "a colon of another keyboard, or one without a space behind it", "write it as `key: value`"
+                raise UsageError(f"not valid YAML: {message}", where=f"{where}:{number + 1}", fix=fix) from None
+        raise UsageError(f"not valid YAML: {error.problem}", where=f"{where}:{last + 1}" if mark else where) from None
+    except (yaml.YAMLError, RecursionError, ValueError, IndexError) as error:
         raise UsageError(f"not valid YAML: {str(error).splitlines()[0]}", where=where) from None
     finally:
         if loader is not None:
@@ -193,7 +202,7 @@ def validate(model: type[C], data: dict[str, Any], where: str, lines: Lines | No
         names = [".".join(map(str, path)) for path in left]
         if left and all(f"{name}=null" in settings for name in names):
             return validate(model, _without(data, left), where, lines)
-        found = _explain(model, error, data, where, lines or {})
+        found = _explain(model, error, data, where, lines or {}, settings)
         if left:
             found.fix = f"{' '.join(f'--set {name}=null' for name in names)} takes out what the file has for the other kind"
         raise UsageError(found.message, where=found.where, fix=found.fix) from None
@@ -243,7 +252,9 @@ def _given(config: Config) -> dict[str, Any]:
     return {"kind": values.pop("kind"), **values} if "kind" in values else values
 
 
-def _explain(model: type[Config], error: ValidationError, data: Any, where: str, lines: Lines) -> UsageError:
+def _explain(
+    model: type[Config], error: ValidationError, data: Any, where: str, lines: Lines, settings: Sequence[str]
+) -> UsageError:
     # An unknown key explains a missing one (a typo is both), so it goes first.
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     schema = model.model_json_schema()
@@ -256,6 +267,9 @@ def _explain(model: type[Config], error: ValidationError, data: Any, where: str,
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     place = f"{where}:{line}" if line else where
     name = ".".join(map(str, path)) or "the recipe"
+    for given in (setting.partition("=")[0] for setting in settings):
+        if f"{name}.".startswith(f"{given}."):
+            place = f"--set {given}"
     kind, fix = first["type"], None
     if kind == "extra_forbidden":
         message, fix = f"unknown key {shown(str(path[-1]))}" + _inside(path), _nearest(str(path[-1]), owner)

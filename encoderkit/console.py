@@ -1,6 +1,7 @@
 """What a person sees: talk on stderr, results on stdout, a progress bar on a terminal and plain lines elsewhere."""
 
 import json
+import os
 import sys
 import time
 import unicodedata
@@ -11,10 +12,18 @@ from typing import Any
 from encoderkit import world
 
 
+def tell(text: str, end: str = "\n") -> None:
+    """To stderr, whichever process this is. A reader that leaves (`2>&1 | head`) is of no account: the work goes on."""
+    try:
+        print(text, file=sys.stderr, end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def say(message: str) -> None:
     """One line of talk, on stderr; of several processes only the first talks."""
     if world.first():
-        print(message, file=sys.stderr, flush=True)
+        tell(message)
 
 
 def warn(message: str) -> None:
@@ -105,17 +114,12 @@ class Progress:
         else:
             text += f" {self.unit}, {rate:,.0f}/s"
         text += f"  {self.note}" if self.note else ""
-        print(
-            f"\r\033[K{text[:150]}" if self._terminal else text,
-            file=sys.stderr,
-            end="" if self._terminal else "\n",
-            flush=True,
-        )
+        tell(f"\r\033[K{text[:150]}" if self._terminal else text, end="" if self._terminal else "\n")
 
     def close(self) -> None:
         """Take the bar away."""
         if self._terminal and world.first():
-            print("\r\033[K", file=sys.stderr, end="", flush=True)
+            tell("\r\033[K", end="")
 
 
 @contextmanager

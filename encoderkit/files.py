@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from encoderkit.console import warn
 from encoderkit.errors import DataError, ResourceError, UsageError
 
 MANIFEST = "MANIFEST.json"
@@ -177,7 +178,7 @@ def remove(path: Path) -> None:
         if trash != path:
             shutil.rmtree(trash, ignore_errors=True)
             path.rename(trash)
-        shutil.rmtree(trash) if trash.is_dir() else trash.unlink()
+        shutil.rmtree(trash) if trash.is_dir() and not trash.is_symlink() else trash.unlink()
 
 
 def move(path: Path, target: Path) -> None:
@@ -190,12 +191,18 @@ def move(path: Path, target: Path) -> None:
 
 
 def _staging(target: Path) -> Path:
-    """Where this process makes `target`; what killed processes left of their own making of it goes."""
+    """Where this process makes `target`; what killed processes left of their own making of it goes.
+
+    What such a process had set aside, without having put anything in its place, comes back.
+    """
     if target.parent.is_dir():
-        for left in target.parent.glob(f"{glob.escape(STAGING + target.name)}.*"):
+        for left in [p for start in (TRASH, STAGING) for p in target.parent.glob(f"{glob.escape(start + target.name)}.*")]:
             if left.suffix[1:].isdigit() and not _alive(int(left.suffix[1:])):
                 with suppress(OSError):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                    if left.name.startswith(TRASH) and (left / MANIFEST).is_file() and not target.exists():
+                        left.rename(target)
+                    else:
+                        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     return target.with_name(f"{STAGING}{target.name}.{os.getpid()}")
 
 
@@ -228,7 +235,8 @@ def refuse_existing(path: Path, overwrite: bool, resume: bool = False, known: Co
         return
     if not resume and path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
         raise UsageError("holds the working directory and would be replaced as a whole", where=path, fix=f"--out {path / 'NAME'}")
-    held = [p.name for p in path.iterdir() if p.name != "lock" and not p.name.startswith(STAGING)] if path.is_dir() else []
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    held = [name for name in names if name != "lock" and not name.startswith((STAGING, TRASH))]
     if path.is_dir() and not held:
         return
     if overwrite:
@@ -256,9 +264,10 @@ def staged(target: Path, facts: dict[str, Any] | None = None, overwrite: bool = 
     `facts` are kept in the manifest. Raises `UsageError` if `target` exists (unless `overwrite`), `ResourceError` if
     the disk fails; then nothing of it is left and what was there before is untouched.
     """
+    target = target.resolve() if target.is_symlink() or target.name in ("", "..") else target
+    staging = _staging(target)
     refuse_existing(target, overwrite)
     make_folder(target.parent)
-    staging = _staging(target)
     remove(staging)
     make_folder(staging)
     try:
@@ -360,6 +369,10 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another process"
             raise UsageError(f"in use by {holder}", where=folder, fix="wait for it, or choose another --out") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            warn(f"{folder}: this file system has no locks, so nothing keeps a second command from writing here")
         with _explained(path):
             _operate("write", path)
             os.ftruncate(fd, 0)

@@ -35,7 +35,9 @@ def input_file(path: str | Path) -> Path:
     if not file.exists():
         names = sorted(p.name for p in file.parent.iterdir() if p.name[0] != ".") if file.parent.is_dir() else []
         near = difflib.get_close_matches(file.name, names, 8, 0)
-        there = f"; in {file.parent} there are {', '.join(near[:8])}" if near else f"; there is no folder {file.parent}"
+        there = f"; there is no folder {file.parent}"
+        if file.parent.is_dir():
+            there = f"; in {file.parent} there are {', '.join(near[:8])}" if near else f"; {file.parent} is empty"
         raise UsageError(f"there is no such file{there}", where=file)
     if file.is_dir():
         raise UsageError("expected a file of rows, but this is a directory", where=file)
@@ -127,7 +129,8 @@ def pretrain_inputs(recipe: PretrainRecipe) -> list[str]:
     for store in stores:
         folder = directory(store, "a token store", f"tokenize --tokenizer {tokenizer} --data FILE")
         if not (folder / "meta.json").is_file():
-            raise UsageError("this is not a token store", where=folder, fix=f"encoderkit tokenize --data FILE --out {folder}")
+            fix = f"encoderkit tokenize --tokenizer {tokenizer} --data FILE --out DIR"
+            raise UsageError("this is not a token store", where=folder, fix=fix)
     return stores
 
 

@@ -3,6 +3,7 @@
 Nothing here imports torch, so that a mistake is told in a fraction of a second.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
@@ -135,6 +136,11 @@ def _check_word_vectors(
         raise ValueError("training.average would go over the whole tables at every update, of which few rows have changed")
 
 
+def _kind(usual: str) -> Callable[[object], object]:
+    """A part of a recipe that does not say which kind it is has the usual one."""
+    return lambda part: {"kind": usual, **part} if isinstance(part, dict) else part
+
+
 class PretrainRecipe(Config):
     """Train an encoder on raw text."""
 
@@ -159,10 +165,8 @@ class PretrainRecipe(Config):
     training: TrainingConfig
     every: EveryConfig = EveryConfig()
 
-    @field_validator("objective", mode="before")
-    @classmethod
-    def _masked_by_default(cls, objective: object) -> object:
-        return {"kind": "masked", **objective} if isinstance(objective, dict) else objective
+    _masked_by_default = field_validator("objective", mode="before")(_kind("masked"))
+    _adamw_by_default = field_validator("optimizer", mode="before")(_kind("adamw"))
 
     @model_validator(mode="after")
     def _fits(self) -> "PretrainRecipe":
@@ -205,8 +209,8 @@ class FinetuneRecipe(Config):
     data: LabelledData
     task: TaskConfig = ClassifyConfig()
     optimizer: OptimizerConfig = AdamWConfig(lr=2e-4)
-    schedule: ScheduleConfig = ScheduleConfig(warmup="6%")
-    training: TrainingConfig = TrainingConfig(epochs=3, batch=32)
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig = TrainingConfig(epochs=3)
     every: FinetuneEvery = FinetuneEvery()
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(default=None, min_length=2, max_length=100)
     """Train once with each of these in place of `seed`: mean and 95 % interval are told, the best on dev is kept as the model."""
@@ -215,10 +219,8 @@ class FinetuneRecipe(Config):
     fold: int | None = Field(default=None, ge=1)
     """Train this fold alone (1 to folds), for example on another machine."""
 
-    @field_validator("task", mode="before")
-    @classmethod
-    def _classify_by_default(cls, task: object) -> object:
-        return {"kind": "classify", **task} if isinstance(task, dict) else task
+    _classify_by_default = field_validator("task", mode="before")(_kind("classify"))
+    _adamw_by_default = field_validator("optimizer", mode="before")(_kind("adamw"))
 
     @model_validator(mode="after")
     def _fits(self) -> "FinetuneRecipe":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from encoderkit import files
 from encoderkit.cli import main as cli
@@ -181,10 +182,41 @@ def test_what_the_system_refuses_is_no_bug(tmp_path: Path, pretrained_dir: Path)
 
 
 @pytest.mark.parametrize(("redirect", "code"), [("PYTHONIOENCODING=ascii", 0), (">/dev/full", 5)])
-def test_an_output_that_cannot_take_it(redirect: str, code: int) -> None:
-    command = f"{redirect if code == 0 else ''} {sys.executable} -m encoderkit init {redirect if code else ''}"
-    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
-    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+@pytest.mark.parametrize("command", ["init", "show {recipe}"])
+def test_an_output_that_cannot_take_it(command: str, redirect: str, code: int, pretraining: Path) -> None:
+    line = command.format(recipe=pretraining)
+    command = f"{redirect if code == 0 else ''} {sys.executable} -m encoderkit {line} {redirect if code else ''}"
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, env=plain)
+    assert done.returncode == code and "Traceback" not in done.stderr and "ignored" not in done.stderr, done.stderr
+
+
+def test_a_reader_of_the_talk_that_leaves_does_not_end_the_work(tmp_path: Path, pretraining: Path) -> None:
+    command = (
+        f"({sys.executable} -m encoderkit pretrain {pretraining} --out {tmp_path / 'run'}; echo $? >&3) 2>&1 >&4 | head -n 1"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{{ {command} >/dev/null; }} 3>&1 4>/dev/null"], check=False, capture_output=True, text=True
+    )
+    assert done.stdout == "0\n" and (tmp_path / "run" / "last").exists(), done
+
+
+def test_what_is_to_be_written_over_stays_for_a_run_that_cannot_begin(
+    tmp_path: Path, pretraining: Path, finetuning: Path
+) -> None:
+    """Neither for one that cannot be planned nor, of several, for one whose rows are not right."""
+    for stage, recipe, change in (
+        ("pretrain", pretraining, "training.device=cuda"),
+        ("finetune", finetuning, "task.label=nothing"),
+    ):
+        seeds = ["--set", "seeds=[1, 2]"] if stage == "finetune" else []
+        out = tmp_path / stage
+        assert encoderkit(stage, recipe, "--out", out, *seeds).returncode == 0
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "lock"}
+        if stage == "pretrain" and torch.cuda.is_available():
+            continue
+        assert encoderkit(stage, recipe, "--out", out, "--overwrite", *seeds, "--set", change).returncode in (2, 3)
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "lock"} == before
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])

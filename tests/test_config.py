@@ -11,6 +11,7 @@ from encoderkit.config import MAX_BYTES, Config, describe, dump, json_schema, lo
 from encoderkit.errors import UsageError
 from encoderkit.models.config import ModernBertConfig
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.stages.show import recipe_kind
 
 GOOD = """\
 seed: 1
@@ -83,6 +84,7 @@ def test_scalars(text: str, value: Any) -> None:
         ("a: 1\n---\nb: 2\n", "t:"),
         ("[" * 500 + "]" * 500, "t"),
         ("a: \x00", "t: not valid YAML"),
+        ('a: !!int ""', "t: not valid YAML"),
         ("\t- a", "t:1: not valid YAML"),
     ],
 )
@@ -90,6 +92,48 @@ def test_yaml_that_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_yaml(text, "t")
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb：c\nd: {e: f}\n", 2),
+        ("a：1\nb: 2\n", 1),
+        ("a: 1\nlength:3\n\n# c\n", 2),
+        ("a:\n  b：1\n  c: 2\n", 2),
+    ],
+)
+def test_a_colon_that_is_none_is_told_where_it_stands(text: str, line: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_yaml(text, "t")
+    assert str(caught.value).startswith(f"t:{line}: not valid YAML: a colon") and "`key: value`" in str(caught.value)
+
+
+def test_what_looks_like_a_key_in_a_value_is_none() -> None:
+    assert parse_yaml("a: http://b:8\nc: 12:30\nd: 中：文\n", "t")[0] == {"a": "http://b:8", "c": "12:30", "d": "中：文"}
+
+
+def test_a_part_without_a_kind_has_the_usual_one(tmp_path: Path) -> None:
+    short = load(PretrainRecipe, recipe(tmp_path, GOOD.replace("{kind: adamw, lr: 1e-3}", "{lr: 1e-3}")))
+    assert short == load(PretrainRecipe, recipe(tmp_path, GOOD))
+    base = FinetuneRecipe.model_validate({"checkpoint": "a", "data": {"train": "b"}})
+    changed = FinetuneRecipe.model_validate(
+        {"checkpoint": "a", "data": {"train": "b"}, "training": {"epochs": 3}, "schedule": {}}
+    )
+    assert changed == base  # what is not said is the same whether the part is there or not
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ({"checkpoint": "a", "data": {"train": "b.jsonl"}, "training": {"epochs": 1}}, "finetune"),
+        ({"checkpoint": "a", "data": {"train": "b", "test": "c"}}, "finetune"),
+        ({"checkpoint": "a", "data": {"train": "b"}, "tasks": {}}, "finetune"),
+        ({"checkpoint": "a", "data": {"train": "runs/tokens"}, "training": {"epochs": 1}}, "pretrain"),
+    ],
+)
+def test_which_recipe_it_is_where_both_know_its_keys(data: dict[str, Any], kind: str) -> None:
+    assert recipe_kind(data, Path("r.yaml")) == kind
 
 
 @given(st.text(max_size=200))
@@ -115,8 +159,8 @@ GOLDEN = [
     ),
     (GOOD.replace("kind: bert, ", ""), "recipe.yaml:4: model has no kind\n  fix: legal here: albert, bert, cnn, "),
     (
-        GOOD.replace("{kind: adamw, lr: 1e-3}", "{lr: 1}"),
-        "recipe.yaml:6: optimizer has no kind\n  fix: legal here: adagrad, adamw, muon, sgd",
+        GOOD.replace("{kind: adamw, lr: 1e-3}", "{kind: adam, lr: 1}"),
+        'recipe.yaml:6: optimizer.kind is "adam"\n  fix: did you mean adamw? legal here: adagrad, adamw, muon, sgd',
     ),
     (GOOD.replace("tokenizer: runs/tok\n", ""), "recipe.yaml: model and tokenizer go together"),
     (
@@ -180,7 +224,9 @@ def test_overrides_are_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("training.udpates=3", 'unknown key "udpates" in training'),
+        ("training.udpates=3", '--set training.udpates: unknown key "udpates" in training'),
+        ("training.batch=abc", "--set training.batch: training.batch: input should be a valid integer"),
+        ("data={train: a, dve: 1%}", '--set data: unknown key "dve" in data'),
         ("updates", '--set: expected key=value, found "updates"'),
         ("a..b=1", "--set: expected key=value"),
         ("seed=[1", "--set seed:1: not valid YAML"),

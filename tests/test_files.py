@@ -163,6 +163,40 @@ def test_replace_is_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         files.replace(path, "old")
 
 
+def test_what_was_set_aside_by_a_killed_process_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the two names: the old directory has none, and the new one is not yet there."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    write(tmp_path / "x", "old")
+    (tmp_path / "x").rename(tmp_path / f".trash-x.{ended.pid}")
+    with pytest.raises(UsageError, match="exists already"):
+        write(tmp_path / "x", "new")
+    assert content(tmp_path / "x") == "old"
+    write(tmp_path / "y", "older")
+    (tmp_path / "y").rename(tmp_path / f".trash-x.{ended.pid}")
+    write(tmp_path / "x", "new", overwrite=True)
+    assert content(tmp_path / "x") == "new" and not list(tmp_path.glob(".*"))  # what is not needed goes
+
+
+def test_a_link_to_an_empty_directory_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large")
+    write(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and content(tmp_path / "large") == "new"
+    files.remove(tmp_path / "link")
+    assert not (tmp_path / "link").is_symlink() and content(tmp_path / "large") == "new"
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(fd: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, "not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with files.locked(tmp_path / "run"):
+        write(tmp_path / "run" / "step", "new")
+    assert "has no locks" in capsys.readouterr().err
+
+
 def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from encoderkit import files\nwith files.locked(Path(sys.argv[1])): pass"
     command = [sys.executable, "-c", code, str(tmp_path)]

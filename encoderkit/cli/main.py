@@ -14,6 +14,7 @@ import typer
 from encoderkit import __version__, world
 from encoderkit.cli import doctor, inspect, look, make, use
 from encoderkit.cli.app import app, drop_output
+from encoderkit.console import tell
 from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, out_of_memory, shown
 
 COMMANDS = (make, use, look, inspect, doctor)
@@ -44,7 +45,7 @@ def version(
 def _fail(error: UserError) -> int:
     if not world.first():  # of several processes the first speaks; they are ended before this one does, if it has the same to say
         time.sleep(3)
-    print(f"error: {error}", file=sys.stderr)
+    tell(f"error: {error}")
     return int(error.exit_code)
 
 
@@ -62,15 +63,14 @@ def _system(error: OSError) -> int:
 
 def _say_interrupted() -> None:
     if world.first():
-        print("interrupted; there was nothing to save yet", file=sys.stderr)
+        tell("interrupted")
 
 
 def _bug(error: BaseException) -> int:
     traceback.print_exception(error)
-    print(
+    tell(
         f"error: this is a bug in encoderkit {__version__} ({type(error).__name__}). Please report it with the lines above "
-        f"and the command: {shlex.join(sys.argv)}",
-        file=sys.stderr,
+        f"and the command: {shlex.join(sys.argv)}"
     )
     return int(ExitCode.FAILED)
 
@@ -80,6 +80,7 @@ def run() -> int:
     world.follow_parent()
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # here, where what the file system says to it can be told
         if code == ExitCode.INTERRUPTED:
             _say_interrupted()
         return code if isinstance(code, int) else int(ExitCode.DONE)
@@ -88,16 +89,20 @@ def run() -> int:
         return _fail(UsageError(error.format_message(), fix=f"{help_of} --help"))
     except Interrupted as stop:
         words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
-        again = ["--resume"] if words[0] in ("pretrain", "finetune") else []  # tune and compare go on by themselves
+        # The demo begins again, in two minutes; tune and compare go on by themselves.
+        again = {"pretrain": ["--resume"], "finetune": ["--resume"], "demo": ["--overwrite"]}.get(words[0], [])
         command = shlex.join(["encoderkit", *words, *again]) if world.size() == 1 else "the same torchrun command with --resume"
         if world.first():
-            print(f"{stop.message}\n  to continue: {command}", file=sys.stderr)
+            tell(f"{stop.message}\n  to {'begin again' if words[0] == 'demo' else 'continue'}: {command}")
         return int(stop.exit_code)
     except UserError as error:
         return _fail(error)
     except KeyboardInterrupt:
         _say_interrupted()
         return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        drop_output()
+        return int(ExitCode.DONE)
     except OSError as error:
         return _system(error)
     except Exception as error:

@@ -90,7 +90,7 @@ def tokenize(
     from encoderkit.recipe import CorpusRecipe
 
     chosen = {"segment.kind": segment, "segment.dictionary": None if dictionary is None else str(dictionary)}
-    flags = [f"{key}={dumps(value)}" for key, value in chosen.items() if value is not None]
+    flags = [f"{key}={dumps(value, ensure_ascii=False)}" for key, value in chosen.items() if value is not None]
     loaded = load(CorpusRecipe, recipe, [*(settings or []), *flags])
     preflight.directory(tokenizer, "a tokenizer directory", "train-tokenizer")
     preflight.corpus(data, out, overwrite=True)  # a store that is there may be the one wanted: the stage looks

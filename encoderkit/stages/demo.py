@@ -5,6 +5,7 @@ the command that is shown. The task is to tell from a docstring which package of
 """
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -36,8 +37,8 @@ CLASSES, VOCABULARY, SEED = 20, 6000, 17
 PRETRAIN = """\
 # The demo's encoder: small enough to learn something from two megabytes of docstrings in less than a minute
 seed: {seed}
-tokenizer: {out}/tokenizer
-data: {{train: {out}/tokens, dev: 3%, length: 64}}
+tokenizer: {tokenizer}
+data: {{train: {tokens}, dev: 3%, length: 64}}
 model: {model}
 objective: {{kind: masked, rate: 20%}}
 optimizer: {{kind: muon, lr: 2e-2, adamw_lr: 4e-3, weight_decay: 0.01, clip: 1.0}}   # learns in a third of AdamW's updates here
@@ -48,7 +49,7 @@ every: {{log: 20 updates, evaluate: 1000 updates, save: 5m}}
 TASK = """\
 seed: {seed}
 {start}
-data: {{train: {out}/data/train.jsonl, dev: {out}/data/dev.jsonl, length: 64}}
+data: {{train: {train}, dev: {dev}, length: 64}}
 task: {{kind: classify, text: text, label: package, pooling: mean}}
 optimizer: {{kind: muon, lr: 2e-2, adamw_lr: 1e-2, weight_decay: 0.01, clip: 1.0}}
 schedule: {{kind: linear, warmup: 6%}}
@@ -67,7 +68,7 @@ class Demo(NamedTuple):
     commands: list[str]
 
     def path(self, name: str) -> str:
-        """A path in the demo's directory, as a shell and YAML read it."""
+        """A path in the demo's directory, as a shell reads it."""
         return (self.out / name).as_posix()
 
     def announce(self, command: str, *arguments: str) -> None:
@@ -85,6 +86,7 @@ def run(
     """Everything into the new directory `out`, in about `seconds`; the JSON of the command."""
     started = time.monotonic()
     files.refuse_existing(out, overwrite, known=WRITES)
+    out = out.resolve() if out.is_symlink() else out
     files.remove(out)
     demo = Demo(out, [])
     about = _data(demo, library)
@@ -118,6 +120,11 @@ def _data(demo: Demo, library: Callable[[], Iterable[Docstring]]) -> dict[str, A
     return {"docstrings": len(found), "packages": packages, "rows": {name: len(getattr(parts, name)) for name in parts._fields}}
 
 
+def _quoted(path: str) -> str:
+    """A path as YAML reads it inside of a mapping."""
+    return path if re.fullmatch(r"[\w./-]+", path) else json.dumps(path, ensure_ascii=False)
+
+
 def _write(path: Path, items: Sequence[Docstring]) -> None:
     files.make_folder(path.parent)
     rows = [json.dumps({"text": item.text, "package": item.package, "file": item.file}, ensure_ascii=False) for item in items]
@@ -143,11 +150,12 @@ def _tokens(demo: Demo) -> None:
 def _train(demo: Demo, left: float) -> dict[str, dict[str, Any]]:
     """Pretraining, fine-tuning and the same without pretraining, so long that enough of the `left` seconds stays for the rest."""
     times = [max(1, int(share * left)) for share in (PRETRAINING, FINETUNING)]
-    known: dict[str, Any] = {"out": demo.out.as_posix(), "seed": SEED, "model": MODEL}
+    places = {"train": "data/train.jsonl", "dev": "data/dev.jsonl"} | {name: name for name in ("tokenizer", "tokens", "pretrain")}
+    known: dict[str, Any] = {name: _quoted(demo.path(place)) for name, place in places.items()} | {"seed": SEED, "model": MODEL}
     trained = {}
     _recipe(demo, "pretrain", PRETRAIN, known | {"seconds": times[0]})
     trained["pretrain"] = pretrain(load(PretrainRecipe, demo.out / "pretrain.yaml"), demo.out / "pretrain")
-    starts = {"finetune": "checkpoint: {out}/pretrain", "scratch": "tokenizer: {out}/tokenizer\nmodel: {model}"}
+    starts = {"finetune": "checkpoint: {pretrain}", "scratch": "tokenizer: {tokenizer}\nmodel: {model}"}
     length = f"budget: {times[1]}s"
     for name, text in (("finetune", FINETUNE), ("scratch", SCRATCH)):
         _recipe(demo, name, text, known | {"start": starts[name].format(**known), "length": length})

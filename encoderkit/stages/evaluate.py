@@ -101,8 +101,8 @@ def judge(engine: Engine, data: Path) -> Judged:
 
 def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
     """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
-    alike = [(type(task), task.kinds, [*task.directions], task.labels if task.kinds else []) for task in (one.task, other.task)]
-    if alike[0] != alike[1]:
+    first, second = ((type(task), task.kinds, [*task.directions]) for task in (one.task, other.task))
+    if first != second:
         raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared")
     if isinstance(one.task, Queried) and isinstance(other.task, Queried):  # queries are independent, not their rows
         first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)

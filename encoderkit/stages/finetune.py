@@ -43,7 +43,7 @@ from encoderkit.training.sharding import place
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run the recipe into `out`; the JSON of the command."""
     if recipe.seeds or (recipe.folds and not recipe.fold):
-        return repeated(recipe, out, finetune, resume, overwrite)
+        return repeated(recipe, out, finetune, prepare, resume, overwrite)
     with session(recipe, out, resume, overwrite):
         material = prepare(recipe, out)
         state, plan = run(recipe, material, out, overwrite)

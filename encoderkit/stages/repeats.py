@@ -19,7 +19,7 @@ from encoderkit import files, world
 from encoderkit.config import dump
 from encoderkit.console import say
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages.session import hold
+from encoderkit.stages.session import clear, hold
 from encoderkit.training.distributed import joined
 
 
@@ -35,18 +35,24 @@ def variants(recipe: FinetuneRecipe) -> dict[str, FinetuneRecipe]:
 
 
 def repeated(
-    recipe: FinetuneRecipe, out: Path, once: Callable[..., dict[str, Any]], resume: bool = False, overwrite: bool = False
+    recipe: FinetuneRecipe,
+    out: Path,
+    once: Callable[..., dict[str, Any]],
+    ready: Callable[[FinetuneRecipe], object],
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run each variant by `once` into a directory below `out`; the JSON of the command, with means for single values.
 
-    `out` stands for the best of them on dev from then on.
+    `out` stands for the best of them on dev from then on. `ready` raises for a variant that cannot be run, before what was
+    there goes (`overwrite`).
     """
     with joined(), ExitStack() as held:
         if world.first():
             hold(held, recipe, out, resume, overwrite)
             if overwrite:
-                for path in [path for path in out.iterdir() if path.name != "lock"]:
-                    files.remove(path)
+                ready(next(iter(variants(recipe).values())))
+                clear(out)
             files.replace(out / "recipe.yaml", dump(recipe))
             files.replace(out / "manifest.json", json.dumps({"runs": list(variants(recipe))}, indent=1))
         runs: dict[str, dict[str, Any]] = {}

@@ -136,14 +136,16 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     adapt(learner, training.lora, recipe.seed)
     _check_trained(learner, training)
     goal = find_goal(learner, training.metric, training.patience)
-    found, plan = by_first(lambda: _before(out, material, overwrite))
+    found, plan = by_first(lambda: (None, None) if overwrite else (newest(out), _known_plan(out, material)))
+    if found is not None and plan is None:
+        raise DataError("the run has checkpoints but no plan.json; it is damaged", where=out, fix="--overwrite to begin again")
     if plan is None:
         plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
         place(learner, plan.device, training.shard)
         dev = looks(recipe, len(material.dev or ()))
         plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
         settled = plan
-        by_first(lambda: _begin(recipe, material, settled, out))
+        by_first(lambda: _begin(recipe, material, settled, out, overwrite))
     else:
         if plan.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("the run was begun on a GPU, and torch finds none here; it would not be the same run", where=out)
@@ -185,18 +187,6 @@ def _check_trained(learner: nn.Module, training: TrainingConfig) -> None:
     if training.unfreeze and max(found.of.values()) <= found.layers:
         message = "training.unfreeze begins with what stands above the layers, and here is nothing"
         raise UsageError(message, fix="--set training.unfreeze=null")
-
-
-def _before(out: Path, material: Material, overwrite: bool) -> tuple[tuple[Path, State] | None, Plan | None]:
-    """The newest checkpoint and the plan of a run that was begun before, unless it is to be written over."""
-    if overwrite:
-        for path in out.iterdir():
-            if path.name != "lock":
-                files.remove(path)
-    found, plan = newest(out), _known_plan(out, material)
-    if found is not None and plan is None:
-        raise DataError("the run has checkpoints but no plan.json; it is damaged", where=out, fix="--overwrite to begin again")
-    return found, plan
 
 
 def _tidy(out: Path, state: State, continued: bool) -> None:
@@ -243,9 +233,19 @@ def _known_plan(out: Path, material: Material) -> Plan | None:
         raise DataError("not the plan of a run; it is damaged", where=out / "plan.json", fix="begin a new run") from None
 
 
-def _begin(recipe: PretrainRecipe | FinetuneRecipe, material: Material, plan: Plan, out: Path) -> None:
-    """Write what the run is; plan.json last, since it says that the rest is there."""
+def clear(out: Path) -> None:
+    """Remove the run in `out`: last what tells that it is one, so that what is left when this is killed can go another time."""
+    told = ("recipe.yaml", "manifest.json", "plan.json")
+    for path in sorted(out.iterdir(), key=lambda path: path.name in told):
+        if path.name != "lock":
+            files.remove(path)
+
+
+def _begin(recipe: PretrainRecipe | FinetuneRecipe, material: Material, plan: Plan, out: Path, overwrite: bool) -> None:
+    """Write what the run is, in place (`overwrite`) of what was there; plan.json last, since it says that the rest is there."""
     assert isinstance(material.learner, nn.Module)
+    if overwrite:
+        clear(out)
     manifest = {
         "encoderkit": __version__,
         "torch": torch.__version__,

@@ -1,6 +1,7 @@
 """`encoderkit show` and `schema`: a completed recipe, every key that there is, and the JSON Schema for editors. No torch."""
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -34,10 +35,21 @@ def recipe_kind(data: dict[str, Any], where: Path) -> str:
     """Which recipe `data` is: the one that knows most of its keys. Raises `UsageError` if none knows any."""
     known = {kind: len(data.keys() & model.model_fields.keys()) for kind, model in RECIPES.items()}
     kind = max(known, key=known.__getitem__)
+    if kind == "pretrain" and known["finetune"] == known[kind] and _of_labels(data):
+        return "finetune"
     if known[kind]:
         return kind
     legal = "; ".join(f"{kind}: {', '.join(list(model.model_fields)[:5])}, ..." for kind, model in RECIPES.items())
     raise UsageError(f"this is no recipe: it has none of the keys that one has ({legal})", where=where, fix="encoderkit init")
+
+
+def _of_labels(data: dict[str, Any]) -> bool:
+    """Whether a recipe whose keys both recipes that train have is for labelled rows: by its data, or a key meant to be theirs."""
+    given = data.get("data")
+    if isinstance(given, dict) and ("test" in given or Path(str(given.get("train"))).suffix):
+        return True
+    own = list(FinetuneRecipe.model_fields.keys() - PretrainRecipe.model_fields.keys())
+    return any(get_close_matches(key, own, 1, 0.7) for key in data.keys() - PretrainRecipe.model_fields.keys())
 
 
 def kind_of(text: str) -> str:

@@ -47,7 +47,7 @@ class Axis(NamedTuple):
 
 def settings(params: Mapping[str, Any]) -> list[str]:
     """`params` as what `--set` takes."""
-    return [f"{key}={json.dumps(value)}" for key, value in params.items()]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in params.items()]
 
 
 def read_space(searches: Sequence[str], recipe: dict[str, Any]) -> list[Axis]:

@@ -46,6 +46,7 @@ def tune(
     say(f"searching {'  '.join(searches)}")
     about = {"recipe": given, "search": searches}
     with files.locked(out):
+        files.sweep(out)
         done = _known(out, about)
         _keep_best(out, done)  # it may have been killed before it did so
         most = trials or (TRIALS if budget is None else None)

@@ -216,4 +216,4 @@ class EveryConfig(Config):
 
 def by_the_clock(seconds: float) -> list[str]:
     """What `--set` takes to train for so long, in place of the length that a recipe has."""
-    return [f"training.budget={seconds:g}s", *(f"training.{key}=null" for key in ("updates", "epochs", "least", "tokens"))]
+    return [f"training.budget={seconds:.10g}s", *(f"training.{key}=null" for key in ("updates", "epochs", "least", "tokens"))]
