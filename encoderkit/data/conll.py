@@ -18,7 +18,7 @@ def sentences(numbered: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[
     width = 0
     for number, text in numbered:
         if text and not text.isspace():
-            fields = text.split("\t") if "\t" in text else text.split()
+            fields = text.split("\t") if "\t" in text else [field for field in text.split(" ") if field]  # U+3000 is a token
             if fields[0] == DOCUMENT:
                 continue
             width = width or len(fields)

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from encoderkit.data.corpus import Account, open_content
 from encoderkit.data.labelled import Row
-from encoderkit.data.records import read_records
+from encoderkit.data.records import read_lines, read_records
 from encoderkit.data.streams import Source, find_sources
 from encoderkit.errors import DataError
 
@@ -59,7 +59,7 @@ def find(path: str, columns: Sequence[str], txt: Literal["line", "conll"] = "lin
 
 def _parsed(source: Source, line: str, number: int) -> Row | tuple[int, str]:
     try:
-        [record] = read_records(source, [], "utf-8", [line.encode()])
+        [record] = read_lines(source, [], [(number, line)])
     except DataError as error:
         return number, error.message
     return Row(record.values, number, source.name)

@@ -41,7 +41,7 @@ def read_records(
         return _json(source, columns, "".join(texts(source, encoding, content)))
     numbered = whole_lines(source, texts(source, encoding, content))
     if source.format == "jsonl":
-        return _jsonl(source, columns, numbered)
+        return read_lines(source, columns, numbered)
     if source.format == "conll":
         return _conll(source, columns, numbered)
     return _table(source, columns, numbered)
@@ -116,7 +116,7 @@ def _json(source: Source, columns: Sequence[str], text: str) -> Iterator[Record]
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             say(f"{source.name}: holds several JSON values, read as .jsonl")
-            yield from _jsonl(source, columns, enumerate(text.split("\n"), start=1))
+            yield from read_lines(source, columns, enumerate(text.split("\n"), start=1))
             return
         raise DataError(
             f"not valid JSON: {error.msg} at character {error.colno}", where=f"{source.name}:{error.lineno}"
@@ -130,7 +130,8 @@ def _json(source: Source, columns: Sequence[str], text: str) -> Iterator[Record]
         yield Record(number, values)
 
 
-def _jsonl(source: Source, columns: Sequence[str], numbered: Iterable[tuple[int, str]]) -> Iterator[Record]:
+def read_lines(source: Source, columns: Sequence[str], numbered: Iterable[tuple[int, str]]) -> Iterator[Record]:
+    """The rows of lines of .jsonl with their numbers; raises `DataError` for one that is none."""
     for number, text in numbered:
         if not text or text.isspace():
             continue

@@ -23,6 +23,8 @@ class Texts(NamedTuple):
     """The column of the text, or the two of a pair; a .txt file has none."""
     spool: IO[bytes] | None = None
     """What standard input held."""
+    optional: Sequence[str] = ()
+    """Of .parquet, of which nothing else is read: columns that are wanted where they are there."""
 
     def rows(self) -> Iterator[list[str]]:
         """The text, or the two texts, of each row; raises as `placed` does."""
@@ -46,7 +48,7 @@ class Texts(NamedTuple):
                 yield Row({self.columns[0]: text}, number, name)
             return
         with named_by(dict.fromkeys(self.columns, "--column NAME")):
-            for line, values in read_records(self.source, self.columns, "auto", content):
+            for line, values in read_records(self.source, self.columns, "auto", content, self.optional):
                 yield Row(values, line, name)
 
 
@@ -55,7 +57,7 @@ def _again(spool: IO[bytes]) -> Iterator[bytes]:
     return iter(lambda: spool.read(BLOCK), b"")
 
 
-def open_texts(path: str | Path, columns: Sequence[str]) -> Texts:
+def open_texts(path: str | Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Texts:
     """The texts in a file, or in standard input (`-`), whose format is seen from its first bytes: .jsonl or .txt.
 
     Raises `UsageError` for a file that cannot be read, or that cannot hold pairs.
@@ -76,4 +78,4 @@ def open_texts(path: str | Path, columns: Sequence[str]) -> Texts:
             where=source.name,
             fix=f"a .jsonl, .csv or .tsv file with the columns {' and '.join(columns)}",
         )
-    return Texts(source, columns, spool)
+    return Texts(source, columns, spool, optional)

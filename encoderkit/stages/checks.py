@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     texts: list[str]
     labels: list[str]
     kind: str
-    """Of the task."""
+    """Of the task; any: it is not known."""
     sides: int
     """How many texts share the places of one example."""
     length: int | None
@@ -99,10 +99,10 @@ def _texts(row: Row, layout: Layout) -> tuple[list[str], np.ndarray | None]:
     texts: list[str] = []
     places = None
     for column in layout.texts:
-        if not isinstance(row.values.get(column), list):
-            texts.append(row.text(column))
-        elif layout.kind == "choice":
+        if isinstance(row.values.get(column), list) and layout.kind == "choice":
             texts += row.texts(column)
+        elif not isinstance(row.values.get(column), list) or layout.kind not in ("any", "tag"):
+            texts.append(row.text(column))
         else:
             text, places = joined(row.texts(column))
             texts.append(text)
@@ -135,7 +135,7 @@ def _answer(
             spans += [(one.start, one.end) for one in found]
         elif isinstance(value, list):
             labels += row.labels(name)
-        elif len(layout.labels) > 1 and layout.kind == "classify":
+        elif len(layout.labels) > 1 and layout.kind in ("any", "classify"):
             labels += [name] if row.label(name) == "1" else []
         else:
             labels.append(row.label(name))
@@ -167,13 +167,15 @@ def alone(split: Split, layout: Layout) -> Iterator[Finding]:
 def _repeated(split: Split, layout: Layout) -> Iterator[Finding]:
     """Rows that stand twice, and texts that have several labels."""
     first: dict[tuple[str, str | None], int] = {}
+    # What is right is not known where no column of labels is: then rows are equal that are so in all columns.
+    all_of = {} if layout.labels else {row.line: json.dumps(row.values, default=str) for row in split.found.rows}
     answers: dict[str, tuple[str | None, int]] = {}
     twice, unlike = [], []
     for row in split.rows:
         text = plain(row.texts)
         if not text.strip("\x1f "):
             continue
-        before = first.setdefault(("\x1f".join(row.texts), row.answer), row.line)
+        before = first.setdefault(("\x1f".join(row.texts), all_of.get(row.line, row.answer)), row.line)
         if before != row.line:
             twice.append((row.line, before))
         other, line = answers.setdefault(text, (row.answer, row.line))
@@ -310,5 +312,5 @@ def _total(lengths: Sequence[int], layout: Layout, tokenizer: Tokenizer) -> int:
 def _inside(span: tuple[int, int], places: np.ndarray, text: str) -> bool:
     """Whether a span begins or ends inside a piece, white space aside."""
     start, end = span
-    first = [a for a, b in places.tolist() if a < start < b and not text[a:start].isspace()]
-    return bool(first) or any(a < end < b and not text[end:b].isspace() for a, b in places.tolist())
+    begun, ended = (places[(places[:, 0] < edge) & (edge < places[:, 1])].tolist() for edge in span)
+    return any(not text[a:start].isspace() for a, _ in begun) or any(not text[end:b].isspace() for _, b in ended)

@@ -16,7 +16,7 @@ from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import checks
 from encoderkit.stages.checks import Finding, Layout, Split
 from encoderkit.stages.show import complete
-from encoderkit.tasks.config import ChoiceConfig
+from encoderkit.tasks.config import ChoiceConfig, SimilarityConfig
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 
@@ -41,8 +41,9 @@ def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
     if not isinstance(recipe, FinetuneRecipe):
         raise UsageError("doctor data takes a fine-tuning recipe, or files of rows", where=path)
     task, data = recipe.task, recipe.data
-    labels = [name for name in task.all_columns if name not in task.columns]
-    layout = Layout(task.columns, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length)
+    texts = [*task.columns, *([task.negative] if isinstance(task, SimilarityConfig) and task.negative else [])]
+    labels = [name for name in task.all_columns if name not in texts]
+    layout = Layout(texts, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length)
     paths = [name for name in (data.train, data.dev, data.test) if isinstance(name, str)]
     tokenizer = find_step(recipe.checkpoint) / "tokenizer" if recipe.checkpoint else Path(recipe.tokenizer or "")
     return Patient(paths, layout, tokenizer, task.txt)
@@ -52,7 +53,7 @@ def of_files(
     paths: Sequence[Path], texts: Sequence[str], labels: Sequence[str], tokenizer: Path | None, length: int | None
 ) -> Patient:
     """Files whose columns are named on the command line; text, and label if it is there, where they are not."""
-    layout = Layout([*texts] or ["text"], [*labels], "classify", max(1, len(texts)), length)
+    layout = Layout([*texts] or ["text"], [*labels], "any", max(1, len(texts)), length)
     return Patient([str(path) for path in paths], layout, tokenizer)
 
 
@@ -71,7 +72,7 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
     layout = patient.layout
     columns = [*layout.texts, *(layout.labels or ["label"])]
     found = [find(path, columns, patient.txt) for path in patient.paths]
-    if not layout.labels and any("label" in row.values for row in found[0].rows[:1]):
+    if not layout.labels and any("label" in row.values for row in found[0].rows):
         layout = layout._replace(labels=["label"])
     _check_columns(found[0], layout)
     splits = [checks.look(one, layout) for one in found]
@@ -80,7 +81,7 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
         fact, own = _one(split, layout, tokenizer)
         facts.append(fact)
         findings += own
-    if layout.kind in ("classify", "tag"):
+    if layout.kind in ("any", "classify", "tag"):
         findings += checks.classes(splits)
     for known, asked in combinations(splits, 2):
         findings += checks.overlap(known, asked)

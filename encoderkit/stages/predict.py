@@ -83,7 +83,7 @@ def predict(
     else:
         predictor = _pretrained(engine, top) if task is None else _Rows(engine, task, top)
     header, line = _written(predictor, form)
-    rows = _rows(predictor.columns, source, texts, columns)
+    rows = _rows(predictor.columns, source, texts, columns, [] if task is None else task.config.optional_columns)
     total = 0
     for row in rows():
         total += 1
@@ -108,16 +108,23 @@ def predict(
 
 
 def _rows(
-    names: Sequence[str], source: Path | None, texts: Sequence[Sequence[str]], columns: Sequence[str] | None
+    names: Sequence[str],
+    source: Path | None,
+    texts: Sequence[Sequence[str]],
+    columns: Sequence[str] | None,
+    optional: Sequence[str],
 ) -> Callable[[], Iterator[Row]]:
-    """The rows, as often as they are asked for, under the `names` of what the model reads; `columns`: what a file calls them."""
+    """The rows, as often as they are asked for, under the `names` of what the model reads; `columns`: what a file calls them.
+
+    `optional`: what a prediction repeats where a file has it.
+    """
     if source is None:
         return lambda: (Row(dict(zip(names, row, strict=True)), i, "--text") for i, row in enumerate(texts, start=1))
     columns = names if columns is None else columns
     if len(columns) != len(names):
         message = f"the model reads {len(names)} column{'s' * (len(names) > 1)}, found {len(columns)}"
         raise UsageError(message, where="--column", fix=f"one for each of {', '.join(names)}")
-    held = open_texts(source, columns)
+    held = open_texts(source, columns, optional)
     if list(columns) == list(names):
         return held.whole
     renamed = dict(zip(names, columns, strict=True))

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from encoderkit.config import Config
 from encoderkit.units import Count
@@ -41,6 +41,15 @@ class TokenizerConfig(Config):
     time there, and 70 bytes of memory for a byte of Chinese."""
     seed: int = Field(default=17, ge=0, lt=2**63)
     """Chooses the sample."""
+
+    @model_validator(mode="after")
+    def _applies(self) -> "TokenizerConfig":
+        if self.byte_fallback and self.kind not in ("unigram", "bpe"):
+            raise ValueError(f"byte_fallback is for unigram; a tokenizer of kind {self.kind} has [UNK] for what it does not know")
+        if self.alphabet and self.kind in ("bpe", "word"):
+            reason = "its alphabet is bytes" if self.kind == "bpe" else "its pieces are whole words"
+            raise ValueError(f"alphabet is not for {self.kind}: {reason}")
+        return self
 
     def splits_chinese(self) -> bool:
         """`chinese`, with `auto` resolved."""

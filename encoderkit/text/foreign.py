@@ -81,6 +81,8 @@ def _byte_bpe(folder: Path) -> dict[str, bytes]:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     tokenizer.decoder = decoders.ByteLevel()
     if not gpt:
+        if missing := [names[role] for role in ("cls_token", "sep_token") if names[role] not in vocab]:
+            raise DataError(f"lacks {' and '.join(missing)}, with which its texts begin and end", where=folder / "vocab.json")
         cls, sep = names["cls_token"], names["sep_token"]
         tokenizer.post_processor = processors.RobertaProcessing((sep, vocab[sep]), (cls, vocab[cls]), True, space)
     return _with_layout(_files(tokenizer, names), folder)
@@ -92,7 +94,7 @@ def _with_layout(found: dict[str, bytes], where: Path) -> dict[str, bytes]:
     Its own tokenizer puts nothing around a text. Here it stands before, so that an empty text is one too; what goes back
     to transformers is then read there as it is here.
     """
-    said = json.loads(found.get("special_tokens_map.json", b"{}")) | json.loads(found.get("tokenizer_config.json", b"{}"))
+    said = _json(where / "special_tokens_map.json") | _json(where / "tokenizer_config.json")
     names = _names(dict.fromkeys(("bos_token", "eos_token", "pad_token"), ""), said)
     end = names["eos_token"]
     if not end or names["bos_token"] != end or names["pad_token"] not in ("", end, "None"):

@@ -55,21 +55,41 @@ class Spelled:
 
     def __init__(self, words: list[str | None], low: int, high: int, rows: int) -> None:
         self._words, self._low, self._high, self._rows = words, low, high, rows
-        self._flat, self._ends, self._done = np.zeros(0, np.int64), np.zeros(1, np.int64), 0
+        self._flat, self._ends, self._done = _Growing(), _Growing(), 0
+        self._ends.add(np.zeros(1, np.int64))
 
     def __call__(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N,) ids to the rows of all their n-grams end to end, and (N,) how many each has."""
         self._catch_up()
-        counts = self._ends[ids + 1] - self._ends[ids]
+        ends, flat = self._ends.values, self._flat.values
+        counts = ends[ids + 1] - ends[ids]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self._flat[np.repeat(self._ends[ids], counts) + within], counts
+        return flat[np.repeat(ends[ids], counts) + within], counts
 
     def _catch_up(self) -> None:
         new = self._words[self._done :]
         if new:
             flat, counts = hashed_ngrams([word or "" for word in new], self._low, self._high, self._rows)
             counts_of = np.array([word is not None for word in new])
-            flat = flat[np.repeat(counts_of, counts)]
-            self._flat = np.concatenate([self._flat, flat])
-            self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts * counts_of)])
+            self._flat.add(flat[np.repeat(counts_of, counts)])
+            self._ends.add(self._ends.values[-1] + np.cumsum(counts * counts_of))
             self._done = len(self._words)
+
+
+class _Growing:
+    """Numbers end to end, with room for more: what is added now and then is not copied each time with all before it."""
+
+    def __init__(self) -> None:
+        self._room, self._used = np.zeros(0, np.int64), 0
+
+    @property
+    def values(self) -> np.ndarray:
+        """(N,) int64: all of them."""
+        return self._room[: self._used]
+
+    def add(self, more: np.ndarray) -> None:
+        """Put `more` behind them."""
+        if self._used + len(more) > len(self._room):
+            self._room = np.concatenate([self.values, np.empty(max(self._used, len(more)), np.int64)])
+        self._room[self._used : self._used + len(more)] = more
+        self._used += len(more)

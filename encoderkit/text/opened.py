@@ -25,7 +25,7 @@ class OpenWords:
             encoding = engine.encode(text, add_special_tokens=False)
             for place in np.flatnonzero(np.array(encoding.ids) == self._unk).tolist():
                 begin, end = encoding.offsets[place]
-                ids[first + place] = self._id(normalize(text[begin:end]))
+                ids[first + place] = self._id(normalize(text[begin:end]).strip())  # BERT puts spaces around a Chinese character
         return ids
 
     def _id(self, word: str) -> int:

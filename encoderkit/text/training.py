@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import encoderkit
 from encoderkit.errors import DataError, UsageError
-from encoderkit.text.alphabet import HAN_CLASS, count_characters, is_han, normalized_counts
+from encoderkit.text.alphabet import HAN_CLASS, count_characters, normalized_counts
 from encoderkit.text.config import TokenizerConfig
 from encoderkit.text.counting import LONGEST_WORD, count_by_gigatoken, count_byte_words, count_words
 from encoderkit.text.merging import Laid, learn
@@ -76,10 +76,15 @@ def _alphabet(counts: dict[str, int], config: TokenizerConfig, room: int) -> lis
 
 
 def continues(character: str, config: TokenizerConfig) -> bool:
-    """Whether a character can stand inside a word of BERT's pre-tokenizer and so needs a piece with ##."""
-    if is_han(ord(character)):
-        return not config.splits_chinese()
-    return pre_tokenizers.BertPreTokenizer().pre_tokenize_str(f"a{character}")[0][0] != "a"
+    """Whether a character can stand inside a word of BERT's pre-tokenizer and so needs a piece with ##.
+
+    Of Chinese ones 〇 and the youngest can: BERT does not know that they are such.
+    """
+    text = _APART.normalize_str(f"a{character}") if config.splits_chinese() else f"a{character}"
+    return pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)[0][0] != "a"
+
+
+_APART = normalizers.BertNormalizer(clean_text=False, handle_chinese_chars=True, strip_accents=False, lowercase=False)
 
 
 def _wordpiece(texts: Kept, config: TokenizerConfig) -> Tokenizer:

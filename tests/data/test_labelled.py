@@ -3,9 +3,12 @@
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from encoderkit.data.labelled import read_rows
+from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import DataError
 
 
@@ -47,6 +50,21 @@ def test_what_is_wrong_is_told(tmp_path: Path, name: str, content: str, message:
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_rows(tmp_path / name, ["text", "label"])
+
+
+def test_spaces_of_other_kinds_are_tokens_of_conll(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("\u3000 O\n10\u00a0000   B-N\n\nx O\n", encoding="utf-8")
+    first, second = read_rows(path, ["tokens", "tags"])
+    assert first.values["tokens"] == ["\u3000", "10\u00a0000"] and first.values["tags"] == ["O", "B-N"]
+    assert second.values["tokens"] == ["x"]
+
+
+def test_of_parquet_what_is_wanted_where_it_is_there_is_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "id": ["q1"], "other": [1]}), tmp_path / "a.parquet")
+    assert [row.values for row in open_texts(tmp_path / "a.parquet", ["text"], ["id", "none"]).whole()] == [
+        {"text": "a", "id": "q1"}
+    ]
 
 
 def test_plain_text_is_one_column_with_every_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from encoderkit.cli import main as cli
+from encoderkit.data.labelled import read_rows
 from encoderkit.errors import DataError, UsageError
 from encoderkit.stages.doctor import describe, doctor, of_files, of_recipe
 from encoderkit.text import variants
@@ -131,6 +132,36 @@ def test_columns_of_conll_in_a_txt_of_a_recipe_of_tags(tmp_path: Path, tokenizer
     recipe.write_text(f"{start}data: {{train: {tmp_path / 'train.txt'}, dev: 30%, length: 16}}\n", encoding="utf-8")
     result = doctor(of_recipe(recipe))
     assert result["files"][0]["rows"] == 3 and "duplicate" in {one["check"] for one in result["findings"]}
+
+
+def test_rows_are_equal_in_all_columns_where_no_label_is_named(tmp_path: Path) -> None:
+    rows = [{"text": "ok", "sentiment": "pos"}, {"text": "ok", "sentiment": "neg"}, {"text": "ok", "sentiment": "pos"}]
+    assert found(write(tmp_path / "a.jsonl", rows))["duplicate", "a.jsonl"]["lines"] == [3]
+    later = [{"text": "a"}, {"text": "b", "label": "x"}, {"text": "c", "label": "x"}]  # a label that the first row lacks
+    assert found(write(tmp_path / "b.jsonl", later))["refused", "b.jsonl"]["lines"] == [1]
+
+
+def test_a_mark_within_a_file_is_refused_as_in_training(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", rows_of_one_text_each())
+    with path.open("ab") as file:
+        file.write("\ufeff".encode() + b'{"text": "joined", "label": "pos"}\n')
+    assert found(path)["refused", "a.jsonl"]["lines"] == [len(GOOD) + 1]
+    with pytest.raises(DataError, match="not valid JSON"):
+        list(read_rows(str(path), ["text", "label"]))
+
+
+def test_texts_of_a_recipe_are_what_training_takes_for_them(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """A list is none for a classifier; the negative of a pair is one, and no label."""
+    start = f"tokenizer: {tokenizer_dir}\nmodel: {{kind: lstm, dim: 32}}\n"
+    recipe = tmp_path / "r.yaml"
+    data = f"data: {{train: {write(tmp_path / 'a.jsonl', [{'text': ['a', 'b'], 'label': 'x'}, *GOOD])}, dev: 30%}}\n"
+    recipe.write_text(start + data, encoding="utf-8")
+    assert {one["check"]: one["lines"] for one in doctor(of_recipe(recipe))["findings"]}["refused"] == [1]
+    rows = [{"text": "who", "text_pair": "he", "other": name} for name in ("she", "it", " ")]
+    task = "task: {kind: similarity, loss: contrastive, label: null, negative: other}\n"
+    recipe.write_text(start + task + f"data: {{train: {write(tmp_path / 'b.jsonl', rows)}, dev: 30%}}\n", encoding="utf-8")
+    findings = {one["check"]: one["lines"] for one in doctor(of_recipe(recipe))["findings"]}
+    assert "conflict" not in findings and "duplicate" not in findings
 
 
 def test_lengths_unknown_characters_and_spans(tmp_path: Path, tokenizer_dir: Path) -> None:
