@@ -381,7 +381,7 @@ def fill(engine: Engine, row: Tokens, top: int) -> list[list[tuple[str, float]]]
         return learner.fill(inputs, torch.from_numpy(places)[None].to(inputs.ids.device)).softmax(-1)
 
     [scores] = engine.run([row], guesses)
-    best = [np.argsort(-p, kind="stable")[:top] for p in scores]
+    best = [np.argsort(-p[: tokenizer.vocab_size], kind="stable")[:top] for p in scores]  # a model may have rows for no piece
     return [[(tokenizer.token(int(i)), float(p[i])) for i in order] for p, order in zip(scores, best, strict=True)]
 
 

@@ -342,9 +342,11 @@ def paired_differences(
         a, b = score(gold[chosen], first[chosen]), score(gold[chosen], second[chosen])
         for name, values in drawn.items():
             values.append(a[name] - b[name])
-    found = {}
-    for name, values in drawn.items():
-        low, high = np.quantile(values, (0.025, 0.975))
-        tail = min(np.mean(np.array(values) <= 0), np.mean(np.array(values) >= 0))
-        found[name] = Difference(one[name] - other[name], float(low), float(high), float(min(1.0, max(2 * tail, 1 / rounds))))
-    return found
+    return {name: difference(one[name] - other[name], values) for name, values in drawn.items()}
+
+
+def difference(value: float, drawn: Sequence[float] | np.ndarray) -> Difference:
+    """A difference and what it was on rows drawn anew, to its interval and p."""
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    tail = min(np.mean(np.array(drawn) <= 0), np.mean(np.array(drawn) >= 0))
+    return Difference(value, float(low), float(high), float(min(1.0, max(2 * tail, 1 / len(drawn)))))

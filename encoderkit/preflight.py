@@ -12,7 +12,7 @@ from encoderkit import files, world
 from encoderkit.errors import DataError, MissingDependency, ResourceError, UsageError, shown
 from encoderkit.models.config import EncoderConfig
 from encoderkit.objectives.config import misfit
-from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, blind
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
 from encoderkit.tasks.config import GenerateConfig, TaskConfig
 
 _MADE_BY = {"encoderkit.json": "train-tokenizer", "meta.json": "tokenize"}
@@ -164,8 +164,8 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
             message = f"the decoder of {recipe.checkpoint} writes with the checkpoint's own vocabulary, and no other fits it"
             raise UsageError(message, where="task.tokenizer", fix="leave it out, or describe a new decoder: task.decoder")
         encoder = _understood(EncoderConfig, _config(step)["encoder"], step)
-        if reason := blind(encoder, recipe.task):
-            raise UsageError(reason, where=step, fix="--set task.pooling=last")
+        if reason := unfit(encoder, recipe.task):
+            raise UsageError(reason, where=step)
     return data
 
 

@@ -6,13 +6,13 @@ Nothing here imports torch, so that a mistake is told in a fraction of a second.
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
-from encoderkit.models.config import EncoderConfig, longest, reading
+from encoderkit.models.config import EncoderConfig, StaticConfig, longest, reading
 from encoderkit.objectives.config import GloveConfig, MaskedConfig, ObjectiveConfig, WordVectorConfig, misfit
-from encoderkit.tasks.config import ClassifyConfig, SimilarityConfig, TaskConfig
+from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, SimilarityConfig, TaskConfig
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.training.config import (
     AdagradConfig,
@@ -83,12 +83,25 @@ def _check_length(model: EncoderConfig, length: int) -> None:
         )
 
 
-def blind(model: EncoderConfig, task: TaskConfig) -> str | None:
-    """Why the vector that stands for a text has not seen it; None if it has."""
-    if reading(model) == "left_to_right" and getattr(task, "pooling", None) == "cls":
-        first = "task.pooling cls is the vector of the first token"
-        return f"{first}, and this {model.kind} reads from left to right, so that it has seen nothing of the text"
+def blind(model: EncoderConfig, pooling: str | None) -> str | None:
+    """Why the vector that stands for a text has not seen it, and what would; None if it has."""
+    if isinstance(model, StaticConfig) and pooling in ("cls", "last"):
+        return f"pooling {pooling} is a vector that is the same for all texts, as word vectors see no other word: mean or max"
+    if reading(model) == "left_to_right" and pooling == "cls":
+        first = "pooling cls is the vector of the first token, which has seen nothing of the text"
+        return f"{first}, as this {model.kind} reads from left to right: last, mean or max"
     return None
+
+
+def unfit(model: EncoderConfig, task: TaskConfig) -> str | None:
+    """Why an encoder cannot serve a task as this is described; None if it can."""
+    if isinstance(task, GenerateConfig):
+        try:
+            task.decoder.blocks(model)
+        except ValidationError as error:
+            return f"task.decoder: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+    reason = blind(model, getattr(task, "pooling", None))
+    return None if reason is None else f"task.{reason}"
 
 
 def _check_start(checkpoint: str | None, model: EncoderConfig | None, tokenizer: str | None) -> None:
@@ -227,8 +240,8 @@ class FinetuneRecipe(Config):
         _check_start(self.checkpoint, self.model, self.tokenizer)
         if self.model is not None:
             _check_length(self.model, self.data.length)
-            if reason := blind(self.model, self.task):
-                raise ValueError(f"{reason}; task.pooling: last, mean or max")
+            if reason := unfit(self.model, self.task):
+                raise ValueError(reason)
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
         _check_patience(self.training, self.every, self.data.dev or self.folds)

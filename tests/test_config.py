@@ -1,5 +1,6 @@
 """YAML without its surprises, overrides typed by the schema, and errors that say where and what instead."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,22 @@ def test_another_kind_and_what_the_file_has_for_the_first(tmp_path: Path) -> Non
         load(FinetuneRecipe, path, ["optimizer.kind=adamw", *gone, "optimizer.eta=null"])
     with pytest.raises(UsageError, match=r"optimizer\.adamw_lr is missing\n  fix: --set optimizer\.adamw_lr=VALUE"):
         load(FinetuneRecipe, path, ["optimizer={kind: muon, lr: 1}"])
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "message"),
+    [
+        ({"kind": "static", "dim": 8}, {"kind": "classify"}, "task.pooling cls is a vector that is the same for all texts"),
+        ({"kind": "static", "dim": 8}, {"kind": "regress", "pooling": "last"}, "the same for all texts"),
+        ({"kind": "lstm", "dim": 8, "directions": 1}, {"kind": "classify"}, "as this lstm reads from left to right"),
+        ({"kind": "bert", "dim": 64, "heads": 2}, {"kind": "generate", "decoder": {"heads": 3}}, "task.decoder: heads (3) must"),
+        ({"kind": "bert", "dim": 64, "heads": 2}, {"kind": "generate", "length_penalty": 0.6}, "length_penalty compares beams"),
+    ],
+)
+def test_encoders_and_tasks_that_do_not_fit(model: dict[str, Any], task: dict[str, Any], message: str) -> None:
+    recipe = {"tokenizer": "t", "model": model, "data": {"train": "b"}, "task": task}
+    with pytest.raises(UsageError, match=re.escape(message)):
+        validate(FinetuneRecipe, recipe, "t")
 
 
 @pytest.mark.parametrize(

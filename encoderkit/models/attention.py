@@ -31,6 +31,12 @@ def visible(documents: Tensor, window: int | None = None, direction: Direction =
     return torch.zeros(same.shape, device=same.device).masked_fill(~same, -math.inf)[:, None]
 
 
+def in_type(bias: Tensor) -> Tensor:
+    """`bias` in the type that a GPU computes attention in: else each layer would make one, and keep it for its backward pass."""
+    computed = bias.is_cuda and torch.is_autocast_enabled("cuda")
+    return bias.to(torch.get_autocast_dtype("cuda")) if computed else bias
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
     """softmax(Q K' / sqrt(K) + bias) V: (B, H, T, K) three times and (B, 1, T, T) -> (B, H, T, K). Vaswani et al. 2017, eq. 1.
 

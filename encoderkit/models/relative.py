@@ -81,7 +81,8 @@ class Distances(nn.Module):
         self.dim, self.longest, self.dropout = config.dim, config.max_length, dropout(config.dropout)
 
     def forward(self, positions: Tensor) -> tuple[Tensor]:
-        return (self.dropout(sinusoids(self.longest, positions.shape[1], self.dim, positions)),)
+        length = positions.shape[1]  # of a packed row, which may be longer than any of its documents
+        return (self.dropout(sinusoids(max(self.longest, length), length, self.dim, positions)),)
 
 
 class RelativeAttention(Attention):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.attention import BIASES, Attention, Memory, Rotary, visible
+from encoderkit.models.attention import BIASES, Attention, Memory, Rotary, in_type, visible
 from encoderkit.models.config import TransformerConfig
 from encoderkit.models.families import Direction
 from encoderkit.models.inputs import Inputs
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
                 parameter.mul_(factor)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        x = self.projection(self.embedding_dropout(self.embedding_norm(self._embed(inputs))))
+        x = self._widened(self.embedding_dropout(self.embedding_norm(self._embed(inputs))))
         contexts = self._contexts(inputs)
         for block, kind in self._steps:
             x = self.layers[block](x, contexts[kind])
@@ -169,10 +169,14 @@ class Transformer(nn.Module):
         whole = Inputs.of(ids.new_zeros(1, before + ids.shape[1]))
         biases = self._biases(whole.documents, ids.shape[1])
         inputs = Inputs(ids, torch.ones_like(ids), places)
-        x, contexts = self.projection(self.embedding_norm(self._embed(inputs))), self._contexts(inputs)
+        x, contexts = self._widened(self.embedding_norm(self._embed(inputs))), self._contexts(inputs)
         for (block, kind), memory in zip(self._steps, memories, strict=True):
             x = self.layers[block](x, contexts[kind]._replace(bias=biases[kind], memory=memory))
         return self.final_norm(x), memories
+
+    def _widened(self, x: Tensor) -> Tensor:
+        """(B, T, E) -> (B, T, D), in the type of the embeddings: sums of the layers' outputs keep their digits under autocast."""
+        return self.projection(x).to(self.tokens.weight.dtype)
 
     def _embed(self, inputs: Inputs) -> Tensor:
         x = self.tokens(inputs.ids)
@@ -187,10 +191,10 @@ class Transformer(nn.Module):
     def _biases(self, documents: Tensor, queries: int) -> list[Tensor]:
         """Of the last `queries` places of rows, to all of them: who sees whom, and how far they are where that is a bias."""
         biases = [visible(documents, window, self._direction)[:, :, -queries:] for window in self._windows]
-        if self.distance_bias is None:
-            return biases
-        distance = self.distance_bias(queries, documents.shape[1])
-        return [bias + distance for bias in biases]
+        if self.distance_bias is not None:
+            distance = self.distance_bias(queries, documents.shape[1])
+            biases = [bias + distance for bias in biases]
+        return [in_type(bias) for bias in biases]
 
     def _contexts(self, inputs: Inputs) -> list[Context]:
         biases = self._biases(inputs.documents, inputs.ids.shape[1])

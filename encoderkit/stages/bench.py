@@ -69,13 +69,14 @@ def _measure(engine: Engine, length: int, seconds: float) -> dict[str, Any]:
     whole = _times(lambda: _compute(engine, rows), seconds)
     limit = max(limit, product_rate(engine.device, engine.precision))  # the machine may have been busy at one of the two
     rate = len(rows) / float(np.mean(whole))
-    work = _operations(engine, rows[:1])
+    work, task = _operations(engine, rows[:1]), engine.model.task
+    size = length if task is None else task.probe(rows[0]).size  # of an example, which may be several texts
     return {
         "one_at_a_time": {"texts_per_second": 1 / float(np.mean(single)), "milliseconds": _percentiles(single)},
         "batched": {
             "batch": len(rows),
             "texts_per_second": rate,
-            "tokens_per_second": rate * length,
+            "tokens_per_second": rate * size,
             "milliseconds": _percentiles(whole),
             "gflops": rate * work / 1e9,
             "limit_gflops": limit / 1e9,

@@ -13,6 +13,7 @@ from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import Account, Engine, Precision, open_model, start
 from encoderkit.models.pooling import Pooling
+from encoderkit.recipe import blind
 from encoderkit.stages.predict import windows
 
 
@@ -37,6 +38,8 @@ def embed(
     engine = start(open_model(step), precision, batch)
     task = engine.model.task
     kind: Pooling = pooling or (task.config.vector if task else None) or "mean"
+    if reason := blind(engine.model.learner.encoder_config, kind):
+        raise UsageError(reason, where="--pooling")
     texts = open_texts(source, _columns(engine, columns))
     count, dim = sum(1 for _ in texts.rows()), engine.model.learner.encoder.dim  # the header says how many rows follow
     if not count:

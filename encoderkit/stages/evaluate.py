@@ -15,12 +15,14 @@ from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, rows_of, start
 from encoderkit.learner import Coupled
-from encoderkit.metrics import paired_differences
+from encoderkit.metrics import difference, paired_differences
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.stages import slices, worst_rows
 from encoderkit.stages.pretrain import measure
-from encoderkit.tasks import baselines
+from encoderkit.tasks import baselines, wording
 from encoderkit.tasks.calibration import reliability
+from encoderkit.tasks.generate import Generate
+from encoderkit.tasks.span import Span
 from encoderkit.tasks.task import Lossy, Observed, Probable, Queried, Task
 from encoderkit.training.evaluate import evaluate as evaluate_source
 
@@ -95,6 +97,8 @@ def judge(engine: Engine, data: Path) -> Judged:
         raise UsageError("is a pretrained model, which has no answers to labelled rows", where=engine.model.path)
     rows = _read(task, data)
     examples = task.encode(rows, engine.model.tokenizer)
+    if isinstance(task, Span) and "recipe" not in engine.model.config:  # an import does not say in which language it answers
+        task.prepare(examples)
     observed = engine.observe(examples)
     return Judged(task, rows, examples, observed, task.gold(rows), task.decide(examples, observed))
 
@@ -108,6 +112,12 @@ def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
         first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)
         mine, theirs = (np.stack([*each.values()], axis=1) for each in (first, second))
         found = paired_differences(lambda _, drawn: dict(zip(first, drawn.mean(0).tolist(), strict=True)), mine, mine, theirs)
+    elif isinstance(one.task, Generate) and isinstance(other.task, Generate):  # of which a score takes long
+        right, own, theirs = (texts.tolist() for texts in (one.gold, one.predicted, other.predicted))
+        tokens = one.task.config.wording
+        drawn, against = wording.resampled(right, own, tokens), wording.resampled(right, theirs, tokens)
+        score, of_other = one.task.score(one.gold, one.predicted), one.task.score(one.gold, other.predicted)
+        found = {name: difference(score[name] - of_other[name], drawn[name] - against[name]) for name in score}
     else:
         found = paired_differences(one.task.score, one.gold, one.predicted, other.predicted)
     return {name: difference._asdict() for name, difference in found.items()}

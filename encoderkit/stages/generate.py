@@ -66,6 +66,8 @@ def generate(
 def _prompts(engine: Engine, rows: Sequence[tuple[str | None, str]]) -> list[np.ndarray]:
     tokenizer, limit = engine.model.tokenizer, _limit(engine)
     encoded = tokenizer.encode([text for _, text in rows])
+    if encoded.unknown:
+        warn(f"{encoded.unknown:,} tokens of the texts are unknown to the model, and are left out where it writes them again")
     prompts = []
     for i, (place, text) in enumerate(rows):
         prompts.append(
@@ -92,6 +94,7 @@ def continued(
     assert isinstance(learner, Causal)
     most = most if limit is None else min(most, limit - len(prompt))
     never = [i for i in (vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.mask) if i != vocabulary.sep]
+    never += range(engine.model.tokenizer.vocab_size, vocabulary.size)  # rows of a published model that are no pieces
     ids = torch.from_numpy(prompt).to(engine.device).expand(len(draws), -1)
     state, chosen = None, np.zeros((len(draws), 0), np.int64)
     with engine.arithmetic():

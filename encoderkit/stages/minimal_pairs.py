@@ -20,6 +20,7 @@ from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import TOKENS, Engine
 from encoderkit.learner import Masking, Scorer
 from encoderkit.metrics import Answered, bootstrap_shares
+from encoderkit.objectives.causal import Causal
 
 COLUMNS = {
     "good": ("sentence_good", "good"),
@@ -121,6 +122,8 @@ def score(paradigms: np.ndarray, right: np.ndarray) -> dict[str, float]:
 def _rows(engine: Engine, texts: Sequence[str]) -> tuple[list[Row], int]:
     """Each text as the tokenizer lays it out, and how many were cut."""
     tokenizer, (before, after) = engine.model.tokenizer, engine.model.tokenizer.template.around
+    if isinstance(engine.model.learner, Causal):  # however the tokenizer lays texts out, it learns to go on from [CLS]
+        before, after = [tokenizer.cls], [tokenizer.sep]
     room = engine.model.config["length"] - len(before) - len(after)
     encoded, rows, cut = tokenizer.encode(texts), [], 0
     for first, end in zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True):

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from encoderkit import __version__, files
+from encoderkit import __version__, files, world
 from encoderkit.config import dump, parse_yaml
 from encoderkit.console import say, warn
 from encoderkit.errors import DataError, ExitCode, UsageError
@@ -140,7 +140,9 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     if found is not None and plan is None:
         raise DataError("the run has checkpoints but no plan.json; it is damaged", where=out, fix="--overwrite to begin again")
     if plan is None:
-        plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
+        count = len(material.train)
+        # By the first: what a processor is measured to be good at may differ between processes.
+        plan = by_first(lambda: draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, count))
         place(learner, plan.device, training.shard)
         dev = looks(recipe, len(material.dev or ()))
         plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
@@ -149,7 +151,8 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     else:
         if plan.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("the run was begun on a GPU, and torch finds none here; it would not be the same run", where=out)
-        torch.set_num_threads(plan.threads)
+        if plan.processes == world.size():
+            torch.set_num_threads(plan.threads)
         check_precision(learner, plan.precision, plan.device)
         if isinstance(training.micro_batch, int):
             plan = plan.model_copy(update={"micro_batch": min(training.micro_batch, plan.batch)})

@@ -69,7 +69,7 @@ def _whole(value: object) -> TypeGuard[int]:
 
 def known(names: Sequence[str], kinds: Sequence[str], what: str, row: Row) -> None:
     """Raise `DataError` for the first of `names` that is none of `kinds`."""
-    if unknown := next((name for name in names if name not in kinds), None):
+    if (unknown := next((name for name in names if name not in kinds), None)) is not None:
         listed = ", ".join(shown(kind, 30)[1:-1] for kind in kinds[:20]) + (", ..." if len(kinds) > 20 else "")
         message = f"the {what} {shown(unknown)} was not seen in training; there are: {listed}"
         raise DataError(message, where=row.place, fix="correct it, or train on rows that have it")

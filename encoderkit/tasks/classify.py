@@ -173,7 +173,8 @@ class Classify(EncoderTask):
             return Batch(inputs, {}, {}, size)
         labels = torch.from_numpy(np.array([example.target for example in examples]))
         # The count goes with the weights, as in torch's weighted mean.
-        count = labels.numel() if self.config.several else float(self.class_weights.cpu()[labels].sum())
+        plain = self.config.several or self.config.class_weights is None
+        count = labels.numel() if plain else float(self.class_weights.cpu()[labels].sum())
         targets, counts = {"labels": labels}, dict.fromkeys(self.weights, labels.numel()) | {"classify": count}
         if self.config.soft and self.config.soft_share and progress is not None:
             targets |= self._teachers(examples)

@@ -78,7 +78,7 @@ class Generate(EncoderTask):
 
     def prepare(self, examples: Sequence[Example]) -> None:
         """Nothing follows from the examples, but they will be measured: raises `MissingDependency` if they could not be."""
-        wording.require()
+        wording.require(self.config.wording)
 
     def texts(self, row: Row) -> list[str]:
         """The source."""

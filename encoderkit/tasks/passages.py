@@ -110,12 +110,20 @@ def bands(examples: Sequence[Example], scores: Sequence[np.ndarray], most: int) 
 
 
 def trimmed(context: str, characters: np.ndarray) -> np.ndarray:
-    """(C, 2) where tokens begin and end, without white space around them; equal for those that are nothing else."""
+    """(C, 2) where tokens begin and end, without white space around them; equal for those that are nothing else.
+
+    Characters that no token holds, such as the accents that some tokenizers take away, belong to the token before.
+    """
     solid = np.flatnonzero(~np.fromiter(map(str.isspace, context), bool, len(context)))
     low, high = np.searchsorted(solid, characters[:, 0]), np.searchsorted(solid, characters[:, 1])
     empty = low >= high
     first = np.where(empty, characters[:, 0], solid[np.minimum(low, len(solid) - 1)])
-    return np.stack([first, np.where(empty, first, 1 + solid[np.maximum(high - 1, 0)])], axis=1)
+    last = np.where(empty, first, 1 + solid[np.maximum(high - 1, 0)])
+    limits = np.append(first[1:], len(context))
+    for i in np.flatnonzero((last < limits) & ~empty).tolist():
+        while last[i] < limits[i] and not context[last[i]].isspace():
+            last[i] += 1
+    return np.stack([first, last], axis=1)
 
 
 def threshold(ahead: Sequence[float], gain: Sequence[float]) -> float:

@@ -173,10 +173,13 @@ class Regress(EncoderTask):
         """An example without numbers."""
         return Example(tokens, None)
 
-    def exported(self) -> Export:
+    def exported(self) -> Export | str:
         """As transformers' sequence classifiers for regression, mean and scale worked into the last layer."""
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name.startswith(("encoder.", "head."))}
         tensors["head.out.weight"] = tensors["head.out.weight"] * self.scale[:, None]
-        tensors["head.out.bias"] = tensors["head.out.bias"] * self.scale + self.mean
+        if "head.out.bias" in tensors:
+            tensors["head.out.bias"] = tensors["head.out.bias"] * self.scale + self.mean
+        elif self.mean.any():
+            return "transformers' last layer of this family has no bias, in which the mean of the numbers would stand"
         config = self.config
         return Export("classify", tensors, self.logits, tuple(self.labels), "regression", config.pooling, config.dropout)

@@ -127,7 +127,8 @@ class Similarity(EncoderTask):
     def joint(self, vectors: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of all examples of an update, times their number; the mean over `dimensions` where there are some."""
         sizes = sorted({*self.config.dimensions, vectors.shape[-1]})
-        losses = [self._loss(normalize(vectors[..., :size], dim=-1), targets) for size in sizes]
+        with torch.autocast(vectors.device.type, enabled=False):  # bf16 has two digits, and the temperature takes one
+            losses = [self._loss(normalize(vectors[..., :size], dim=-1), targets) for size in sizes]
         return {"similarity": torch.stack(losses).mean()}
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -160,9 +161,13 @@ class Similarity(EncoderTask):
         return (loss + self._among(units[:, 1], units[:, 0], keys.flip(1)[:, -2:], keys[:, 0])) / 2
 
     def _among(self, units: Tensor, others: Tensor, keys: Tensor, other_keys: Tensor) -> Tensor:
-        """(N, D) and (M, D), of which the first N are theirs; others that equal a row's own texts are no negatives."""
+        """(N, D) and (M, D), of which the first N are theirs.
+
+        Others that equal a row's own texts, or belong to an equal text in another row, are no negatives.
+        """
         scores, own = units @ others.T / self.config.temperature, torch.arange(len(units), device=units.device)
-        same = (other_keys[None] == keys[:, :1]) | (other_keys[None] == keys[:, 1:2])
+        alike = (keys[:, :1] == keys[None, :, 0]).float() @ (keys[:, 1:2] == other_keys[None]).float()  # (N, M)
+        same = (other_keys[None] == keys[:, :1]) | (alike > 0)
         same[own, own] = False
         return cross_entropy(scores.masked_fill(same, float("-inf")), own, reduction="sum")
 

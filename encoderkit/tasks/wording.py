@@ -24,9 +24,14 @@ def _sacrebleu() -> Any:
     return importlib.import_module("sacrebleu")
 
 
-def require() -> None:
+def require(tokens: Wording) -> None:
     """Raise `MissingDependency` where `scores` could not be computed: better before the training than after it."""
-    _sacrebleu()
+    try:
+        _metrics(tokens)
+    except RuntimeError as error:  # MeCab and its dictionary come with extras of sacrebleu
+        extra = tokens.partition("-")[0]
+        message = f"task.wording {tokens} needs more of sacrebleu: {str(error).strip().splitlines()[0]}"
+        raise MissingDependency(message, fix=f"pip install 'sacrebleu[{extra}]'") from None
 
 
 def scores(right: Sequence[str], written: Sequence[str], tokens: Wording) -> dict[str, float]:
@@ -35,16 +40,27 @@ def scores(right: Sequence[str], written: Sequence[str], tokens: Wording) -> dic
     return {**found, "rouge_l": 100 * float(np.mean(rouge_l(right, written)))}
 
 
+def resampled(right: Sequence[str], written: Sequence[str], tokens: Wording) -> dict[str, np.ndarray]:
+    """`scores` of texts drawn anew with replacement, (RESAMPLES,) of each; the same texts for whatever is `written`."""
+    counts = {"rouge_l": 100 * rouge_l(right, written)}
+    for name, metric in _metrics(tokens).items():
+        counts[name] = np.array(metric._extract_corpus_statistics(list(written), [list(right)]))  # (N, S), to be added up
+    values, rng = {name: np.zeros(RESAMPLES) for name in counts}, np.random.default_rng(0)
+    for number in range(RESAMPLES):
+        rows = rng.integers(0, len(right), len(right))
+        values["rouge_l"][number] = counts["rouge_l"][rows].mean()
+        for name, metric in _metrics(tokens).items():
+            values[name][number] = metric._compute_score_from_stats(counts[name][rows].sum(0).tolist()).score
+    return values
+
+
 def intervals(right: Sequence[str], written: Sequence[str], tokens: Wording) -> dict[str, tuple[float, float]]:
     """95 % intervals of `scores` by bootstrap over the texts."""
-    drawn = np.random.default_rng(0).integers(0, len(right), (RESAMPLES, len(right)))
-    values = {"rouge_l": 100 * rouge_l(right, written)[drawn].mean(1)}
-    for name, metric in _metrics(tokens).items():
-        counts = np.array(metric._extract_corpus_statistics(list(written), [list(right)]))  # (N, S), to be added up
-        values[name] = np.array([metric._compute_score_from_stats(counts[rows].sum(0).tolist()).score for rows in drawn])
-    return {name: tuple(np.percentile(found, [2.5, 97.5]).tolist()) for name, found in values.items()}
+    found = resampled(right, written, tokens)
+    return {name: tuple(np.percentile(values, [2.5, 97.5]).tolist()) for name, values in found.items()}
 
 
+@cache
 def _metrics(tokens: Wording) -> dict[str, Any]:
     library = _sacrebleu()
     return {"bleu": library.BLEU(tokenize=tokens), "chrf": library.CHRF()}

@@ -13,7 +13,8 @@ Moments are kept by parameter name, so that the order of parameters is of no acc
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from encoderkit import files, world
 from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.errors import DataError, DivergedError, UserError
-from encoderkit.training.average import means, remembers
+from encoderkit.training.average import averaged, means, remembers
 from encoderkit.training.lora import merged
 from encoderkit.training.sharding import like, on_first, sharded
 
@@ -71,6 +72,11 @@ def step_path(run: Path, update: int) -> Path:
     return run / f"step-{update:07d}"
 
 
+def _own(learner: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of a learner, under each of their names."""
+    return chain(learner.named_parameters(remove_duplicate=False), learner.named_buffers(remove_duplicate=False))
+
+
 def save(
     run: Path, learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State, description: Description
 ) -> Path:
@@ -86,6 +92,9 @@ def save(
     own, averages = dict(learner.state_dict(keep_vars=True)), {id(p): mean for p, mean in means(optimizers)}
     trained = on_first(own)
     usable = trained | on_first({name: averages[id(t)] for name, t in own.items() if id(t) in averages})
+    if averages and (made := own.keys() - {name for name, _ in _own(learner)}):  # of parameters, as a sum of two tables is
+        with averaged(optimizers):
+            usable |= on_first({name: t.detach().clone() for name, t in learner.state_dict().items() if name in made})
     moments = on_first(_moments(learner, optimizers))
     if not world.first():
         return target

@@ -50,6 +50,8 @@ class Plan(Config):
     device: Literal["cpu", "cuda"]
     threads: int
     """Of the CPU; sums depend on it in the last bit."""
+    processes: int = 1
+    """That had so many threads each."""
     schedule: ScheduleConfig
     clip: float | None
     unfreeze: float = 0.0
@@ -186,7 +188,7 @@ def _accumulate(
     """Add up the gradients of an update; the sum of each term of its loss, or None (and no gradients) if memory ran out."""
     assert isinstance(learner, nn.Module)
     _sow(plan, update)
-    sums = dict.fromkeys(learner.weights, 0.0)
+    seen: list[tuple[str, int, Tensor]] = []
     try:
         if (len(batches) > 1 or world.size() > 1) and isinstance(learner, Coupled) and learner.coupled:
             return _accumulate_coupled(learner, batches, counts, plan, update)
@@ -197,17 +199,20 @@ def _accumulate(
                     with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
                         terms = learner(moved.inputs, moved.targets)
                     (_working(batch) * _weighed(learner, terms, counts)).backward()
-                    for term in terms if not again else ():
-                        sums[term] += _working(batch) * float(terms[term].detach())
+                    seen += [(term, _working(batch), terms[term].detach()) for term in terms if not again]
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or plan.micro_batch <= 1:
             raise
-        if sharded(learner):  # the others wait for this process in the middle of their pass
-            message = f"memory ran out with a micro-batch of {plan.micro_batch} rows, and a model in parts cannot go on alone"
+        coupled = isinstance(learner, Coupled) and learner.coupled
+        if sharded(learner) or (coupled and world.size() > 1):  # the others wait for this process in the middle of their pass
+            message = f"memory ran out with a micro-batch of {plan.micro_batch} rows, and no process can go on alone here"
             fix = f"the same command with --resume --set training.micro_batch={plan.micro_batch // 2}"
             raise ResourceError(message, fix=fix) from None
         learner.zero_grad(set_to_none=True)
         return None
+    sums = dict.fromkeys(learner.weights, 0.0)
+    for term, working, value in seen:  # asked for at the end: a GPU would be waited for after each pass
+        sums[term] += working * float(value)
     return sums
 
 
@@ -262,7 +267,8 @@ def _halved(plan: Plan) -> Plan:
     if plan.device == "cuda":
         torch.cuda.empty_cache()
     size = plan.micro_batch
-    warn(f"memory ran out with a micro-batch of {size} rows; going on with {size // 2}, which changes nothing else")
+    message = f"memory ran out with a micro-batch of {size} rows; going on with {size // 2}"
+    warn(f"{message}, which changes nothing but what dropout draws")
     return plan.model_copy(update={"micro_batch": size // 2})
 
 

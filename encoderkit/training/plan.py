@@ -9,10 +9,10 @@ from torch import nn
 
 from encoderkit import world
 from encoderkit.console import say, warn
-from encoderkit.errors import DataError, UsageError, out_of_memory
+from encoderkit.errors import DataError, ResourceError, UsageError, out_of_memory
 from encoderkit.learner import Learner
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from encoderkit.training.distributed import by_first
+from encoderkit.training.distributed import any_of, by_first
 from encoderkit.training.loop import Plan, Source, updates
 from encoderkit.training.machine import DTYPES, can_compile, check_precision, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
@@ -60,6 +60,7 @@ def draft(
         compile=training.compile == "on",
         device=device,  # pyright: ignore[reportArgumentType]
         threads=torch.get_num_threads(),
+        processes=world.size(),
         schedule=schedule,
         clip=optimizer.clip,
         unfreeze=updates_in(training.unfreeze, examples / training.batch) if training.unfreeze else 0.0,
@@ -164,7 +165,7 @@ def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> b
     """Whether a run of `length` seconds ends sooner compiled, compiling included; if so the learner is compiled now."""
     learner = trial.learner
     assert isinstance(learner, nn.Module)
-    if not can_compile(plan.device):
+    if any_of([not can_compile(plan.device)])[0]:
         say("not compiled: there is no C++ compiler here (g++ would do)")
         return False
     _compile(learner)
@@ -174,7 +175,9 @@ def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> b
     except RuntimeError as error:  # of the compiler, before anything has changed
         if out_of_memory(error):
             raise
-        warn(f"not compiled, as that failed: {str(error).strip().splitlines()[0]}")
+        if world.size() > 1:  # the others wait for this process
+            raise ResourceError(f"compiling failed: {_first_line(error)}", fix="--set training.compile=off") from None
+        warn(f"not compiled, as that failed: {_first_line(error)}")
         _undo_compiling(learner)
         return False
     cost = by_first(lambda: time.monotonic() - started)
@@ -183,6 +186,10 @@ def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> b
     if not worth:
         _undo_compiling(learner)
     return worth
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _undo_compiling(learner: nn.Module) -> None:

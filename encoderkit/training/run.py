@@ -41,7 +41,7 @@ class Goal(NamedTuple):
 
 
 class Due:
-    """Whether an interval has passed; a clock decides only about looking, never about training."""
+    """Whether an interval has passed; a clock, that of the first process, decides only about looking, never about training."""
 
     def __init__(self, every: str, epoch: float, start: int) -> None:
         """`epoch`: updates in one pass over the data."""
@@ -51,7 +51,7 @@ class Due:
     def __call__(self, update: int) -> bool:
         """Whether it is time, at the end of `update`."""
         if self._every.unit == "seconds":
-            due = time.monotonic() - self._time >= self._every.size
+            due = world.first() and time.monotonic() - self._time >= self._every.size
         else:
             step = updates_in(self._text, self._epoch)
             due = int(update / step) > int(self._last / step)
@@ -135,6 +135,9 @@ def train(
             if saved and not ended and any_of([bool(signals)])[0]:
                 raise _interrupted(signals, state, plan)
             before = time.monotonic()
+        late = any_of([bool(signals)])[0]
+    if late:  # in the last update or after it: it is for what follows, the next of several runs or the test
+        os.kill(os.getpid(), signals[0] if signals else signal.SIGTERM)
     return state
 
 

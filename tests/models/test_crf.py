@@ -28,6 +28,20 @@ def made(scheme: Scheme, sizes: list[int], seed: int = 0) -> tuple[Tensor, Tenso
     return 2 * torch.randn(*mask.shape, len(names(scheme))), mask, Scores(*(score.detach() for score in layer()))
 
 
+def test_chains_without_a_place_have_a_gradient_too() -> None:
+    """A batch may hold nothing else, and is then added up like any other."""
+    emissions = torch.zeros(2, 0, 3, requires_grad=True)
+    found = nats(
+        emissions,
+        torch.zeros(2, 0, dtype=torch.long),
+        torch.zeros(2, 0, dtype=torch.bool),
+        torch.ones(2, 2),
+        made("plain", [2])[2],
+    )
+    found.sum().backward()
+    assert found.tolist() == [0, 0] and emissions.grad is not None
+
+
 def may_be(labels: list[str], scheme: Scheme, edges: tuple[bool, bool] = (True, True)) -> bool:
     """Whether tags follow one another as the scheme says, written down anew: an I or E goes on, and BIOES is closed."""
     parts = [("O", "") if name == "O" else split(name) for name in labels] if scheme != "plain" else []

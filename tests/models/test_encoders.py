@@ -31,6 +31,16 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import Pooling, pool
 
 VOCABULARY = 50
+
+
+@pytest.mark.parametrize("kind", ["albert", "electra"])
+def test_sums_of_layers_keep_their_digits_under_autocast(kind: str) -> None:
+    """Where embeddings are widened the product is in bf16, and the sums that follow it are not."""
+    made: Any = build_encoder(CONFIGS[kind], VOCABULARY, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made._widened(made._embed(Inputs.of(torch.ones(1, 4, dtype=torch.long)))).dtype == torch.float32
+
+
 CONFIGS = {
     "bert": BertConfig(dim=24, layers=3, heads=3, hidden=40),
     "roberta": RobertaConfig(dim=24, layers=2, heads=2, activation="gelu_tanh"),

@@ -75,6 +75,18 @@ def test_attention_is_a_softmax_of_those_scores_within_a_document(width: int, sc
 
 
 @torch.no_grad()
+def test_a_packed_row_may_be_longer_than_any_document() -> None:
+    torch.manual_seed(0)
+    config = BertConfig.model_validate({"dim": 8, "heads": 2, "layers": 2, "position": "transformer_xl", "max_length": 8})
+    made = Transformer(config, 30, 0).eval()
+    ids = torch.randint(1, 30, (1, 16))
+    places = torch.arange(16)[None] % 8
+    packed = made(Inputs(ids, 1 + torch.arange(16)[None] // 8, places))
+    apart = made(Inputs.of(ids.view(2, 8)))
+    torch.testing.assert_close(packed.view(2, 8, -1), apart, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_a_text_that_is_read_token_by_token_has_the_vectors_that_it_has_as_a_whole() -> None:
     torch.manual_seed(0)
     settings = {"dim": 12, "heads": 2, "layers": 3, "max_length": 9, "window": 4, "global_every": 2}

@@ -26,6 +26,16 @@ from encoderkit.tasks.regress import Example, Regress
 from encoderkit.tasks.texts import Tokens
 from tests.training.runs import encoder
 
+
+def test_a_last_layer_without_a_bias_has_no_place_for_a_mean() -> None:
+    """GPT-2's."""
+    task = Regress(RegressConfig(pooling="last"), encoder("gpt"), Vocabulary(50, 0, 1, 2, 3, 4), 32, ["score"])
+    assert not isinstance(task.exported(), str)
+    task.mean.fill_(2.0)
+    found = task.exported()
+    assert isinstance(found, str) and "no bias" in found
+
+
 VALUES = st.lists(st.tuples(st.integers(-4, 4), st.floats(-1e6, 1e6).map(lambda x: round(x, 6))), min_size=3, max_size=40)
 
 

@@ -94,6 +94,33 @@ def test_other_rows_are_negatives(texts: int) -> None:
     torch.testing.assert_close(masked, cross_entropy(scores, torch.arange(6)))
 
 
+def test_what_belongs_to_an_equal_text_is_no_negative() -> None:
+    """Two rows with one anchor have two positives; and, the other way round, two with one positive two anchors."""
+    source = examples(5)
+    one, two = source[0], source[3]
+    source[3] = two._replace(keys=(one.keys[0], two.keys[1]), texts=(one.texts[0], two.texts[1]))
+    loss, units = both(learner(temperature=0.2), source)
+    scores = units[:, 0] @ units[:, 1].T / 0.2
+    scores[0, 3] = scores[3, 0] = -torch.inf
+    torch.testing.assert_close(loss, cross_entropy(scores, torch.arange(5)))
+    source[3] = two._replace(keys=(two.keys[0], one.keys[1]), texts=(two.texts[0], one.texts[1]))
+    loss, units = both(learner(temperature=0.2, symmetric=True), source)
+    scores, back = units[:, 0] @ units[:, 1].T / 0.2, units[:, 1] @ units[:, 0].T / 0.2
+    for side in (scores, back):
+        side[0, 3] = side[3, 0] = -torch.inf
+    expected = (cross_entropy(scores, torch.arange(5)) + cross_entropy(back, torch.arange(5))) / 2
+    torch.testing.assert_close(loss, expected)
+
+
+def test_its_cosines_are_not_rounded_to_bf16() -> None:
+    """Whether they are of one portion, in the midst of the pass, or of several after it."""
+    task = learner()
+    batch = task.collate(examples(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside, vectors = task(batch.inputs, batch.targets)["similarity"], task.vectors(batch.inputs, batch.targets)
+    assert inside.dtype == torch.float32 and torch.equal(inside, task.joint(vectors, batch.targets)["similarity"])
+
+
 def test_the_first_dimensions_are_vectors_too() -> None:
     source = examples(6)
     loss, _ = both(learner(dimensions=[4, 8]), source)

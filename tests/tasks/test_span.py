@@ -243,6 +243,13 @@ def test_white_space_is_no_part_of_an_answer() -> None:
     assert trimmed("", np.zeros((0, 2), np.int64)).shape == (0, 2)
 
 
+def test_what_no_token_holds_belongs_to_the_token_before() -> None:
+    """Accents that a tokenizer takes away are part of an answer all the same."""
+    context = "cafe\u0301 दे x"
+    found = trimmed(context, np.array([[0, 4], [6, 7], [9, 10]]))
+    assert [context[i:j] for i, j in found] == ["cafe\u0301", "दे", "x"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_eight_are_memorised_alone_and_together(kind: str) -> None:
     task, rng = span(encoder(kind)), np.random.default_rng(5)

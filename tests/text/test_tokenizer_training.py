@@ -104,7 +104,7 @@ def test_a_character_that_bert_does_not_part_has_a_piece_inside_words() -> None:
 
 @pytest.mark.parametrize("settings", [{"kind": "char", "byte_fallback": True}, {"kind": "word", "alphabet": 100}])
 def test_what_would_do_nothing_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="is for unigram|is not for word"):
+    with pytest.raises(ValidationError, match=r"is for unigram|is not for word"):
         TokenizerConfig.model_validate(settings)
 
 

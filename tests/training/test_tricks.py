@@ -66,6 +66,22 @@ def test_pretraining_keeps_an_average_too(tokenizer_dir: Path, store_dir: Path, 
     assert raw.keys() == trained.keys() and all(torch.equal(raw[name], trained[name]) for name in raw)
 
 
+def test_a_table_that_is_a_sum_of_two_is_the_sum_of_their_averages(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+    """DeBERTa V3's embeddings are made of the generator's and a difference; the averaged model is one of its own kind."""
+    model = {"kind": "deberta", "dim": 32, "layers": 1, "heads": 2, "buckets": 8, "max_length": 64}
+    objective = {"kind": "replaced", "sharing": "gradient_disentangled"}
+    average = {"average": {"kind": "ema", "decay": 0.7}}
+    recipe = pretraining(tokenizer_dir, store_dir, model=model, objective=objective, training=average)
+    go(recipe, tmp_path / "whole")
+    saved = safetensors.torch.load_file(tmp_path / "whole/step-0000006/model.safetensors")
+    base, difference = saved["generator.encoder.tokens.weight"], saved["difference"]
+    assert torch.equal(saved["encoder.tokens.weight"], base + difference)
+    assert difference.abs().max() > 0
+    go_until(recipe, tmp_path / "pieces", 3)
+    go(recipe, tmp_path / "pieces", resume=True)
+    assert_same(tmp_path / "pieces", result(tmp_path / "whole"))
+
+
 def history(learner: Any, optimizers: list[torch.optim.Optimizer], count: int) -> list[dict[str, torch.Tensor]]:
     """The weights after each of some updates."""
     return [
