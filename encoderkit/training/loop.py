@@ -273,8 +273,11 @@ def _halved(plan: Plan) -> Plan:
 
 
 def _seed(seed: int, update: int, rank: int) -> int:
-    """Of dropout; so far apart for two processes that no update of one has the masks of a later update of another."""
-    return (seed * 1_000_003 + update + rank * (1 << 40)) % (1 << 63)
+    """Of dropout; so far apart for two processes that no update of one has the masks of a later update of another.
+
+    Also in the lower 32 bits, which are all that torch's generator of the CPU looks at.
+    """
+    return (seed * 1_000_003 + update + rank * 0x9E3779B1) % (1 << 63)
 
 
 def _sow(plan: Plan, update: int) -> None:
