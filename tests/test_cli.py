@@ -191,6 +191,26 @@ def test_an_output_that_cannot_take_it(command: str, redirect: str, code: int, p
     assert done.returncode == code and "Traceback" not in done.stderr and "ignored" not in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (ZeroDivisionError("by zero"), 1, "error: this is a bug in encoderkit"),
+        (MemoryError(), 5, "this machine is out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (PermissionError(13, "denied", "x"), 2, '"x": cannot be used: denied'),
+    ],
+)
+def test_what_nobody_expected(raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("encoderkit.stages.show.complete", fail)
+    done = encoderkit("show", "recipe.yaml")
+    assert done.returncode == code and said in done.stderr and done.stdout == "", done.stderr
+    assert ("Traceback" in done.stderr) == (code == 1)
+    assert code != 1 or "encoderkit show recipe.yaml" in done.stderr
+
+
 def test_a_reader_of_the_talk_that_leaves_does_not_end_the_work(tmp_path: Path, pretraining: Path) -> None:
     command = (
         f"({sys.executable} -m encoderkit pretrain {pretraining} --out {tmp_path / 'run'}; echo $? >&3) 2>&1 >&4 | head -n 1"

@@ -5,8 +5,10 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import encoderkit
 from encoderkit.cli import main as cli
@@ -57,6 +59,20 @@ def test_the_tour_runs(
                 True,
             ]
     assert Path("vectors.npy").is_file() and Path("dist/model.safetensors").is_file()
+
+
+def test_every_command_that_is_shown_is_one_that_the_program_takes() -> None:
+    """Flags and all; those of the tour are also run."""
+    group = typer.main.get_command(cli.app)
+    lines = [line for part in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in part.replace("\\\n", " ").split("\n")]
+    shown = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("encoderkit ")]
+    assert len(shown) > 40
+    for _, name, *rest in shown:
+        rest = [word for word in rest if not word.startswith("{")]
+        command: Any = group.commands[name]  # pyright: ignore[reportAttributeAccessIssue]
+        while hasattr(command, "commands"):  # inspect masking
+            command = command.commands[rest.pop(0)]
+        assert command.make_context(name, rest).params
 
 
 def test_one_test_command() -> None:

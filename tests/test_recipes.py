@@ -1,6 +1,7 @@
 """Every recipe that comes with the package is complete, says what it is for, builds, and survives being shown."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,28 @@ class TestRecipe:
                 learner = TASKS[type(recipe.task)](recipe.task, model, VOCABULARY, recipe.data.length, ["B-a", "I-a", "O"])
                 assert build_encoder(model, 300, 0).dim == learner.encoder.dim
                 assert set(learner.directions) <= set(recipe.task.metrics)
+
+
+def test_metrics_are_better_when_they_are_larger_but_for_those_of_loss() -> None:
+    least = ("loss", "mse", "mae", "perplexity", "bits_per_byte")
+    monitored: dict[str, set[str]] = {"objective": set(), "task": set()}
+    for path in FILES:
+        recipe = complete(path, [])[1]
+        with torch.device("meta"):
+            if isinstance(recipe, PretrainRecipe) and recipe.model is not None:
+                learner: Any = OBJECTIVES[type(recipe.objective)](recipe.objective, recipe.model, VOCABULARY, recipe.data.length)
+                monitored["objective"].add(learner.monitor)
+            elif isinstance(recipe, FinetuneRecipe):
+                model = recipe.model or BertConfig()
+                labels = ["B-a", "I-a", "O"]
+                learner = TASKS[type(recipe.task)](recipe.task, model, VOCABULARY, recipe.data.length, labels)
+                monitored["task"].add(learner.monitor)
+            else:
+                continue
+        for name, direction in learner.directions.items():
+            assert direction == ("min" if name.endswith(least) else "max"), (path, name)
+    assert monitored["objective"] == {"loss"}
+    assert monitored["task"] == {"accuracy", "macro_f1", "spearman", "mrr", "map", "f1", "chrf"}
 
 
 def test_init_writes_each_recipe_and_overwrites_none(tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def test_a_directory_belongs_to_one_run_at_a_time(server: Server, reference: Ref
         signal=[reference.number("append", "metrics.jsonl"), signal.SIGSTOP],
     )  # fmt: skip
     try:
-        while ") T " not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8"):
+        until = time.monotonic() + 120
+        while ") T " not in (stat := Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")):
+            assert ") Z " not in stat and time.monotonic() < until, f"it was not stopped: {stat}"
             time.sleep(0.01)
         for option in ("--resume", "--overwrite"):
             ended = server.run(reference.stage, f"{reference.stage}.yaml", "--out", run.name, option)

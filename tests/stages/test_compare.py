@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,17 @@ def test_seeds(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -
 
 def test_each_row_is_in_one_fold(tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
     recipe = finetuning(tokenizer_dir, labelled, folds=3, data={"train": str(labelled["train"]), "length": 24})
-    rows = {row.number: json.dumps(row.values, sort_keys=True) for row in read_rows(str(labelled["train"]), ["text", "label"])}
-    held: list[str] = []
+    count = len(read_rows(str(labelled["train"]), ["text", "label"]))
+    folds: list[set[tuple[int, ...]]] = []
     for own in variants(recipe).values():
         material = prepare(own)
-        assert len(material.train) + len(material.dev or ()) == len(rows)
-        held += [str(own.fold)] * len(material.dev or ())
-    assert len(held) == len(rows)
-    assert set(held) == {"1", "2", "3"}
+        assert len(material.train) + len(material.dev or ()) == count
+        train, dev = ({tuple(one.tokens.ids.tolist()) for one in part} for part in (material.train, material.dev or ()))
+        assert dev and not train & dev
+        folds.append(dev)
+        everything = train | dev
+    assert len(folds) == 3 and set().union(*folds) == everything
+    assert not any(one & other for one, other in combinations(folds, 2))
 
 
 def test_folds_have_a_dev_set_to_be_patient_by(tokenizer_dir: Path, labelled: dict[str, Path]) -> None:

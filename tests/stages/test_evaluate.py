@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 from encoderkit.errors import DataError, UsageError
 from encoderkit.preflight import evaluated, find_step
@@ -38,6 +39,12 @@ def test_metrics_are_those_of_the_predictions(classifier_dir: Path, labelled: di
     assert found["mcc"] == pytest.approx(metrics.matthews_corrcoef(truth, predicted))
     assert found["confusion"] == metrics.confusion_matrix(truth, predicted).tolist()
     positive = [row["scores"]["positive"] for row in guess]  # pyright: ignore[reportIndexIssue]
+    sure = np.array([max(row["scores"].values()) for row in guess])  # pyright: ignore[reportAttributeAccessIssue]
+    right = np.array([a == b for a, b in zip(truth, predicted, strict=True)])
+    share, mean = calibration_curve(right, sure, n_bins=10)
+    bins = result["calibration"]["bins"]
+    assert [part["right"] for part in bins] == pytest.approx(share.tolist())
+    assert [part["confidence"] for part in bins] == pytest.approx(mean.tolist(), abs=1e-5)
     assert found["loss"] == pytest.approx(metrics.log_loss(truth, positive), abs=1e-4)
     majority = Counter(row["label"] for row in _rows(labelled["train"])).most_common(1)[0][0]
     assert result["baselines"]["majority"]["accuracy"] == pytest.approx(truth.count(majority) / len(truth))

@@ -72,6 +72,9 @@ def test_csv_is_read_back(classifier_dir: Path, text_file: Path) -> None:
     assert rows[0] == ["text", "label", "truncated", "score:negative", "score:positive"]
     assert [row[0] for row in rows[1:]] == TEXTS
     assert all((row[3] == "") != (row[4] == "") for row in rows[1:])
+    for row in rows[1:]:  # the likeliest is told, and it is the label
+        told = {"negative": row[3], "positive": row[4]}
+        assert float(told[row[1]]) >= 0.5
 
 
 def test_pairs_with_several_labels(pairs_dir: Path, pairs: dict[str, Path], tmp_path: Path) -> None:

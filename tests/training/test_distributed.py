@@ -159,13 +159,19 @@ def test_stopped_and_resumed_by_another_number_of_processes(tokenizer_dir: Path,
     assert 0 < stopped < 200
     found = train(1, recipe, out, "--resume")
     assert found["updates"] == 200
+    go(recipe, tmp_path / "one")
+    assert_close(tmp_path / "one", out)
 
 
 def started(recipe: PretrainRecipe, out: Path) -> subprocess.Popen[str]:
     """A run of two processes that has saved its first checkpoint."""
     running = subprocess.Popen(command(2, recipe, out), env=environment(), stderr=subprocess.PIPE, text=True)
-    while not (out / "last").exists() and running.poll() is None:
+    until = time.monotonic() + 120
+    while not (out / "last").exists() and running.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
+    if not (out / "last").exists():
+        running.kill()
+        pytest.fail(f"it saved nothing: {running.communicate()[1]}")
     return running
 
 
