@@ -197,9 +197,11 @@ def _staging(target: Path) -> Path:
     """
     if target.parent.is_dir():
         for left in [p for start in (TRASH, STAGING) for p in target.parent.glob(f"{glob.escape(start + target.name)}.*")]:
-            if left.suffix[1:].isdigit() and not _alive(int(left.suffix[1:])):
+            start = TRASH if left.name.startswith(TRASH) else STAGING
+            own = left.name == f"{start}{target.name}{left.suffix}"  # and not of tok.v2 where this is tok
+            if own and left.suffix[1:].isdigit() and not _alive(int(left.suffix[1:])):
                 with suppress(OSError):
-                    if left.name.startswith(TRASH) and (left / MANIFEST).is_file() and not target.exists():
+                    if start == TRASH and (left / MANIFEST).is_file() and not target.exists():
                         left.rename(target)
                     else:
                         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()

@@ -6,7 +6,7 @@ Nothing here imports torch, so that a mistake is told in a fraction of a second.
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig
@@ -24,7 +24,7 @@ from encoderkit.training.config import (
     SgdConfig,
     TrainingConfig,
 )
-from encoderkit.units import Every, Share, interval
+from encoderkit.units import Every, Share, Span, interval
 
 HeldOut = Annotated[Share | str, Field(union_mode="left_to_right")]
 """A share of the data, or a path."""
@@ -66,6 +66,18 @@ class LabelledData(Config):
     """Evaluated once, at the end, with the best checkpoint."""
     length: int = Field(default=128, ge=3)
     """The most tokens of an example, special tokens included; longer ones are cut and counted."""
+
+
+class FinetuneSchedule(ScheduleConfig):
+    """The learning rate over the run."""
+
+    warmup: Span = "6%"
+
+
+class FinetuneTraining(TrainingConfig):
+    """How long, in what portions, and in what arithmetic."""
+
+    batch: PositiveInt = 32
 
 
 class FinetuneEvery(EveryConfig):
@@ -222,8 +234,8 @@ class FinetuneRecipe(Config):
     data: LabelledData
     task: TaskConfig = ClassifyConfig()
     optimizer: OptimizerConfig = AdamWConfig(lr=2e-4)
-    schedule: ScheduleConfig = ScheduleConfig()
-    training: TrainingConfig = TrainingConfig(epochs=3)
+    schedule: FinetuneSchedule = FinetuneSchedule()
+    training: FinetuneTraining = FinetuneTraining(epochs=3)
     every: FinetuneEvery = FinetuneEvery()
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(default=None, min_length=2, max_length=100)
     """Train once with each of these in place of `seed`: mean and 95 % interval are told, the best on dev is kept as the model."""
@@ -260,5 +272,7 @@ class FinetuneRecipe(Config):
             raise ValueError("folds makes dev of parts of data.train: leave data.dev out, or give no folds")
         if self.training.tokens is not None:
             raise ValueError("training.tokens is for pretrain; here give epochs, updates or budget")
+        if isinstance(self.task, GenerateConfig) and self.task.beams == 1 and self.task.length_penalty != 1:
+            raise ValueError("task.length_penalty compares beams, and there is one; set task.beams too")
         _check_metric(self.training, self.task.metrics)
         return self

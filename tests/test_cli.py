@@ -225,15 +225,19 @@ def test_what_is_to_be_written_over_stays_for_a_run_that_cannot_begin(
     tmp_path: Path, pretraining: Path, finetuning: Path
 ) -> None:
     """Neither for one that cannot be planned nor, of several, for one whose rows are not right."""
-    for stage, recipe, change in (
-        ("pretrain", pretraining, "training.device=cuda"),
-        ("finetune", finetuning, "task.label=nothing"),
+    for number, (stage, recipe, change) in enumerate(
+        (
+            ("pretrain", pretraining, "training.device=cuda"),
+            ("finetune", finetuning, "task.label=nothing"),
+            ("finetune", finetuning, "training.metric=loss2"),
+            ("finetune", finetuning, "training.device=cuda"),
+        )
     ):
         seeds = ["--set", "seeds=[1, 2]"] if stage == "finetune" else []
-        out = tmp_path / stage
+        out = tmp_path / f"{stage}-{number}"
         assert encoderkit(stage, recipe, "--out", out, *seeds).returncode == 0
         before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "lock"}
-        if stage == "pretrain" and torch.cuda.is_available():
+        if change.endswith("cuda") and torch.cuda.is_available():
             continue
         assert encoderkit(stage, recipe, "--out", out, "--overwrite", *seeds, "--set", change).returncode in (2, 3)
         assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "lock"} == before

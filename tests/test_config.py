@@ -122,6 +122,7 @@ def test_a_part_without_a_kind_has_the_usual_one(tmp_path: Path) -> None:
         {"checkpoint": "a", "data": {"train": "b"}, "training": {"epochs": 3}, "schedule": {}}
     )
     assert changed == base  # what is not said is the same whether the part is there or not
+    assert (base.training.batch, base.schedule.warmup) == (32, "6%")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,8 @@ def test_a_part_without_a_kind_has_the_usual_one(tmp_path: Path) -> None:
         ({"checkpoint": "a", "data": {"train": "b", "test": "c"}}, "finetune"),
         ({"checkpoint": "a", "data": {"train": "b"}, "tasks": {}}, "finetune"),
         ({"checkpoint": "a", "data": {"train": "runs/tokens"}, "training": {"epochs": 1}}, "pretrain"),
+        ({"checkpoint": "a", "data": {"train": "runs/wiki.v2"}, "training": {"epochs": 1}}, "pretrain"),
+        ({"checkpoint": "a", "data": {"train": "b.csv.gz"}, "training": {"epochs": 1}}, "finetune"),
     ],
 )
 def test_which_recipe_it_is_where_both_know_its_keys(data: dict[str, Any], kind: str) -> None:

@@ -178,6 +178,17 @@ def test_what_was_set_aside_by_a_killed_process_comes_back(tmp_path: Path, monke
     assert content(tmp_path / "x") == "new" and not list(tmp_path.glob(".*"))  # what is not needed goes
 
 
+def test_what_was_set_aside_of_another_name_stays(tmp_path: Path) -> None:
+    """.trash-x.v2.PID is of x.v2, and not of x."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    write(tmp_path / "x.v2", "other")
+    (tmp_path / "x.v2").rename(tmp_path / f".trash-x.v2.{ended.pid}")
+    write(tmp_path / "x", "one")
+    write(tmp_path / "x", "two", overwrite=True)
+    assert content(tmp_path / "x") == "two" and content(tmp_path / f".trash-x.v2.{ended.pid}") == "other"
+
+
 def test_a_link_to_an_empty_directory_is_filled(tmp_path: Path) -> None:
     (tmp_path / "large").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "large")

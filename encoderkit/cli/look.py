@@ -45,6 +45,10 @@ def import_(
     vocabulary: Annotated[
         Path | None, typer.Option("--vocabulary", help="UER-py: the vocabulary, a piece a line.", show_default=False)
     ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", help="Tokens of a text to read; all it can, 512 at most, if not given.", show_default=False),
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -58,7 +62,7 @@ def import_(
             preflight.input_file(file)
     from encoderkit.stages import import_model as stage
 
-    print_result(stage.run(source, out, trust_pickle, config, vocabulary, overwrite), json)
+    print_result(stage.run(source, out, trust_pickle, config, vocabulary, overwrite, length), json)
 
 
 @app.command(rich_help_panel=HAND_OVER)

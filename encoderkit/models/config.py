@@ -192,7 +192,8 @@ class DecoderConfig(Config):
         t5 = isinstance(encoder, T5Config) if self.kind == "auto" else self.kind == "t5"
         model = encoder if isinstance(encoder, TransformerConfig) else None
         dim = self.dim or encoder.dim
-        heads = self.heads or getattr(encoder, "heads", max(1, round(dim / 64)))
+        own = model.heads if model else getattr(encoder, "heads", None) if self.dim is None else None
+        heads = self.heads or own or max(1, round(dim / 64))
         like = model is not None and self.dim is None and self.heads is None
         settings = {
             "dim": dim,

@@ -79,7 +79,8 @@ class Convolutional(nn.Module):
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        x = self.embedding_projection(self.embedding_dropout(self.tokens(inputs.ids)))
+        x = self.embedding_dropout(self.tokens(inputs.ids))
+        x = self.embedding_projection(x).to(x.dtype)  # as in Transformer
         mask = inputs.mask[:, :, None].to(x.dtype)  # (B, T, 1)
         for layer in self.layers:
             x = layer(x, mask)

@@ -165,7 +165,8 @@ class Deberta(nn.Module):
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        x = self.embedding_norm(self.projection(self._embed(inputs)))
+        x = self._embed(inputs)
+        x = self.embedding_norm(self.projection(x).to(x.dtype))  # as in Transformer
         x, bias, table = self.embedding_dropout(x), visible(inputs.documents), self.distance_norm(self.distances.weight)
         # A packed row may be longer than any document; what is as far away as that is in another one.
         length = inputs.ids.shape[1]

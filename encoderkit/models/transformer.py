@@ -176,7 +176,7 @@ class Transformer(nn.Module):
 
     def _widened(self, x: Tensor) -> Tensor:
         """(B, T, E) -> (B, T, D), in the type of the embeddings: sums of the layers' outputs keep their digits under autocast."""
-        return self.projection(x).to(self.tokens.weight.dtype)
+        return self.projection(x).to(x.dtype)
 
     def _embed(self, inputs: Inputs) -> Tensor:
         x = self.tokens(inputs.ids)

@@ -168,7 +168,8 @@ def _repeated(split: Split, layout: Layout) -> Iterator[Finding]:
     """Rows that stand twice, and texts that have several labels."""
     first: dict[tuple[str, str | None], int] = {}
     # What is right is not known where no column of labels is: then rows are equal that are so in all columns.
-    all_of = {} if layout.labels else {row.line: json.dumps(row.values, default=str) for row in split.found.rows}
+    unlabelled = layout.kind == "any" and not layout.labels
+    all_of = {row.line: json.dumps(row.values, default=str) for row in split.found.rows} if unlabelled else {}
     answers: dict[str, tuple[str | None, int]] = {}
     twice, unlike = [], []
     for row in split.rows:

@@ -72,7 +72,7 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
     layout = patient.layout
     columns = [*layout.texts, *(layout.labels or ["label"])]
     found = [find(path, columns, patient.txt) for path in patient.paths]
-    if not layout.labels and any("label" in row.values for row in found[0].rows):
+    if not layout.labels and layout.kind == "any" and any("label" in row.values for row in found[0].rows):
         layout = layout._replace(labels=["label"])
     _check_columns(found[0], layout)
     splits = [checks.look(one, layout) for one in found]

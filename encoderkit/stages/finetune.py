@@ -1,5 +1,6 @@
 """`encoderkit finetune`: a task on labelled rows, from a pretrained checkpoint or from random weights."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +28,7 @@ from encoderkit.preflight import decoder_of, find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
-from encoderkit.stages.session import Material, find_goal, outcome, run, session
+from encoderkit.stages.session import Material, find_goal, outcome, ready, run, session
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.classify import labels_of
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
@@ -43,7 +44,7 @@ from encoderkit.training.sharding import place
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run the recipe into `out`; the JSON of the command."""
     if recipe.seeds or (recipe.folds and not recipe.fold):
-        return repeated(recipe, out, finetune, prepare, resume, overwrite)
+        return repeated(recipe, out, finetune, lambda own: ready(own, prepare(own)), resume, overwrite)
     with session(recipe, out, resume, overwrite):
         material = prepare(recipe, out)
         state, plan = run(recipe, material, out, overwrite)
@@ -94,8 +95,10 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
             warn(f"{name}: {count:,} {what}, which the model cannot give")
     learner.prepare(parts["train"])
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
-    if isinstance(recipe.data.dev, str):
+    if isinstance(recipe.data.dev, str) and not recipe.folds:
         inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
+    elif "dev" in split:  # which rows were held out is a matter of this program's version too
+        inputs["data.dev"] = hashlib.sha256(repr([row.number for row in split["dev"]]).encode()).hexdigest()
     if target is not None:
         inputs["task.tokenizer"] = target.fingerprint
     if recipe.embeddings is not None:
@@ -162,7 +165,8 @@ def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
         scores, own = row.scores(task.soft), labels_of(row, task)
         if not task.several:
             return scores.get(own[0], 0.0) >= task.confidence
-        return min(p if name in own else 1 - p for name, p in scores.items()) >= task.confidence
+        sure = (scores.get(name, 0.0) if name in own else 1 - scores[name] for name in {*own, *scores})
+        return min(sure) >= task.confidence
 
     kept = [row for row in rows if sure(row)]
     if not kept:

@@ -33,6 +33,8 @@ from encoderkit.training.checkpoint import FORMAT, load_weights
 
 WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """The files of a repository on the hub that are fetched; pickles too where they are trusted."""
+LENGTH = 512
+"""Tokens of a text that are read if nobody says how many."""
 _OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _BUFFERS = ("position_ids", "token_type_ids", "inv_freq", ".attn.bias", ".attn.masked_bias")
 """Ends of the names of what some versions save and all can compute."""
@@ -54,8 +56,12 @@ def run(
     config: Path | None = None,
     vocabulary: Path | None = None,
     overwrite: bool = False,
+    length: int | None = None,
 ) -> dict[str, Any]:
     """Write the checkpoint at `source` to `out`; the JSON of the command.
+
+    `length`: the tokens of a text that predict and its like will read; as many as the model can, but 512 at the most, if not
+    given, as memory grows with their square.
 
     `source` is a directory, a file of UER-py or of word vectors, or a name on the hub. `config` and `vocabulary` are
     UER-py's files, which lie elsewhere. Raises `DataError` for what cannot be held here; no tensor is made up, and each
@@ -73,7 +79,7 @@ def run(
     tensors, tied = _plain_names(found.tensors), bool(found.described.get("tie_word_embeddings", True))
     recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
     thresholds = _thresholds(found.where, recognised.head)
-    described = _config(recognised, tokenizer, ours, bool(thresholds))
+    described = _config(recognised, tokenizer, ours, bool(thresholds)) | {"length": _length(recognised, length)}
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
     ours = (
@@ -271,8 +277,17 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor],
         "encoder": encoder.model_dump(mode="json"),
         **part,
         "vocabulary": {**vocabulary._asdict(), "size": size},
-        "length": longest(encoder) or 512,
     }
+
+
+def _length(found: Recognised, wanted: int | None) -> int:
+    config = found.config.encoder if isinstance(found.config, EncoderDecoderConfig) else found.config
+    most = longest(config)
+    if wanted is None:
+        return min(most or LENGTH, LENGTH)
+    if wanted < 3 or (most is not None and wanted > most):
+        raise UsageError(f"the model reads 3 to {most or 'any number of'} tokens, found {wanted}", where="--length")
+    return wanted
 
 
 def _spans(config: EncoderDecoderConfig, tokenizer: Tokenizer) -> SpansConfig:

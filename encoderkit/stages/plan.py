@@ -16,12 +16,11 @@ from encoderkit.models.config import AlbertConfig, StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
-from encoderkit.stages.session import Material, find_goal, looks
+from encoderkit.stages.session import Material, find_goal, fit, looks
 from encoderkit.training.config import by_the_clock
 from encoderkit.training.loop import Plan, micro_batches
-from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
-from encoderkit.training.optim import Muon, build_optimizers, depth, freeze
+from encoderkit.training.optim import Muon, build_optimizers, depth
 from encoderkit.training.plan import FORWARD, Trial, draft, settle
 from encoderkit.training.rowwise import Adagrad, Sgd
 
@@ -51,8 +50,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     material = pretrain.prepare(recipe) if isinstance(recipe, PretrainRecipe) else finetune.prepare(recipe)
     learner = material.learner
     assert isinstance(learner, nn.Module)
-    freeze(learner, training.freeze)
-    adapt(learner, training.lora, recipe.seed)
+    fit(recipe, learner)
     find_goal(learner, training.metric, training.patience)
     plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
     learner.to(plan.device)

@@ -11,10 +11,11 @@ from encoderkit import files
 from encoderkit.console import say
 from encoderkit.data.blocks import Rows
 from encoderkit.data.store import TokenStore, open_store
-from encoderkit.errors import DataError
+from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import check_vocabulary, open_rows, read_config, spell, vocabulary_of
 from encoderkit.learner import Coupled, Learner, Measured, Surveying, Vocabulary
 from encoderkit.objectives.build import OBJECTIVES
+from encoderkit.objectives.config import ObjectiveConfig, SpansConfig
 from encoderkit.preflight import encoder_of, find_step
 from encoderkit.recipe import PretrainRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
@@ -54,6 +55,7 @@ def prepare(recipe: PretrainRecipe) -> Material:
     if step is not None:
         check_vocabulary(tokenizer, read_config(step), step)
         vocabulary = Vocabulary(**read_config(step)["vocabulary"])  # it may have more rows than the tokenizer has pieces
+        _check_sentinels(recipe.objective, tokenizer)
     store = _open(recipe.data.train, tokenizer)
     torch.manual_seed(recipe.seed)
     encoder = recipe.model if step is None else encoder_of(step, recipe.dropout)
@@ -75,6 +77,16 @@ def prepare(recipe: PretrainRecipe) -> Material:
     assert isinstance(learner, nn.Module)
     say(f"{sum(p.numel() for p in learner.parameters()):,} parameters")
     return parts
+
+
+def _check_sentinels(objective: ObjectiveConfig, tokenizer: Tokenizer) -> None:
+    """Raise `UsageError` where a checkpoint has sentinels among its pieces, as T5 has, and the objective would make new ones."""
+    ids = tokenizer.sentinels
+    if isinstance(objective, SpansConfig) and objective.first_sentinel is None and ids:
+        step = -1 if len(ids) > 1 and ids[1] < ids[0] else 1
+        values = {"first_sentinel": ids[0], "sentinel_step": step, "sentinels": len(ids)}
+        fix = " ".join(f"--set objective.{name}={value}" for name, value in values.items())
+        raise UsageError("this checkpoint has sentinels of its own, and would be trained with others", where="objective", fix=fix)
 
 
 def go_on_from(learner: Learner, step: Path) -> None:

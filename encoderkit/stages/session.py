@@ -24,7 +24,6 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
-from encoderkit.training.config import TrainingConfig
 from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
@@ -132,9 +131,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     learner = material.learner
     assert isinstance(learner, nn.Module)
     training = recipe.training
-    freeze(learner, training.freeze)
-    adapt(learner, training.lora, recipe.seed)
-    _check_trained(learner, training)
+    fit(recipe, learner)
     goal = find_goal(learner, training.metric, training.patience)
     found, plan = by_first(lambda: (None, None) if overwrite else (newest(out), _known_plan(out, material)))
     if found is not None and plan is None:
@@ -182,8 +179,11 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     return state, plan
 
 
-def _check_trained(learner: nn.Module, training: TrainingConfig) -> None:
-    """Raise `UsageError` where nothing would be trained, or nothing at first."""
+def fit(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> None:
+    """Freeze what the recipe freezes and add what it adds; raises `UsageError` where nothing would be trained, or not yet."""
+    training = recipe.training
+    freeze(learner, training.freeze)
+    adapt(learner, training.lora, recipe.seed)
     if not any(parameter.requires_grad for parameter in learner.parameters()):
         raise UsageError(f"training.freeze: {training.freeze} leaves nothing to train: this task has no layers of its own")
     found = depths(learner)
@@ -236,12 +236,21 @@ def _known_plan(out: Path, material: Material) -> Plan | None:
         raise DataError("not the plan of a run; it is damaged", where=out / "plan.json", fix="begin a new run") from None
 
 
+def ready(recipe: PretrainRecipe | FinetuneRecipe, material: Material) -> None:
+    """Raise what would keep a run from being begun, as far as no update has to be measured for it."""
+    assert isinstance(material.learner, nn.Module)
+    fit(recipe, material.learner)
+    find_goal(material.learner, recipe.training.metric, recipe.training.patience)
+    draft(recipe.training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
+
+
 def clear(out: Path) -> None:
-    """Remove the run in `out`: last what tells that it is one, so that what is left when this is killed can go another time."""
-    told = ("recipe.yaml", "manifest.json", "plan.json")
-    for path in sorted(out.iterdir(), key=lambda path: path.name in told):
-        if path.name != "lock":
-            files.remove(path)
+    """Remove the run, or the runs, in `out`: last what tells that it is one, as this may be killed and what is left is to go."""
+    mark = out / "plan.json"
+    if not mark.exists():  # of several runs
+        files.replace(mark, "{}")
+    for path in [*(path for path in out.iterdir() if path.name not in ("lock", mark.name)), mark]:
+        files.remove(path)
 
 
 def _begin(recipe: PretrainRecipe | FinetuneRecipe, material: Material, plan: Plan, out: Path, overwrite: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic.fields import FieldInfo
 
 from encoderkit.config import Config, KeyPath, describe, json_schema, override, read_yaml, validate
+from encoderkit.data.streams import Format
 from encoderkit.errors import UsageError, shown
 from encoderkit.recipe import CorpusRecipe, FinetuneRecipe, PretrainRecipe, TokenizerRecipe
 from encoderkit.units import Count, Every, Seconds, Share, Span
@@ -43,10 +44,13 @@ def recipe_kind(data: dict[str, Any], where: Path) -> str:
     raise UsageError(f"this is no recipe: it has none of the keys that one has ({legal})", where=where, fix="encoderkit init")
 
 
+_OF_ROWS = {f".{name}" for name in get_args(Format)}
+
+
 def _of_labels(data: dict[str, Any]) -> bool:
     """Whether a recipe whose keys both recipes that train have is for labelled rows: by its data, or a key meant to be theirs."""
     given = data.get("data")
-    if isinstance(given, dict) and ("test" in given or Path(str(given.get("train"))).suffix):
+    if isinstance(given, dict) and ("test" in given or {*Path(str(given.get("train"))).suffixes} & _OF_ROWS):
         return True
     own = list(FinetuneRecipe.model_fields.keys() - PretrainRecipe.model_fields.keys())
     return any(get_close_matches(key, own, 1, 0.7) for key in data.keys() - PretrainRecipe.model_fields.keys())

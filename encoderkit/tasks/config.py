@@ -345,8 +345,6 @@ class GenerateConfig(RowsConfig):
     @model_validator(mode="after")
     def _columns_differ(self) -> "GenerateConfig":
         differ(self.all_columns, "source and target")
-        if self.beams == 1 and self.length_penalty != 1:
-            raise ValueError("length_penalty compares beams, and there is one; set beams too")
         return self
 
     @property

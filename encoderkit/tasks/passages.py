@@ -1,5 +1,6 @@
 """Windows of passages, and spans of tokens in them: the part of `tasks/span.py` that needs no model."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -112,7 +113,7 @@ def bands(examples: Sequence[Example], scores: Sequence[np.ndarray], most: int) 
 def trimmed(context: str, characters: np.ndarray) -> np.ndarray:
     """(C, 2) where tokens begin and end, without white space around them; equal for those that are nothing else.
 
-    Characters that no token holds, such as the accents that some tokenizers take away, belong to the token before.
+    Accents and other marks that no token holds, as some tokenizers take them away, belong to the token before.
     """
     solid = np.flatnonzero(~np.fromiter(map(str.isspace, context), bool, len(context)))
     low, high = np.searchsorted(solid, characters[:, 0]), np.searchsorted(solid, characters[:, 1])
@@ -121,7 +122,7 @@ def trimmed(context: str, characters: np.ndarray) -> np.ndarray:
     last = np.where(empty, first, 1 + solid[np.maximum(high - 1, 0)])
     limits = np.append(first[1:], len(context))
     for i in np.flatnonzero((last < limits) & ~empty).tolist():
-        while last[i] < limits[i] and not context[last[i]].isspace():
+        while last[i] < limits[i] and unicodedata.category(context[last[i]])[0] == "M":
             last[i] += 1
     return np.stack([first, last], axis=1)
 

@@ -94,7 +94,8 @@ def _with_layout(found: dict[str, bytes], where: Path) -> dict[str, bytes]:
     Its own tokenizer puts nothing around a text. Here it stands before, so that an empty text is one too; what goes back
     to transformers is then read there as it is here.
     """
-    said = _json(where / "special_tokens_map.json") | _json(where / "tokenizer_config.json")
+    parts = [_object(found.get(name, b"{}"), where / name) for name in ("special_tokens_map.json", "tokenizer_config.json")]
+    said = parts[0] | parts[1]
     names = _names(dict.fromkeys(("bos_token", "eos_token", "pad_token"), ""), said)
     end = names["eos_token"]
     if not end or names["bos_token"] != end or names["pad_token"] not in ("", end, "None"):
@@ -133,12 +134,14 @@ def _names(usual: dict[str, str], said: dict[str, Any] | None) -> dict[str, str]
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+    return _object(_text(path), path) if path.is_file() else {}
+
+
+def _object(data: str | bytes, where: Path) -> dict[str, Any]:
     try:
-        value = json.loads(_text(path))
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON ({error})", where=path) from None
+        raise DataError(f"not valid JSON ({error})", where=where) from None
     return value if isinstance(value, dict) else {}
 
 

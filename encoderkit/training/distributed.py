@@ -41,18 +41,22 @@ def joined() -> Iterator[None]:
     try:
         dist.init_process_group(backend, timeout=PATIENCE)
         yield
-    except dist.DistError as error:
-        raise _lost(error) from None
     except RuntimeError as error:
-        if not any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")):
+        if not lost(error):
             raise
-        raise _lost(error) from None
+        raise _lost() from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def _lost(error: BaseException) -> ResourceError:
+def lost(error: BaseException) -> bool:
+    """Whether this is what a process hears when another one is gone."""
+    words = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
+def _lost() -> ResourceError:
     return ResourceError(
         f"process {world.rank()} of {world.size()} has lost another one, whose own message says why; what was saved is intact",
         fix="run the same command again with --resume",

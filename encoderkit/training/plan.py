@@ -12,7 +12,7 @@ from encoderkit.console import say, warn
 from encoderkit.errors import DataError, ResourceError, UsageError, out_of_memory
 from encoderkit.learner import Learner
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from encoderkit.training.distributed import any_of, by_first
+from encoderkit.training.distributed import any_of, by_first, lost
 from encoderkit.training.loop import Plan, Source, updates
 from encoderkit.training.machine import DTYPES, can_compile, check_precision, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
@@ -165,8 +165,10 @@ def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> b
     """Whether a run of `length` seconds ends sooner compiled, compiling included; if so the learner is compiled now."""
     learner = trial.learner
     assert isinstance(learner, nn.Module)
-    if any_of([not can_compile(plan.device)])[0]:
+    able = can_compile(plan.device)
+    if not able:
         say("not compiled: there is no C++ compiler here (g++ would do)")
+    if any_of([not able or (world.size() > 1 and not _compiles(plan.device))])[0]:  # processes compute together
         return False
     _compile(learner)
     started = time.monotonic()
@@ -174,6 +176,8 @@ def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> b
         compiled = trial.speed(plan, 3)
     except RuntimeError as error:  # of the compiler, before anything has changed
         if out_of_memory(error):
+            raise
+        if lost(error):
             raise
         if world.size() > 1:  # the others wait for this process
             raise ResourceError(f"compiling failed: {_first_line(error)}", fix="--set training.compile=off") from None
@@ -186,6 +190,16 @@ def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> b
     if not worth:
         _undo_compiling(learner)
     return worth
+
+
+def _compiles(device: str) -> bool:
+    """Whether the compiler works: tried on next to nothing, where one process could not do without it alone later."""
+    try:
+        torch.compile(torch.relu)(torch.ones(2, device=device))
+    except RuntimeError as error:
+        warn(f"not compiled, as that failed: {_first_line(error)}")
+        return False
+    return True
 
 
 def _first_line(error: BaseException) -> str:

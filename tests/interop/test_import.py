@@ -427,6 +427,15 @@ def test_what_cannot_be_held_is_refused(change: dict[str, Any], message: str, tm
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.parametrize(("length", "read"), [(None, 40), (12, 12), (40, 40)])
+def test_as_many_tokens_are_read_as_is_said(length: int | None, read: int, tmp_path: Path) -> None:
+    published(tmp_path / "hf", "Bert")
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours", length=length)
+    assert open_model(tmp_path / "ours").config["length"] == read
+    with pytest.raises(UsageError, match="3 to 40 tokens, found 41"):
+        import_model.run(str(tmp_path / "hf"), tmp_path / "more", length=41)
+
+
 def test_embedding_with_an_import(tmp_path: Path) -> None:
     published(tmp_path / "hf", "Bert", "Model")
     import_model.run(str(tmp_path / "hf"), tmp_path / "ours")

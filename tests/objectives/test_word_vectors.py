@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from gensim.models import Word2Vec
 from torch import nn
 
 from encoderkit.config import validate
 from encoderkit.data.blocks import Row, Rows
-from encoderkit.data.cooccurrence import cooccurrences
+from encoderkit.data.cooccurrence import Portion, cooccurrences
 from encoderkit.data.store import open_store
 from encoderkit.errors import UserError
 from encoderkit.learner import Vocabulary
@@ -25,8 +26,8 @@ from encoderkit.objectives.skipgram import SkipGram
 from encoderkit.objectives.windows import Sampled
 from encoderkit.recipe import PretrainRecipe
 from encoderkit.text.ngrams import Spelled
-from encoderkit.training.config import AdagradConfig
-from encoderkit.training.loop import updates
+from encoderkit.training.config import AdagradConfig, SgdConfig
+from encoderkit.training.loop import micro_batches, updates
 from encoderkit.training.optim import build_optimizers
 from tests.training.runs import go, go_until, plan, pretraining, weights
 
@@ -178,6 +179,66 @@ def test_eight_sequences_are_memorised(kind: str) -> None:
         assert (best // 8 == torch.arange(64)[:, None] // 8).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_dropped_and_drawn_is_as_in_gensim(kind: str, store_dir: Path) -> None:
+    """Counts over the whole text, the chance of each word to be kept (word2vec.c's), and counts to the power of 0.75."""
+    store = open_store(store_dir)
+    counts = Counter(int(i) for number in range(len(store)) for i in store[number] if i > 4)
+    learner_class, config = KINDS[kind]
+    vocabulary = VOCABULARY._replace(size=store.meta.vocab_size)
+    learner = learner_class(config.model_validate({"subsample": 0.01}), StaticConfig(dim=4), vocabulary, 32)
+    learner.survey(Rows(store, 16, 2, 3))
+    assert {i: n for i, n in enumerate(learner.frequency.tolist()) if n} == dict(counts)
+    keep, noise = learner.tables()
+    their = Word2Vec(vector_size=4, sample=0.01, min_count=1, negative=5)
+    their.build_vocab_from_freq({str(i): n for i, n in counts.items()})
+    for i in counts:
+        assert keep[i] == pytest.approx(their.wv.get_vecattr(str(i), "sample_int") / 2**32, abs=1e-4)
+    whole = sum(n**0.75 for n in counts.values())
+    shares = np.bincount(noise, minlength=vocabulary.size) / len(noise)
+    assert all(shares[i] == pytest.approx(n**0.75 / whole, abs=1e-5) for i, n in counts.items())
+    assert config().noise_power == 0.75
+
+
+def test_windows_shrink_by_chance_and_all_sizes_are_as_likely() -> None:
+    made = sampled("skipgram", shrink="dynamic", window=5)
+    reaches = np.concatenate([made.thinned([row(*[[5, 6, 7, 8, 9, 10, 11, 12]] * 40)], [rng]).reach for rng in rngs(20)])
+    found = np.bincount(reaches[reaches > 0], minlength=6)[1:]
+    assert len(found) == 5 and found.min() > 0.17 * found.sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_word2vecs(kind: str) -> None:
+    """Each row moves by the rate times the sum of its gradients over the targets, not their mean."""
+    learner = sampled(kind)
+    before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    [batch] = micro_batches(learner, ROWS, plan(1, 2), 0)
+    learner(batch.inputs, batch.targets)[kind].backward()
+    sums = {name: p.grad.to_dense() for name, p in learner.named_parameters() if p.grad is not None}
+    learner.zero_grad(set_to_none=True)
+    [_] = updates(learner, build_optimizers(learner, SgdConfig(lr=0.1, row_clip=None), torch.float32), ROWS, plan(1, 2))
+    for name, p in learner.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name] - 0.1 * sums[name], atol=1e-5, rtol=1e-4)
+    assert len(sums) == 2 and all(value.any() for value in sums.values())
+
+
+def test_gloves_loss_is_equation_8() -> None:
+    """Pennington et al. 2014: the weight of a pair is its count by x_max to the power of 3/4, and 1 at the most."""
+    torch.manual_seed(0)
+    learner = Glove(GloveConfig(x_max=10, alpha=0.75), StaticConfig(dim=6), VOCABULARY, 16)
+    with torch.no_grad():
+        for p in learner.parameters():
+            nn.init.normal_(p)
+    ids, others, counts = np.array([5, 6, 7]), np.array([8, 5, 9]), np.array([2.0, 10.0, 50.0])
+    batch = learner.collate([Portion(ids, others, counts)], rngs(1), 0.0)
+    words, contexts = learner.encoder.tokens.weight.detach().double(), learner.contexts.detach().double()
+    expected = 0.0
+    for i, j, x in zip(ids, others, counts, strict=True):
+        error = words[i] @ contexts[j] + learner.bias[i] + learner.context_bias[j] - np.log(x)
+        expected += min(1.0, x / 10) ** 0.75 * float(error.detach()) ** 2
+    assert float(learner(batch.inputs, batch.targets)["glove"].detach()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_glove_counts_and_fits(tokenizer_dir: Path, store_dir: Path) -> None:
     """Counts as in a loop over the text; with enough dimensions the products and biases are their logarithms."""
     store = open_store(store_dir)
@@ -234,6 +295,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
 ) -> None:
     recipe = word_vectors(name, tokenizer_dir, store_dir)
     go(recipe, tmp_path / "whole")
+    saved = safetensors.torch.load(weights(tmp_path / "whole"))
+    assert saved["encoder.tokens.weight"].std() > 0 and any(t.any() for n, t in saved.items() if "head" in n or "context" in n)
     go_until(recipe, tmp_path / "parts", 3)
     go(recipe, tmp_path / "parts", resume=True)
     assert weights(tmp_path / "whole") == weights(tmp_path / "parts")

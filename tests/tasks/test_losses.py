@@ -126,7 +126,9 @@ def test_it_is_the_label_of_a_row_that_its_teacher_is_to_be_sure_of() -> None:
     one, several = (ClassifyConfig(soft="scores", confidence=0.9, multiple=multiple) for multiple in (False, True))
     given = rows(*({"text": "a", "label": label, "scores": scores} for label in scores))
     assert [row.label("label") for row in finetune._sure(given, one, "a")] == ["pos"]
-    given = rows(*({"text": "a", "label": label, "scores": scores} for label in (["pos"], ["neg"], ["neg", "pos"])))
+    given = rows(
+        *({"text": "a", "label": label, "scores": scores} for label in (["pos"], ["neg"], ["neg", "pos"], ["pos", "new"]))
+    )
     assert [row.labels("label") for row in finetune._sure(given, several, "a")] == [["pos"]]
 
 

@@ -248,6 +248,8 @@ def test_what_no_token_holds_belongs_to_the_token_before() -> None:
     context = "cafe\u0301 दे x"
     found = trimmed(context, np.array([[0, 4], [6, 7], [9, 10]]))
     assert [context[i:j] for i, j in found] == ["cafe\u0301", "दे", "x"]
+    context = "1990\u200b[4]"  # of no width, and no part of the year
+    assert [context[i:j] for i, j in trimmed(context, np.array([[0, 4], [5, 6], [6, 7], [7, 8]]))][:2] == ["1990", "["]
 
 
 @pytest.mark.parametrize("kind", KINDS)
