@@ -260,7 +260,8 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor],
         part = {"objective": ReplacedConfig(generator=None).model_dump(mode="json")}
     elif head.kind == "classify" and head.numbers:
         names = "score" if len(head.labels) == 1 else list(head.labels)
-        part = {"task": RegressConfig(label=names, pooling=head.pooling, dropout=head.dropout).model_dump(mode="json")}
+        values = {"label": names, "pooling": head.pooling, "dropout": head.dropout}
+        part = {"task": RegressConfig.model_validate(values).model_dump(mode="json")}
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}
