@@ -18,6 +18,7 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.tasks.classify import Example
 from encoderkit.tasks.texts import Tokens
 from encoderkit.training.loop import WIDE, Plan, micro_batches, portions, updates
+from encoderkit.training.machine import can_compile
 from tests.reliability.small import assert_same, result
 from tests.training.runs import classify, examples, finetuning, go, go_until, masked, plan, pretraining, rows, weights
 
@@ -91,6 +92,26 @@ def test_a_batch_straddles_epochs_and_the_last_is_short() -> None:
     drawn = [pair for batch in batches for pair in batch]
     assert sorted(i for epoch, i in drawn if epoch == 0) == list(range(60))
     assert len(set(drawn)) == 90
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.skipif(not can_compile("cpu"), reason="no C++ compiler")
+def test_a_compiled_run_goes_on_compiled(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+    """By the real compiler: bitwise as undisturbed, and but for rounding as one that is not compiled."""
+    model = {"kind": "bert", "dim": 32, "layers": 1, "heads": 2, "max_length": 64, "dropout": 0, "attention_dropout": 0}
+    made = {}
+    for compile in ("on", "off"):
+        training = {"updates": 4, "batch": 8, "micro_batch": 8, "compile": compile}
+        recipe = pretraining(tokenizer_dir, store_dir, model=model, training=training)
+        go(recipe, tmp_path / f"whole-{compile}")
+        made[compile] = recipe
+    go_until(made["on"], tmp_path / "pieces", 2)
+    go(made["on"], tmp_path / "pieces", resume=True)
+    assert_same(tmp_path / "pieces", result(tmp_path / "whole-on"))
+    on, off = (safetensors.torch.load(weights(tmp_path / f"whole-{compile}")) for compile in ("on", "off"))
+    for name, tensor in on.items():
+        torch.testing.assert_close(tensor, off[name], atol=1e-4, rtol=1e-3)
+    assert any(not torch.equal(tensor, off[name]) for name, tensor in on.items())  # it was compiled
 
 
 class Recorder(torch.optim.Optimizer):
