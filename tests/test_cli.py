@@ -181,6 +181,30 @@ def test_what_the_system_refuses_is_no_bug(tmp_path: Path, pretrained_dir: Path)
         fails(3, "there is no model of this name; the run is damaged", "predict", run, "--text", "the [MASK]")
 
 
+def test_parts_that_do_not_belong_together(tmp_path: Path, pretraining: Path, finetuning: Path, pretrained_dir: Path) -> None:
+    """A tokenizer that is not the model's, tokens of another tokenizer, and texts longer than the positions of a checkpoint."""
+    step = tmp_path / "model"
+    shutil.copytree(find_step(pretrained_dir), step)
+    other = step / "tokenizer" / "tokenizer.json"
+    described = json.loads(other.read_bytes())
+    described["model"]["vocab"] = {**described["model"]["vocab"], "longer": len(described["model"]["vocab"])}
+    other.write_text(json.dumps(described), encoding="utf-8")
+    (step / "MANIFEST.json").unlink()
+    (step / "tokenizer" / "MANIFEST.json").unlink(missing_ok=True)
+    with files.staged(tmp_path / "whole") as folder:
+        shutil.copytree(step, folder, dirs_exist_ok=True)
+    checkpoint = ["--set", f"checkpoint={tmp_path / 'whole'}", "--set", "model=null", "--set", "tokenizer=null"]
+    fails(3, "is not the model's", "predict", tmp_path / "whole", "--text", "the [MASK]")
+    fails(3, "is not the model's", "finetune", finetuning, *checkpoint, "--out", tmp_path / "a")
+    longer = ["--set", f"checkpoint={pretrained_dir}", *checkpoint[2:], "--set", "data.length=65"]
+    fails(2, "65", "finetune", finetuning, *longer, "--out", tmp_path / "b")
+    corpus = write(tmp_path / "corpus.txt", "a few words and some more\n" * 9)
+    assert encoderkit("train-tokenizer", "--data", corpus, "--vocab-size", "60", "--out", tmp_path / "tok").returncode == 0
+    change = ["--set", f"tokenizer={tmp_path / 'tok'}"]
+    fails(3, "made with another tokenizer", "pretrain", pretraining, *change, "--out", tmp_path / "c")
+    assert not any((tmp_path / name).exists() for name in "abc")
+
+
 @pytest.mark.parametrize(("redirect", "code"), [("PYTHONIOENCODING=ascii", 0), (">/dev/full", 5)])
 @pytest.mark.parametrize("command", ["init", "show {recipe}"])
 def test_an_output_that_cannot_take_it(command: str, redirect: str, code: int, pretraining: Path) -> None:

@@ -74,6 +74,8 @@ class Update(NamedTuple):
     """Of the gradient, before clipping."""
     tokens: int
     """Real tokens in it."""
+    micro_batch: int
+    """Rows at once: half of the plan's, or less, once memory has run out."""
 
 
 class Source(Protocol):
@@ -175,7 +177,7 @@ def updates(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
-            yield Update(n + 1, losses, loss, lr, norm, int(tokens))
+            yield Update(n + 1, losses, loss, lr, norm, int(tokens), plan.micro_batch)
 
 
 def _batches(learner: Learner, source: Source, plan: Plan, update: int) -> list[Batch]:

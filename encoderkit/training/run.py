@@ -111,6 +111,10 @@ def train(
                     "unlogged_loss": state.unlogged_loss + update.loss,
                 }
             )
+            if update.micro_batch != plan.micro_batch:  # so that neither an evaluation nor a resumed run tries it again
+                plan = plan.model_copy(update={"micro_batch": update.micro_batch})
+                if world.first():
+                    files.replace(out / "plan.json", plan.model_dump_json(indent=1))
             ended = update.number == plan.updates
             # Clocks and signals differ between processes: what is due in one is done by all.
             log, look, keep = any_of([logs(update.number), evaluations(update.number), saves(update.number)])

@@ -38,6 +38,7 @@ from tests.training.runs import (
     examples,
     finetuning,
     go,
+    go_until,
     masked,
     permuted,
     plan,
@@ -228,11 +229,33 @@ def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPat
             patch.setattr(Classify, "forward", cramped)
             optimizers = build_optimizers(learner, AdamWConfig(lr=5e-3), torch.float32)
             same_length = [Example(Tokens(np.full(9, 5 + i), None, 0), i % 2) for i in range(24)]
-            assert len(list(updates(learner, optimizers, same_length, plan(3, 8, micro_batch)))) == 3
+            done = [update.micro_batch for update in updates(learner, optimizers, same_length, plan(3, 8, micro_batch))]
+        assert done == [4, 4, 4]
         found.append(learner.state_dict())
     for name, tensor in found[0].items():
         assert torch.equal(tensor, found[1][name])
     assert capsys.readouterr().err.count("memory ran out with a micro-batch of 8 rows; going on with 4") == 1
+
+
+def test_what_did_not_fit_is_not_tried_again(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in an evaluation nor when the run goes on."""
+    forward, asked = Classify.forward, []
+
+    def cramped(self: Classify, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        asked.append(len(targets["labels"]))
+        if asked[-1] > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return forward(self, inputs, targets)
+
+    monkeypatch.setattr(Classify, "forward", cramped)
+    recipe = finetuning(tokenizer_dir, labelled, training={"updates": 4, "micro_batch": "auto"})
+    go_until(recipe, tmp_path / "run", 2)
+    assert json.loads((tmp_path / "run" / "plan.json").read_bytes())["micro_batch"] == 4
+    asked.clear()
+    go(recipe, tmp_path / "run", resume=True)
+    assert asked and max(asked) <= 4
 
 
 def test_one_row_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
