@@ -201,7 +201,8 @@ def _staging(target: Path) -> Path:
             own = left.name == f"{start}{target.name}{left.suffix}"  # and not of tok.v2 where this is tok
             if own and left.suffix[1:].isdigit() and not _alive(int(left.suffix[1:])):
                 with suppress(OSError):
-                    if start == TRASH and (left / MANIFEST).is_file() and not target.exists():
+                    ours = left.is_dir() and any(names <= {p.name for p in left.iterdir()} for names in _OURS)
+                    if start == TRASH and ours and not target.exists():
                         left.rename(target)
                     else:
                         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()

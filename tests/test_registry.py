@@ -4,17 +4,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from pydantic import TypeAdapter
 
 from encoderkit.models.build import ENCODERS
-from encoderkit.models.config import EncoderConfig
+from encoderkit.models.config import EncoderConfig, StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
-from encoderkit.objectives.config import ObjectiveConfig
+from encoderkit.objectives.config import ObjectiveConfig, misfit
 from encoderkit.stages.init import recipes_folder
 from encoderkit.stages.show import complete
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.text.config import TokenizerKind
 from encoderkit.training.config import OptimizerConfig
+from tests.training.runs import KINDS, encoder
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -33,6 +35,39 @@ def members(union: Any) -> set[type]:
 )
 def test_union_and_dispatch_agree(union: Any, table: dict[type, type]) -> None:
     assert members(union) == set(table)
+
+
+BOTH = {"bert", "albert", "electra", "roberta", "modernbert", "esmc", "t5", "deberta", "rnn", "lstm", "gru", "cnn"}
+LEGAL: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "masked": ({}, BOTH | {"gpt", "xlnet"}),
+    "masked next": ({"pairs": "next"}, {"bert", "albert", "electra", "rnn", "lstm", "gru", "cnn"}),
+    "causal": ({}, {"gpt"}),
+    "spans": ({}, BOTH | {"xlnet"}),
+    "permuted": ({}, {"xlnet"}),
+    "replaced": ({}, BOTH),
+    "skipgram": ({}, {"static"}),
+    "cbow": ({}, {"static"}),
+    "glove": ({}, {"static"}),
+}
+"""Which encoders each objective can train as they are; from left to right, or with dropout, more of them."""
+
+
+def test_each_pair_of_encoder_and_objective_is_legal_or_refused_with_a_reason() -> None:
+    """A new encoder or objective has to be placed here, and so in the tests that train every pair (`runs.KINDS`)."""
+    encoders = {config.model_fields["kind"].default for config in members(EncoderConfig)}
+    assert encoders == {*KINDS, "static"}
+    objectives = {config.model_fields["kind"].default for config in members(ObjectiveConfig)}
+    assert objectives == {name.split()[0] for name in LEGAL} | {"contrastive"}
+    for name, (settings, legal) in LEGAL.items():
+        objective = TypeAdapter(ObjectiveConfig).validate_python({"kind": name.split()[0], **settings})
+        for kind in encoders:
+            model = encoder(kind) if kind != "static" else StaticConfig()
+            reason = misfit(objective, model)
+            assert (reason is None) == (kind in legal), (name, kind, reason)
+            assert reason is None or len(reason) > 40  # what does not fit, and what would
+    contrastive = TypeAdapter(ObjectiveConfig).validate_python({"kind": "contrastive"})
+    for kind in KINDS:
+        assert misfit(contrastive, encoder(kind, dropout=0.1)) is None or kind == "gpt", kind
 
 
 def kinds() -> set[str]:

@@ -192,8 +192,9 @@ class DecoderConfig(Config):
         t5 = isinstance(encoder, T5Config) if self.kind == "auto" else self.kind == "t5"
         model = encoder if isinstance(encoder, TransformerConfig) else None
         dim = self.dim or encoder.dim
-        own = model.heads if model else getattr(encoder, "heads", None) if self.dim is None else None
-        heads = self.heads or own or max(1, round(dim / 64))
+        heads = self.heads or getattr(encoder, "heads", 0)
+        if not (self.heads or model) and (not heads or dim % heads):
+            heads = max(1, round(dim / 64))
         like = model is not None and self.dim is None and self.heads is None
         settings = {
             "dim": dim,

@@ -191,10 +191,10 @@ class Transformer(nn.Module):
     def _biases(self, documents: Tensor, queries: int) -> list[Tensor]:
         """Of the last `queries` places of rows, to all of them: who sees whom, and how far they are where that is a bias."""
         biases = [visible(documents, window, self._direction)[:, :, -queries:] for window in self._windows]
-        if self.distance_bias is not None:
-            distance = self.distance_bias(queries, documents.shape[1])
-            biases = [bias + distance for bias in biases]
-        return [in_type(bias) for bias in biases]
+        if self.distance_bias is None:
+            return [in_type(bias) for bias in biases]
+        distance = self.distance_bias(queries, documents.shape[1])  # learned: its gradients are added up in float32
+        return [bias + distance for bias in biases]
 
     def _contexts(self, inputs: Inputs) -> list[Context]:
         biases = self._biases(inputs.documents, inputs.ids.shape[1])

@@ -21,7 +21,7 @@ from encoderkit.inference import open_model, read_config, start
 from encoderkit.metrics import Answered
 from encoderkit.models.build import build_encoder
 from encoderkit.preflight import encoder_of, find_step, finetune_inputs, input_file, pretrain_inputs
-from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
 from encoderkit.stages import suites as tests_of
 from encoderkit.stages.evaluate import Judged, differences, judge
 from encoderkit.stages.finetune import finetune
@@ -131,6 +131,8 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
                 raise UsageError("is a fine-tuning recipe, and --finetune is for what was pretrained", where=path)
         if second is not None and not isinstance(second, FinetuneRecipe):
             raise UsageError("--finetune takes a fine-tuning recipe", where=then)
+        if second is not None and first.model is not None and (reason := unfit(first.model, second.task)):
+            raise UsageError(f"{name}: {reason}", where=then)
         if second is not None:
             for rows in (second.data.train, second.data.dev, second.data.test):
                 _ = input_file(rows) if isinstance(rows, str) else None

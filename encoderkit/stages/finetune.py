@@ -98,7 +98,7 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     if isinstance(recipe.data.dev, str) and not recipe.folds:
         inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
     elif "dev" in split:  # which rows were held out is a matter of this program's version too
-        inputs["data.dev"] = hashlib.sha256(repr([row.number for row in split["dev"]]).encode()).hexdigest()
+        inputs["data.dev"] = hashlib.sha256(repr([row.line for row in split["dev"]]).encode()).hexdigest()
     if target is not None:
         inputs["task.tokenizer"] = target.fingerprint
     if recipe.embeddings is not None:

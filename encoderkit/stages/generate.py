@@ -81,9 +81,9 @@ def _prompts(engine: Engine, rows: Sequence[tuple[str | None, str]]) -> list[np.
 
 
 def _limit(engine: Engine) -> int | None:
-    """The longest text that the model was trained to read, if its positions end."""
-    bounded = longest(engine.model.learner.encoder_config) is not None
-    return engine.model.config["length"] if bounded else None
+    """The longest text that the model was trained to read, or of one that was imported can read, if its positions end."""
+    most = longest(engine.model.learner.encoder_config)
+    return most if most is None or "recipe" not in engine.model.config else engine.model.config["length"]
 
 
 def continued(

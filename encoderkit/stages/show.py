@@ -44,7 +44,7 @@ def recipe_kind(data: dict[str, Any], where: Path) -> str:
     raise UsageError(f"this is no recipe: it has none of the keys that one has ({legal})", where=where, fix="encoderkit init")
 
 
-_OF_ROWS = {f".{name}" for name in get_args(Format)}
+_OF_ROWS = {f".{name}" for name in get_args(Format)} - {".txt"}
 
 
 def _of_labels(data: dict[str, Any]) -> bool:

@@ -177,6 +177,34 @@ def test_a_fine_tuned_import_goes_back_and_predicts_the_same(family: str, tmp_pa
         assert found["label"] == max(named, key=named.__getitem__)
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "tag": {"kind": "tag", "tokens": "words", "tags": "tags"},
+    "span": {"kind": "span", "question": "b", "context": "a", "answers": "answers", "question_length": 8, "overlap": 8},
+    "regress": {"kind": "regress", "text": ["a", "b"], "label": "number"},
+    "rerank": {"kind": "rerank", "text": ["b", "a"], "label": "relevance"},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "Electra", "ModernBert", "DebertaV2", "XLNet"])
+def test_so_it_does_for_other_tasks(family: str, kind: str, tmp_path: Path) -> None:
+    """`export` compares what transformers' class of the task gives with what was trained here."""
+    published(tmp_path / "hf", family, next(iter(SHAPES[family])), HEADS[family][1])
+    imported(tmp_path / "hf", tmp_path / "ours")
+    rows = []
+    for i, text in enumerate(text for text in TEXTS if text.strip()):
+        words = text.split()
+        tags = ["B-x" if (i + j) % 2 else "O" for j in range(len(words))]
+        answers = {"text": [words[0]], "answer_start": [text.index(words[0])]}
+        more = {"words": words, "tags": tags, "answers": answers, "number": i * 1.5, "relevance": i % 2}
+        rows.append({"a": text, "b": "who" if kind == "span" else f"query {i // 2}", **more})
+    made = recipe(tmp_path, tmp_path / "ours", OTHERS[kind])
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    made = made.model_copy(update={"data": made.data.model_copy(update={"dev": str(tmp_path / "rows.jsonl")})})
+    done = Path(finetune(made, tmp_path / "run")["best"])
+    assert export.run(done, ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 2e-5
+
+
 @pytest.mark.parametrize("shape", SHAPES["T5"])
 def test_a_t5_is_fine_tuned_to_write_and_writes_the_same_there(shape: str, tmp_path: Path) -> None:
     """From Google's own files: no [CLS], no [MASK], </s> at the end, and sentinels that go down."""

@@ -172,6 +172,12 @@ def test_recipes_are_compared_and_a_stopped_comparison_goes_on(
     assert len(written) == 4 and written[3].split("|")[1].strip() == "deep" and deep_line.split()[-1] in written[3]
     with pytest.raises(UsageError, match="another recipe"):
         compare(paths, tmp_path / "out", ["training.updates=5"], then)
+    words = {"model": {"kind": "static", "dim": 8}, "objective": {"kind": "skipgram"}, "optimizer": {"kind": "sgd", "lr": 0.1}}
+    vectors = tmp_path / "vectors.yaml"
+    vectors.write_text(dump(pretraining(tokenizer_dir, store_dir, **words)), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"vectors: task\.pooling cls is a vector that is the same for all texts"):
+        compare([vectors, paths[0]], tmp_path / "early", then=then)
+    assert not (tmp_path / "early").exists()
     with pytest.raises(UsageError, match="is read once"):
         evaluate(find_step(deep["model"]), Path("-"), against=find_step(shallow["model"]))
     with pytest.raises(UsageError, match=r"same-size.*deep"):

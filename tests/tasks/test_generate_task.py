@@ -1,6 +1,7 @@
 """Texts from texts: memorised behind every kind of encoder, measured as by the reference scorers, from recipe to prediction."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def examples(count: int) -> list[Example]:
     return [Example(Tokens(ids, None, 0), target, "", i) for i, (ids, target) in enumerate(pairs)]
 
 
-@pytest.mark.parametrize("kind", ["t5", "bert", "modernbert", "lstm", "gru", "cnn"])
+@pytest.mark.parametrize("kind", runs.KINDS)
 def test_eight_pairs_are_memorised_and_written(kind: str) -> None:
     torch.manual_seed(1)
     config = GenerateConfig(label_smoothing=0, target_length=10)
@@ -88,6 +89,15 @@ def test_rouge_is_that_of_google() -> None:
     assert wording.rouge_l(ENGLISH, WRITTEN) == pytest.approx(expected, abs=1e-9)
     # Characters of Chinese: a word is one of them. 猫 在 垫 子 上 of 6 and 5.
     assert wording.rouge_l(*CHINESE)[0] == pytest.approx(2 * 5 / 11)
+
+
+def test_so_it_is_on_anything_written_in_ascii() -> None:
+    """Beyond it Google's splits at every letter with an accent, and here a word is a word."""
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    rng, words = random.Random(3), ["a", "the", "CAT", "cat", "3.5", "it's", "--", "x_y", "", "...", "2km", "(b)", "The"]
+    sides = [[" ".join(rng.choices(words, k=rng.randrange(12))) for _ in range(200)] for _ in range(2)]
+    expected = [scorer.score(right, written)["rougeL"].fmeasure for right, written in zip(*sides, strict=True)]
+    assert wording.rouge_l(*sides) == pytest.approx(expected, abs=1e-9)
 
 
 def test_bleu_and_chrf_are_those_of_sacrebleu() -> None:

@@ -24,7 +24,11 @@ from encoderkit.stages.predict import predict
 from encoderkit.tasks.config import RegressConfig
 from encoderkit.tasks.regress import Example, Regress
 from encoderkit.tasks.texts import Tokens
-from tests.training.runs import encoder
+from encoderkit.training.config import AdamWConfig, ScheduleConfig
+from encoderkit.training.evaluate import evaluate as evaluate_source
+from encoderkit.training.loop import updates
+from encoderkit.training.optim import build_optimizers
+from tests.training.runs import KINDS, LENGTH, VOCABULARY, encoder, plan, sequences
 
 
 def test_a_last_layer_without_a_bias_has_no_place_for_a_mean() -> None:
@@ -34,6 +38,22 @@ def test_a_last_layer_without_a_bias_has_no_place_for_a_mean() -> None:
     task.mean.fill_(2.0)
     found = task.exported()
     assert isinstance(found, str) and "no bias" in found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_numbers_are_memorised(kind: str) -> None:
+    torch.manual_seed(1)
+    task = Regress(RegressConfig(pooling="mean", dropout=0), encoder(kind), VOCABULARY, LENGTH, ["score"])
+    numbers_of = np.random.default_rng(2).normal(50, 20, (8, 1))
+    source = [Example(Tokens(ids, None, 0), numbers_of[i], i) for i, ids in enumerate(sequences(8))]
+    task.prepare(source)
+    optimizers = build_optimizers(task, AdamWConfig(lr=5e-3, weight_decay=0.0), torch.float32)
+    schedule = ScheduleConfig(kind="linear", warmup=0)
+    for update in updates(task, optimizers, source, plan(200, 8, clip=1.0, schedule=schedule)):
+        if update.loss < 1e-4:
+            break
+    found = evaluate_source(task, source, 8, "cpu", "fp32")
+    assert found["pearson"] > 0.999 and found["mae"] < 2
 
 
 VALUES = st.lists(st.tuples(st.integers(-4, 4), st.floats(-1e6, 1e6).map(lambda x: round(x, 6))), min_size=3, max_size=40)
