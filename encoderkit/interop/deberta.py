@@ -30,6 +30,9 @@ def _encoder(config: DebertaConfig, head: HeadKind) -> Iterator[Rule]:
     yield from plain("encoder.distances", f"{root}encoder.rel_embeddings")
     if config.distance_norm:
         yield from plain("encoder.distance_norm", f"{root}encoder.LayerNorm", bias=True)
+    if config.convolution is not None:
+        yield from plain("encoder.convolution.conv", f"{root}encoder.conv.conv", bias=True)
+        yield from plain("encoder.convolution.norm", f"{root}encoder.conv.LayerNorm", bias=True)
     for i in range(config.layers):
         ours, theirs = f"encoder.layers.{i}", f"{root}encoder.layer.{i}"
         attention = f"{theirs}.attention.self"
@@ -71,7 +74,13 @@ def _demands(config: DebertaConfig, head: Head) -> Iterator[Demand]:
 
 
 def _settings(config: DebertaConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
+    convolution = {
+        "conv_kernel_size": config.convolution,
+        "conv_groups": config.convolution_groups,
+        "conv_act": ACTIVATIONS[config.convolution_activation],
+    }
     return {
+        **(convolution if config.convolution is not None else {}),
         "hidden_size": config.dim,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
@@ -102,7 +111,6 @@ def _read(described: Mapping[str, Any]) -> DebertaConfig:
     length, dim = described["max_position_embeddings"], described["hidden_size"]
     demand(described, "relative_attention", True)
     demand(described, "max_relative_positions", -1, 0, length)
-    demand(described, "conv_kernel_size", 0)  # the convolution of v2-xlarge
     demand(described, "attention_head_size", dim // described["num_attention_heads"])
     demand(described, "norm_rel_ebd", "layer_norm", "none")
     demand(described, "pooler_hidden_act", "gelu")
@@ -120,6 +128,9 @@ def _read(described: Mapping[str, Any]) -> DebertaConfig:
         share_projections=described.get("share_att_key", False),
         distance_norm=described.get("norm_rel_ebd", "none") == "layer_norm",
         position="learned" if described.get("position_biased_input", True) else "none",
+        convolution=described.get("conv_kernel_size") or None,
+        convolution_groups=described.get("conv_groups", 1),
+        convolution_activation=activation(described, "conv_act", "tanh"),
         segments=described.get("type_vocab_size", 0),
         activation=activation(described, "hidden_act"),
         dropout=described.get("hidden_dropout_prob", 0.1),

@@ -1,8 +1,8 @@
 """DeBERTa (versions 2 and 3): attention whose scores are sums of content and position, kept apart. He et al. 2021.
 
 "DeBERTa: Decoding-enhanced BERT with Disentangled Attention" (ICLR 2021), section 3.1, with the log-bucketed distances and
-the shared projections of version 2. The enhanced mask decoder (absolute positions before the softmax) and the convolution
-of v2-xlarge are not here, as the first is not in transformers' class either.
+the shared projections and, if wanted, the convolution of version 2. The enhanced mask decoder (absolute positions before the
+softmax) is not here, as it is not in transformers' class either.
 
 The score of a query at place i and a key at place j is q_i k_j + q_i r_(i-j) + s_(i-j) k_j, where r and s are projections
 of one table of distances. What is looked up depends on i - j alone, so the products are made with the 2T - 1 distances of
@@ -20,7 +20,7 @@ from encoderkit.models.attention import attend, visible
 from encoderkit.models.config import DebertaConfig
 from encoderkit.models.families import Distance
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.layers import PlainMlp, dropout, initialise
+from encoderkit.models.layers import ACTIVATIONS, PlainMlp, dropout, initialise
 
 BLOCK = 128
 """Rows whose products with distances are made at once."""
@@ -139,6 +139,31 @@ class DebertaBlock(nn.Module):
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
+class Convolution(nn.Module):
+    """What neighbours in the text are, from the embeddings (version 2, `ConvLayer` in the authors' code): (B, T, D) -> (B, T, D).
+
+    It is added to the output of the first layer, and normed. Tokens of other documents of a row count as none.
+    """
+
+    def __init__(self, config: DebertaConfig) -> None:
+        super().__init__()
+        assert config.convolution is not None
+        self.conv = nn.Conv1d(config.dim, config.dim, config.convolution, groups=config.convolution_groups)
+        self.activation = ACTIVATIONS[config.convolution_activation]
+        self.norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.dropout = dropout(config.dropout)
+
+    def forward(self, embedded: Tensor, x: Tensor, documents: Tensor) -> Tensor:
+        """`embedded`, and `x` behind the first layer."""
+        reach = self.conv.kernel_size[0] // 2
+        wide, numbers = F.pad(embedded, (0, 0, reach, reach)), F.pad(documents, (reach, reach), value=-1)
+        length, total = x.shape[1], self.conv.bias[None, :, None] if self.conv.bias is not None else 0.0
+        for step in range(2 * reach + 1):  # each token by its place before or behind
+            near = wide[:, step : step + length] * (numbers[:, step : step + length] == documents)[:, :, None]
+            total = total + F.conv1d(near.mT, self.conv.weight[:, :, step : step + 1], groups=self.conv.groups)
+        return self.norm(x + self.activation(self.dropout(total.mT)).to(x.dtype))
+
+
 class Deberta(nn.Module):
     """An encoder that reads packed rows: each document sees itself alone. (B, T) -> (B, T, D)."""
 
@@ -158,6 +183,7 @@ class Deberta(nn.Module):
         self.embedding_dropout = dropout(config.dropout)
         self.distances = nn.Embedding(2 * config.distance_rows, config.dim)
         self.distance_norm = nn.LayerNorm(config.dim, config.norm_eps) if config.distance_norm else nn.Identity()
+        self.convolution = Convolution(config) if config.convolution else None
         self.layers = nn.ModuleList(DebertaBlock(config) for _ in range(config.layers))
         self._farthest = config.max_length - 1
         rows = buckets(config.max_length, config.distance_rows, config.max_length, config.buckets is not None)
@@ -172,8 +198,11 @@ class Deberta(nn.Module):
         length = inputs.ids.shape[1]
         distances = torch.arange(1 - length, length, device=inputs.ids.device).clamp(-self._farthest, self._farthest)
         rows = self.rows[distances + self._farthest]
-        for layer in self.layers:
+        embedded = x
+        for i, layer in enumerate(self.layers):
             x = layer(x, bias, table, rows)
+            if i == 0 and self.convolution is not None:
+                x = self.convolution(embedded, x, inputs.documents)
         return x
 
     def _embed(self, inputs: Inputs) -> Tensor:

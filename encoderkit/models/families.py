@@ -301,6 +301,13 @@ class DebertaConfig(Config):
     """A layer norm on the table of distances."""
     position: Literal["none", "learned"] = "none"
     """Distances alone, or also a learned vector for each place added to the embeddings."""
+    convolution: PositiveInt | None = None
+    """Tokens that a convolution over the embeddings sees, an odd number: what it gives is added to the first layer's output
+    (3 in v2-xlarge); none if not given."""
+    convolution_groups: PositiveInt = 1
+    """Parts of the width that the convolution keeps apart."""
+    convolution_activation: Activation = "gelu"
+    """Its nonlinearity."""
     segments: int = Field(default=0, ge=0)
     """Rows of the segment (token type) embedding; 0: none, and pairs are told apart by [SEP] alone."""
     activation: Activation = "gelu"
@@ -320,6 +327,10 @@ class DebertaConfig(Config):
             raise ValueError("terms names content_to_position, position_to_content, or both, each once")
         if self.embedding_dim == self.dim:
             raise ValueError("leave embedding_dim out where it is dim: DeBERTa projects only to another width")
+        if self.convolution is not None and not self.convolution % 2:
+            raise ValueError(f"convolution is an odd number of tokens, found {self.convolution}")
+        if self.dim % self.convolution_groups:
+            raise ValueError(f"convolution_groups ({self.convolution_groups}) must divide dim ({self.dim})")
         return self
 
     @property

@@ -26,7 +26,7 @@ def depth(name: str, layers: int) -> int:
     if match := re.match(r"encoder\.layers\.(\d+)\.", name):
         return int(match[1]) + 1
     embeddings = "tokens|ngrams|contexts|positions|segments|distance_bias|embedding_norm|embedding_projection|projection|unknown"
-    return 0 if re.match(rf"encoder\.({embeddings}|distances|distance_norm)\b", name) else layers + 1
+    return 0 if re.match(rf"encoder\.({embeddings}|distances|distance_norm|convolution)\b", name) else layers + 1
 
 
 class Depths(NamedTuple):

@@ -134,6 +134,15 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "DebertaV2": {
+        "xlarge": {
+            "hidden_size": 24, "num_attention_heads": 3, "relative_attention": True, "pos_att_type": "p2c|c2p",
+            "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False,
+            "type_vocab_size": 0, "pooler_hidden_size": 24, "conv_kernel_size": 3, "conv_act": "gelu", "conv_groups": 2,
+        },
+        "wide": {
+            "hidden_size": 20, "num_attention_heads": 5, "relative_attention": True, "pos_att_type": ["c2p"],
+            "position_biased_input": True, "type_vocab_size": 2, "pooler_hidden_size": 20, "conv_kernel_size": 5,
+        },
         "v3": {
             "hidden_size": 21, "num_attention_heads": 3, "relative_attention": True, "pos_att_type": "p2c|c2p",
             "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False,

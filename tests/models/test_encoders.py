@@ -52,6 +52,7 @@ CONFIGS = {
     "deberta-apart": DebertaConfig(
         dim=24, layers=2, heads=2, buckets=None, max_length=12, share_projections=False, position="learned"
     ),
+    "deberta-conv": DebertaConfig(dim=24, layers=2, heads=3, buckets=8, max_length=20, convolution=3, convolution_groups=2),
     "esmc": EsmcConfig(dim=24, layers=2, heads=2, hidden=30),
     "t5": T5Config(dim=24, layers=2, heads=3, head_dim=5, buckets=8, bucket_distance=12),
     "alibi": BertConfig(dim=24, layers=2, heads=3, position="alibi", norm="rms", window=6, global_every=2),
