@@ -49,6 +49,7 @@ def import_(
         int | None,
         typer.Option("--length", help="Tokens of a text to read; all it can, 512 at most, if not given.", show_default=False),
     ] = None,
+    writes: Annotated[bool, typer.Option("--writes", help="A T5 with its decoder as a model that predicts texts.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -62,7 +63,7 @@ def import_(
             preflight.input_file(file)
     from encoderkit.stages import import_model as stage
 
-    print_result(stage.run(source, out, trust_pickle, config, vocabulary, overwrite, length), json)
+    print_result(stage.run(source, out, trust_pickle, config, vocabulary, overwrite, length, writes), json)
 
 
 @app.command(rich_help_panel=HAND_OVER)

@@ -66,7 +66,7 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
         known = ", ".join(dict.fromkeys(layout.model_type for layout in LAYOUTS.values()))
         raise DataError(f"model_type is {shown(found)}; known here: {known}")
     layout = next((layout for layout in layouts if not set(layout.classes.values()).isdisjoint(named)), layouts[0])
-    kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named and kind != "tag"]
+    kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
     kind: HeadKind = kinds[0] if kinds else "none"
     try:
         config = layout.read(described)
@@ -74,19 +74,21 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
         raise DataError(f"{error.args[0]} is missing") from None
     except (ValidationError, TypeError) as error:
         raise DataError(f"cannot be a {layout.model_type}: {'; '.join(str(error).splitlines()[:3])}") from None
-    if kind != "classify":
+    if kind not in ("classify", "tag"):
         return Recognised(config, Head(kind), layout)
     names = described.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}
     labels = tuple(str(names[i]) for i in sorted(names, key=int))
+    rates = (
+        described.get(key) for key in ("classifier_dropout", "classifier_dropout_prob", "cls_dropout", "summary_last_dropout")
+    )
+    dropout = next((rate for rate in rates if rate is not None), config.dropout)
+    if kind == "tag":
+        return Recognised(config, Head("tag", labels, dropout=dropout), layout)
     problem = described.get("problem_type") or ("regression" if len(labels) == 1 else None)  # as transformers has it
     several, numbers = problem == "multi_label_classification", problem == "regression"
     labels = ("score",) if numbers and len(labels) == 1 else labels
     summary = {"first": "cls", "last": "last"}.get(described.get("summary_type", ""), layout.pooling)  # XLNet's
     pooling = described.get("classifier_pooling", summary)
-    rates = (
-        described.get(key) for key in ("classifier_dropout", "classifier_dropout_prob", "cls_dropout", "summary_last_dropout")
-    )
-    dropout = next((rate for rate in rates if rate is not None), config.dropout)
     return Recognised(config, Head("classify", labels, several, pooling, dropout, numbers), layout)
 
 

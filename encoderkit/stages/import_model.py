@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,8 @@ from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.stages.import_vectors import import_vectors
-from encoderkit.tasks.config import ClassifyConfig, RegressConfig, SpanConfig
+from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, RegressConfig, SpanConfig, TagConfig
+from encoderkit.tasks.schemes import written
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights
@@ -57,11 +58,13 @@ def run(
     vocabulary: Path | None = None,
     overwrite: bool = False,
     length: int | None = None,
+    writes: bool = False,
 ) -> dict[str, Any]:
     """Write the checkpoint at `source` to `out`; the JSON of the command.
 
     `length`: the tokens of a text that predict and its like will read; as many as the model can, but 512 at the most, if not
-    given, as memory grows with their square.
+    given, as memory grows with their square. `writes`: a T5 with its decoder is a model of the task `generate`, which predicts;
+    otherwise of the objective `spans`, which is trained on.
 
     `source` is a directory, a file of UER-py or of word vectors, or a name on the hub. `config` and `vocabulary` are
     UER-py's files, which lie elsewhere. Raises `DataError` for what cannot be held here; no tensor is made up, and each
@@ -75,11 +78,15 @@ def run(
         recognised = recognise(found.described)
     except DataError as error:
         raise DataError(error.message, where=found.where / "config.json", fix=error.fix) from None
+    if recognised.head.kind == "tag":
+        recognised = recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels, found.where)))
+    if writes and not isinstance(recognised.config, EncoderDecoderConfig):
+        raise UsageError("this checkpoint has no decoder, and so writes nothing", where="--writes")
     tokenizer = Tokenizer(found.tokenizer, found.where)
     tensors, tied = _plain_names(found.tensors), bool(found.described.get("tie_word_embeddings", True))
     recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
     thresholds = _thresholds(found.where, recognised.head)
-    described = _config(recognised, tokenizer, ours, bool(thresholds)) | {"length": _length(recognised, length)}
+    described = _config(recognised, tokenizer, ours, bool(thresholds), writes) | {"length": _length(recognised, length)}
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
     ours = (
@@ -239,7 +246,19 @@ def _thresholds(where: Path, head: Head) -> dict[str, Tensor]:
         raise DataError("holds no thresholds of this model", where=path, fix=fix) from None
 
 
-def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor], thresholds: bool) -> dict[str, Any]:
+def _tags(labels: Sequence[str], where: Path) -> tuple[str, ...]:
+    try:
+        found, scheme = written(labels)
+    except ValueError as error:
+        raise DataError(str(error), where=where / "config.json") from None
+    if len(set(found)) < len(found) or (scheme != "plain" and "O" not in found):
+        raise DataError(f"its tags are of no scheme that is known here: {', '.join(labels)}", where=where / "config.json")
+    return tuple(found)
+
+
+def _config(
+    found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor], thresholds: bool, writes: bool
+) -> dict[str, Any]:
     head, vocabulary = found.head, vocabulary_of(tokenizer)
     if head.kind == "classify" and head.pooling == "cls" and vocabulary.summary == "last":
         raise DataError("this classifier reads the first token of a text, and its tokenizer puts [CLS] last")
@@ -249,6 +268,8 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor],
     table: Any = "own" if head.own else "tied"
     if isinstance(found.config, EncoderDecoderConfig):
         encoder, part = found.config.encoder, {"objective": _spans(found.config, tokenizer).model_dump(mode="json")}
+        if writes:
+            part = {"task": GenerateConfig(decoder=found.config.decoder).model_dump(mode="json")}
     elif head.kind == "causal":
         part = {"objective": CausalConfig(head=table).model_dump(mode="json")}
     elif head.kind == "permuted":
@@ -268,6 +289,9 @@ def _config(found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor],
             | ({"threshold": 0.5} if head.several and not thresholds else {})
         )
         part = {"task": task.model_dump(mode="json")}
+    elif head.kind == "tag":
+        values = {"scheme": written(head.labels)[1], "dropout": head.dropout}
+        part = {"task": TagConfig.model_validate(values).model_dump(mode="json")}
     elif head.kind == "span":
         part = {"task": SpanConfig(unanswerable=thresholds).model_dump(mode="json")}
     if size > tokenizer.vocab_size:

@@ -48,6 +48,14 @@ def recognise(tags: Iterable[str]) -> Scheme:
     return "bioes" if letters & {"E", "S"} else "bio"
 
 
+def written(tags: Sequence[str]) -> tuple[list[str], Scheme]:
+    """The tags of another program's model as they are written here, and their scheme."""
+    scheme = recognise(tags)
+    parts = [("O", "") if scheme == "plain" else split(tag) for tag in tags]
+    named = [f"{letter}-{label}" if letter != "O" else "O" for letter, label in parts]
+    return (list(tags), scheme) if scheme == "plain" else (named, scheme)
+
+
 def entities(tags: Sequence[str]) -> list[Entity]:
     """The entities that tags of any scheme name, by their tokens; raises `ValueError` for a tag of no scheme."""
     found: list[Entity] = []

@@ -228,6 +228,13 @@ def test_a_t5_is_fine_tuned_to_write_and_writes_the_same_there(shape: str, tmp_p
         written = theirs.generate(**arguments, max_new_tokens=24, num_beams=beams, do_sample=False)[0]
         ids = [id for id in written.tolist()[1:] if id != 1]
         assert found["written"] == open_model(done).tokenizer.decode(ids)
+    import_model.run(str(tmp_path / "back"), tmp_path / "again", writes=True, length=48)  # as it is, and not to be trained on
+    both = []
+    for name, model in (("mine", done), ("theirs", tmp_path / "again")):
+        (tmp_path / name).mkdir()
+        both.append([row["written"] for row in predicted(model, tmp_path / name, 1)])
+    assert len(both[0]) > 1 and any(both[0])
+    assert all(longer.startswith(short.rstrip()) for short, longer in zip(*both, strict=True))  # 24 tokens at most, and 128
 
 
 def prepared(family: str, text: str) -> str:
