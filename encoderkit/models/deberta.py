@@ -157,7 +157,7 @@ class Convolution(nn.Module):
         """`embedded`, and `x` behind the first layer."""
         reach = self.conv.kernel_size[0] // 2
         wide, numbers = F.pad(embedded, (0, 0, reach, reach)), F.pad(documents, (reach, reach), value=-1)
-        length, total = x.shape[1], self.conv.bias[None, :, None] if self.conv.bias is not None else 0.0
+        length, total = x.shape[1], self.conv.get_parameter("bias")[None, :, None]  # (1, D, 1)
         for step in range(2 * reach + 1):  # each token by its place before or behind
             near = wide[:, step : step + length] * (numbers[:, step : step + length] == documents)[:, :, None]
             total = total + F.conv1d(near.mT, self.conv.weight[:, :, step : step + 1], groups=self.conv.groups)

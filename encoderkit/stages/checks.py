@@ -14,6 +14,7 @@ from encoderkit.data.found import Found
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
 from encoderkit.tasks.annotations import read_entities
+from encoderkit.tasks.answers import answers_of, locate
 from encoderkit.tasks.slots import joined
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer
@@ -120,6 +121,8 @@ def _answer(
     labels: list[str] = []
     spans: list[tuple[int, int]] = []
     if layout.kind in ("span", "generate"):
+        for name in given:
+            answers_of(row, name) if layout.kind == "span" else row.text(name)
         return json.dumps([*given.values()], ensure_ascii=False, default=str), [], []
     for name, value in given.items():
         value = value.get("entities") if isinstance(value, dict) else value
@@ -161,7 +164,24 @@ def alone(split: Split, layout: Layout) -> Iterator[Finding]:
     lines = [line for line, own in odd if own]
     message = f"{_rows(len(lines))} characters that are no text (control, private use, no width, replacement): {listed}"
     yield from split.finding("characters", message, lines)
+    if layout.kind == "span":
+        yield from _answers(split, layout)
     yield from _written(split)
+
+
+def _answers(split: Split, layout: Layout) -> Iterator[Finding]:
+    """Answers that do not stand in their passage, or elsewhere in it than the row says."""
+    absent, moved, used = [], [], {row.line for row in split.rows}
+    for row in (row for row in split.found.rows if row.line in used):
+        places = [locate(answer, row.text(layout.texts[1])) for answer in answers_of(row, layout.labels[0])]
+        if None in places:
+            absent.append(row.line)
+        elif any(place and place.how == "moved" for place in places):
+            moved.append(row.line)
+    message = f"{_rows(len(absent))} an answer that does not stand in the passage"
+    yield from split.finding("answer_absent", message, absent)
+    message = f"{_rows(len(moved))} an answer that stands elsewhere in the passage than answer_start says"
+    yield from split.finding("answer_moved", message, moved)
 
 
 def _repeated(split: Split, layout: Layout) -> Iterator[Finding]:

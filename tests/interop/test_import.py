@@ -135,6 +135,9 @@ def test_a_classifier_comes_in_and_goes_out_again(family: str, tmp_path: Path) -
     assert model.labels == ["no", "yes", "不知道"]
     inputs, arguments = batch()
     assert (model.learner.logits(inputs) - theirs(**arguments).logits).abs().max() < 1e-5
+    right = torch.tensor([2, 0, 1])
+    loss = model.learner(inputs, {"labels": right})["classify"] / 3
+    torch.testing.assert_close(loss, theirs(**arguments, labels=right).loss, atol=1e-5, rtol=1e-5)
     (tmp_path / "rows.jsonl").write_text(
         '{"text": "the film", "label": "yes"}\n{"text": "bad", "label": "no"}\n', encoding="utf-8"
     )
@@ -159,6 +162,11 @@ def test_what_gives_numbers_is_no_classifier(family: str, count: int, tmp_path: 
     inputs, arguments = batch()
     with torch.no_grad():
         assert (model.learner.logits(inputs) - theirs(**arguments).logits).abs().max() < 1e-5
+    goal = torch.randn(3, count, generator=torch.Generator().manual_seed(7))
+    loss = model.learner(inputs, {"numbers": goal})["regress"] / goal.numel()
+    with torch.no_grad():
+        expected = theirs(**arguments, labels=goal).loss
+    torch.testing.assert_close(loss.detach(), expected, atol=1e-5, rtol=1e-5)
     assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-5
     assert predict(tmp_path / "ours", None, [["the film"]])
 

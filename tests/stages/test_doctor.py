@@ -164,6 +164,24 @@ def test_texts_of_a_recipe_are_what_training_takes_for_them(tmp_path: Path, toke
     assert "conflict" not in findings and "duplicate" not in findings
 
 
+def test_answers_that_do_not_stand_where_they_should(tmp_path: Path, tokenizer_dir: Path) -> None:
+    context = "Ada wrote it in May, and May was warm."
+    answers: list[Any] = [
+        {"text": ["Ada"], "answer_start": [0]},
+        {"text": ["Bob"], "answer_start": [0]},  # 2
+        {"text": ["May"], "answer_start": [3]},  # 3
+        {"text": ["May"], "answer_start": [16, 25]},  # 4
+        "in June",  # 5
+        7,  # 6
+    ]
+    rows = [{"question": f"who {i}", "context": context, "answers": answer} for i, answer in enumerate(answers)]
+    recipe = tmp_path / "span.yaml"
+    start = f"tokenizer: {tokenizer_dir}\nmodel: {{kind: lstm, dim: 32}}\ntask: {{kind: span}}\n"
+    recipe.write_text(f"{start}data: {{train: {write(tmp_path / 'a.jsonl', rows)}, dev: 30%}}\n", encoding="utf-8")
+    findings = {one["check"]: one["lines"] for one in doctor(of_recipe(recipe))["findings"]}
+    assert (findings["answer_absent"], findings["answer_moved"], findings["refused"]) == ([2, 5], [3], [4, 6])
+
+
 def test_lengths_unknown_characters_and_spans(tmp_path: Path, tokenizer_dir: Path) -> None:
     tokenizer = open_tokenizer(tokenizer_dir)
     texts = ["the film was good", "the film was good and the house was bad and the day was warm", "the 画 was good"]
