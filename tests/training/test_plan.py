@@ -1,5 +1,8 @@
 """Whether compiling is worth it, decided by what it costs and brings; here the clock is a list."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -117,3 +120,19 @@ def test_the_micro_batch_is_the_fastest(
     made = settle(plan(1000, 16, 8), training, masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
     assert made.micro_batch == best
     assert ("rows at once are faster than 8" in capsys.readouterr().err) == (best != 8)
+
+
+def test_bf16_is_for_machines_that_are_faster_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for share, expected in ((0.5, "bf16"), (0.9, "fp32"), (30.0, "fp32")):
+        times = {torch.bfloat16: share, torch.float32: 1.0}
+        monkeypatch.setattr(machine, "_product_seconds", times.__getitem__)
+        assert machine.choose_precision("auto", "cpu") == expected
+        assert machine.choose_precision("bf16", "cpu") == "bf16"
+
+
+def test_it_is_not_chosen_without_instructions_for_it() -> None:
+    """Measured, with oneDNN held back."""
+    code = "from encoderkit.training.machine import choose_precision; print(choose_precision('auto', 'cpu'))"
+    held_back = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    done = subprocess.run([sys.executable, "-c", code], env=held_back, capture_output=True, text=True, check=True)
+    assert done.stdout == "fp32\n"
