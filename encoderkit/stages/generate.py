@@ -54,7 +54,7 @@ def generate(
             written.append(continued(engine, prompt, most, sampling, draws))
             bar.advance(count)
     if short := sum(not text.ended and len(text.ids) < most for group in written for text in group):
-        warn(f"{short:,} texts stop at the {engine.model.config['length']} tokens that the model was trained to read")
+        warn(f"{short:,} texts stop at the {_limit(engine)} tokens that the model was made to read")
     entries = [
         {"prompt": text, "texts": [_entry(engine, prompt, one) for one in group]}
         for (_, text), prompt, group in zip(rows, prompts, written, strict=True)

@@ -27,7 +27,7 @@ from encoderkit.models.config import AlbertConfig, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.stages.import_vectors import import_vectors
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, RegressConfig, SpanConfig, TagConfig
-from encoderkit.tasks.schemes import written
+from encoderkit.tasks.schemes import Scheme, written
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.checkpoint import FORMAT, load_weights
@@ -79,7 +79,7 @@ def run(
     except DataError as error:
         raise DataError(error.message, where=found.where / "config.json", fix=error.fix) from None
     if recognised.head.kind == "tag":
-        recognised = recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels, found.where)))
+        recognised = recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels)[0]))
     if writes and not isinstance(recognised.config, EncoderDecoderConfig):
         raise UsageError("this checkpoint has no decoder, and so writes nothing", where="--writes")
     tokenizer = Tokenizer(found.tokenizer, found.where)
@@ -246,14 +246,15 @@ def _thresholds(where: Path, head: Head) -> dict[str, Tensor]:
         raise DataError("holds no thresholds of this model", where=path, fix=fix) from None
 
 
-def _tags(labels: Sequence[str], where: Path) -> tuple[str, ...]:
+def _tags(labels: Sequence[str]) -> tuple[tuple[str, ...], Scheme]:
+    """Tags as they are written here, and their scheme; those that are of none stay what they are."""
     try:
         found, scheme = written(labels)
-    except ValueError as error:
-        raise DataError(str(error), where=where / "config.json") from None
+    except ValueError:
+        return tuple(labels), "plain"
     if len(set(found)) < len(found) or (scheme != "plain" and "O" not in found):
-        raise DataError(f"its tags are of no scheme that is known here: {', '.join(labels)}", where=where / "config.json")
-    return tuple(found)
+        return tuple(labels), "plain"
+    return tuple(found), scheme
 
 
 def _config(
@@ -290,7 +291,7 @@ def _config(
         )
         part = {"task": task.model_dump(mode="json")}
     elif head.kind == "tag":
-        values = {"scheme": written(head.labels)[1], "dropout": head.dropout}
+        values = {"scheme": _tags(head.labels)[1], "legal": False, "dropout": head.dropout}
         part = {"task": TagConfig.model_validate(values).model_dump(mode="json")}
     elif head.kind == "span":
         part = {"task": SpanConfig(unanswerable=thresholds).model_dump(mode="json")}

@@ -172,7 +172,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     target = material.target.save_files() if material.target else None
     description = Description(_config(recipe, material), material.labels, material.tokenizer.save_files(), target)
     if state.update < plan.updates and not (goal.patience and state.stale >= goal.patience):
-        state = train(
+        state, plan = train(
             learner, made, material.train, material.dev, plan, recipe.every, goal, out, description, state
         )  # fmt: skip
         by_first(lambda: None)  # the first process has written the last checkpoint before another one reads it

@@ -85,9 +85,10 @@ class Tag(EncoderTask):
         super().__init__(config, encoder, vocabulary, length, labels)
         self.scheme: Scheme = _scheme(config, self.labels)
         self._numbers = {label: i for i, label in enumerate(self.labels)}
-        self.kinds = self.labels if self.scheme == "plain" else [tag[2:] for tag in self.labels if tag.startswith("B-")]
+        named = [tag[2:] for tag in self.labels if tag != "O"]
+        self.kinds = self.labels if self.scheme == "plain" else list(dict.fromkeys(named))
         self.head = build_tagging_head(encoder, len(self.labels), config.dropout)
-        self._forbidden = forbidding(*legal(self.labels, self.scheme))
+        self._forbidden = forbidding(*legal(self.labels, self.scheme if config.legal else "plain"))
         self.crf = Transitions(self._forbidden) if config.head == "crf" else None
         self.register_buffer("characters", torch.tensor(config.text is not None))
         names = ("accuracy", "macro_f1") if self.scheme == "plain" else ("f1", "precision", "recall")

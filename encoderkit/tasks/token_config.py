@@ -25,6 +25,8 @@ class TagConfig(RowsConfig):
     """What the model gives: entities as BIO or BIOES, whatever scheme the file has, or plain tags. auto: that of the file."""
     head: Literal["softmax", "crf"] = "softmax"
     """Each tag on its own, or all together by a CRF; either way only legal sequences are given."""
+    legal: bool = True
+    """Only sequences of tags that the scheme allows are given; false for models of other programs, which may begin with an I."""
     overlap: Overlap = "25%"
     """What neighbouring windows share, where a row is longer than data.length: tokens (32), or a share of a window (25%)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -44,6 +46,8 @@ class TagConfig(RowsConfig):
             raise ValueError("give tokens and tags, or text and spans")
         if self.text and self.scheme == "plain":
             raise ValueError("spans are entities, whose scheme is bio or bioes")
+        if self.head == "crf" and not self.legal:
+            raise ValueError("a CRF learns which tags follow one another: legal: true")
         differ(self.all_columns, "what is tagged and the tags")
         return self
 

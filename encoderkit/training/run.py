@@ -90,10 +90,10 @@ def train(
     out: Path,
     description: Description,
     state: State,
-) -> State:
+) -> tuple[State, Plan]:
     """Train to the end of the plan, an early stop or a signal; leaves the best and the last checkpoint in `out`.
 
-    Raises `Interrupted` after a signal, once all is saved.
+    The plan too, whose micro-batch is smaller once memory has run out. Raises `Interrupted` after a signal, once all is saved.
     """
     assert isinstance(learner, nn.Module)
     epoch = len(source) / plan.batch
@@ -111,7 +111,7 @@ def train(
                     "unlogged_loss": state.unlogged_loss + update.loss,
                 }
             )
-            if update.micro_batch != plan.micro_batch:  # so that neither an evaluation nor a resumed run tries it again
+            if update.micro_batch != plan.micro_batch:  # neither an evaluation nor a resumed run is to try it again
                 plan = plan.model_copy(update={"micro_batch": update.micro_batch})
                 if world.first():
                     files.replace(out / "plan.json", plan.model_dump_json(indent=1))
@@ -142,7 +142,7 @@ def train(
         late = any_of([bool(signals)])[0]
     if late:  # in the last update or after it: it is for what follows, the next of several runs or the test
         os.kill(os.getpid(), signals[0] if signals else signal.SIGTERM)
-    return state
+    return state, plan
 
 
 def _log(out: Path, last: Update, state: State) -> None:

@@ -24,6 +24,7 @@ from encoderkit.stages.generate import Sampling, generate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.regress import Regress
+from encoderkit.tasks.schemes import entities
 from encoderkit.tasks.tag import Tag
 from encoderkit.text.tokenizers import open_tokenizer
 
@@ -212,6 +213,35 @@ def test_a_tagger_comes_in_and_goes_out_again(family: str, tmp_path: Path) -> No
     predict(tmp_path / "ours", None, [["the good film"]], tmp_path / "out.jsonl")
     row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
     assert row["text"] == "the good film" and all(one["label"] == "x" for one in row["entities"])
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "kinds"),
+    [
+        (["O", "I-PER", "I-LOC", "B-LOC"], "bio", ["PER", "LOC"]),  # IOB1: an I begins an entity
+        (["B", "I"], "plain", ["B", "I"]),
+        (["O", "B-x", "I-x", "[CLS]"], "plain", ["O", "B-x", "I-x", "[CLS]"]),
+        (["NOUN", "VERB"], "plain", ["NOUN", "VERB"]),
+    ],
+)
+@torch.no_grad()
+def test_tags_of_other_programs_are_given_as_they_were_learnt(
+    tags: list[str], scheme: str, kinds: list[str], tmp_path: Path
+) -> None:
+    """The likeliest tag of each token, whatever stands before it."""
+    labels = {"num_labels": len(tags), "id2label": dict(enumerate(tags))}
+    theirs = published(tmp_path / "hf", "Bert", "ForTokenClassification", **labels)
+    import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
+    learner: Any = open_model(tmp_path / "ours").learner
+    assert (learner.scheme, learner.kinds) == (scheme, kinds)
+    predict(tmp_path / "ours", None, [["good bad film the"]], tmp_path / "out.jsonl")
+    row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    ids = torch.tensor([[3, *open_tokenizer(tmp_path / "ours").encode(["good bad film the"]).ids.tolist(), 4]])
+    best = [tags[i] for i in theirs(input_ids=ids).logits[0, 1:-1].argmax(-1).tolist()]
+    if scheme == "plain":
+        assert row["tags"] == best
+    else:
+        assert [one["label"] for one in row["entities"]] == [one.label for one in entities(best)]
 
 
 @torch.no_grad()
