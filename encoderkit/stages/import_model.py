@@ -97,13 +97,7 @@ def run(
     with torch.no_grad():
         load_weights(learner, ours, found.where)
     with files.staged(out, {"from": str(source)}, overwrite) as folder:
-        files.write_new(folder / "model.safetensors", safetensors.torch.save(ours))
-        files.write_new(folder / "config.json", json.dumps(described, indent=1, ensure_ascii=False))
-        if recognised.head.labels:
-            files.write_new(folder / "labels.json", json.dumps(recognised.head.labels, indent=1, ensure_ascii=False))
-        files.make_folder(folder / "tokenizer")
-        for name, data in tokenizer.save_files().items():
-            files.write_new(folder / "tokenizer" / name, data)
+        _write(folder, ours, described, recognised.head.labels, tokenizer)
     if unused:
         warn(f"{len(unused)} tensors have no place here and were left out: {', '.join(unused[:8])}{' ...' * (len(unused) > 8)}")
     return {
@@ -114,6 +108,18 @@ def run(
         "unused": unused,
         "out": str(out),
     }
+
+
+def _write(
+    folder: Path, tensors: dict[str, Tensor], described: dict[str, Any], labels: Sequence[str], tokenizer: Tokenizer
+) -> None:
+    files.write_new(folder / "model.safetensors", safetensors.torch.save(tensors))
+    files.write_new(folder / "config.json", json.dumps(described, indent=1, ensure_ascii=False))
+    if labels:
+        files.write_new(folder / "labels.json", json.dumps(labels, indent=1, ensure_ascii=False))
+    files.make_folder(folder / "tokenizer")
+    for name, data in tokenizer.save_files().items():
+        files.write_new(folder / "tokenizer" / name, data)
 
 
 def _found(source: str, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:

@@ -101,16 +101,7 @@ def train(
     with stopping() as signals, progress("training", plan.updates, "updates", state.update) as bar:
         before = time.monotonic()
         for update in updates(learner, optimizers, source, plan, state.update):
-            seconds = time.monotonic() - before
-            state = state.model_copy(
-                update={
-                    "update": update.number,
-                    "tokens": state.tokens + update.tokens,
-                    "seconds": state.seconds + seconds,
-                    "unlogged": state.unlogged + 1,
-                    "unlogged_loss": state.unlogged_loss + update.loss,
-                }
-            )
+            state = _counted(state, update, time.monotonic() - before)
             if update.micro_batch != plan.micro_batch:  # neither an evaluation nor a resumed run is to try it again
                 plan = plan.model_copy(update={"micro_batch": update.micro_batch})
                 if world.first():
@@ -143,6 +134,18 @@ def train(
     if late:  # in the last update or after it: it is for what follows, the next of several runs or the test
         os.kill(os.getpid(), signals[0] if signals else signal.SIGTERM)
     return state, plan
+
+
+def _counted(state: State, update: Update, seconds: float) -> State:
+    return state.model_copy(
+        update={
+            "update": update.number,
+            "tokens": state.tokens + update.tokens,
+            "seconds": state.seconds + seconds,
+            "unlogged": state.unlogged + 1,
+            "unlogged_loss": state.unlogged_loss + update.loss,
+        }
+    )
 
 
 def _log(out: Path, last: Update, state: State) -> None:
