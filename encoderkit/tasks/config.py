@@ -350,7 +350,7 @@ class GenerateConfig(RowsConfig):
     @property
     def metrics(self) -> tuple[str, ...]:
         """How like the targets the texts are."""
-        return ("loss", "chrf", "bleu", "rouge_l")
+        return ("loss", "chrf", "bleu", "rouge_1", "rouge_2", "rouge_l")
 
     @property
     def columns(self) -> list[str]:

@@ -64,7 +64,8 @@ class Generate(EncoderTask):
         self.head = Decoder(config.decoder, encoder, written.size, written.pad, shared)
         self.start = written.cls if config.decoder.start == "cls" else written.pad
         self.weights = {"generate": 1.0}
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "chrf": "max", "bleu": "max", "rouge_l": "max"}
+        names = ("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l")
+        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
         self.monitor = "chrf"
         self.baselines: tuple[Baseline, ...] = ()
         self.fields = [*names_of(config.columns), "written", "truncated"]
@@ -180,7 +181,7 @@ class Generate(EncoderTask):
         return np.array([self.tokenizer.decode(ids) for ids in observed["written"]], dtype=object)
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-        """BLEU, chrF and ROUGE-L."""
+        """BLEU, chrF and ROUGE."""
         return wording.scores(gold.tolist(), predicted.tolist(), self.config.wording)
 
     def intervals(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:

@@ -1,8 +1,9 @@
-"""How near texts are to the texts that they should be: BLEU and chrF by sacrebleu, ROUGE-L here, since it must know Chinese."""
+"""How near texts are to the texts that they should be: BLEU and chrF by sacrebleu, ROUGE here, since it must know Chinese."""
 
 import importlib
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -35,20 +36,22 @@ def require(tokens: Wording) -> None:
 
 
 def scores(right: Sequence[str], written: Sequence[str], tokens: Wording) -> dict[str, float]:
-    """BLEU (Papineni et al. 2002), chrF (Popovic 2015) and ROUGE-L (Lin 2004, F1), each from 0 to 100."""
+    """BLEU (Papineni et al. 2002), chrF (Popovic 2015) and ROUGE-1, -2 and -L (Lin 2004, F1), each from 0 to 100."""
     found = {name: metric.corpus_score(list(written), [list(right)]).score for name, metric in _metrics(tokens).items()}
-    return {**found, "rouge_l": 100 * float(np.mean(rouge_l(right, written)))}
+    return found | {name: 100 * float(np.mean(values)) for name, values in rouge(right, written).items()}
 
 
 def resampled(right: Sequence[str], written: Sequence[str], tokens: Wording) -> dict[str, np.ndarray]:
     """`scores` of texts drawn anew with replacement, (RESAMPLES,) of each; the same texts for whatever is `written`."""
-    counts = {"rouge_l": 100 * rouge_l(right, written)}
+    shares = rouge(right, written)
+    counts: dict[str, np.ndarray] = {}
     for name, metric in _metrics(tokens).items():
         counts[name] = np.array(metric._extract_corpus_statistics(list(written), [list(right)]))  # (N, S), to be added up
-    values, rng = {name: np.zeros(RESAMPLES) for name in counts}, np.random.default_rng(0)
+    values, rng = {name: np.zeros(RESAMPLES) for name in (*shares, *counts)}, np.random.default_rng(0)
     for number in range(RESAMPLES):
         rows = rng.integers(0, len(right), len(right))
-        values["rouge_l"][number] = counts["rouge_l"][rows].mean()
+        for name, share in shares.items():
+            values[name][number] = 100 * share[rows].mean()
         for name, metric in _metrics(tokens).items():
             values[name][number] = metric._compute_score_from_stats(counts[name][rows].sum(0).tolist()).score
     return values
@@ -66,13 +69,25 @@ def _metrics(tokens: Wording) -> dict[str, Any]:
     return {"bleu": library.BLEU(tokenize=tokens), "chrf": library.CHRF()}
 
 
-def rouge_l(right: Sequence[str], written: Sequence[str]) -> np.ndarray:
-    """(N,) F1 of the longest common subsequence of words, small letters and capitals alike; Chinese counts by characters."""
-    return np.array([_rouge(_words(a), _words(b)) for a, b in zip(right, written, strict=True)])
+def rouge(right: Sequence[str], written: Sequence[str]) -> dict[str, np.ndarray]:
+    """(N,) F1 of the words, of the pairs of words and of the longest common subsequence, of each text.
+
+    Small letters and capitals are alike; Chinese counts by characters.
+    """
+    pairs = [(_words(a), _words(b)) for a, b in zip(right, written, strict=True)]
+    found = {f"rouge_{n}": [_shared(a, b, n) for a, b in pairs] for n in (1, 2)} | {"rouge_l": [_rouge(a, b) for a, b in pairs]}
+    return {name: np.array(values) for name, values in found.items()}
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
+
+
+def _shared(right: list[str], written: list[str], n: int) -> float:
+    """F1 of the runs of `n` words, each counted as often as it is in both."""
+    runs = [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (right, written)]
+    size = runs[0].total() + runs[1].total()
+    return 2 * (runs[0] & runs[1]).total() / size if size else 0.0
 
 
 def _rouge(right: list[str], written: list[str]) -> float:

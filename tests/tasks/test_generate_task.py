@@ -43,6 +43,9 @@ WRITTEN = ["the cat sat on a mat", "Dogs run .", "It's 3.5 km away.", "nothing"]
 CHINESE = (["猫坐在垫子上。", "他跑了2公里"], ["猫在垫子上", "她跑 2 公里"])
 
 
+ROUGES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+
+
 def examples(count: int) -> list[Example]:
     targets = [np.random.default_rng(i).integers(5, 40, 3 + i % 4) for i in range(count)]
     pairs = zip(runs.sequences(count), targets, strict=True)
@@ -84,20 +87,23 @@ def _source(learner: Generate, batch: Any) -> tuple[Any, Any, Any]:
 
 
 def test_rouge_is_that_of_google() -> None:
-    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
-    expected = [scorer.score(right, written)["rougeL"].fmeasure for right, written in zip(ENGLISH, WRITTEN, strict=True)]
-    assert wording.rouge_l(ENGLISH, WRITTEN) == pytest.approx(expected, abs=1e-9)
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer([*ROUGES.values()])
+    for name, theirs in ROUGES.items():
+        expected = [scorer.score(right, written)[theirs].fmeasure for right, written in zip(ENGLISH, WRITTEN, strict=True)]
+        assert wording.rouge(ENGLISH, WRITTEN)[name] == pytest.approx(expected, abs=1e-9)
     # Characters of Chinese: a word is one of them. 猫 在 垫 子 上 of 6 and 5.
-    assert wording.rouge_l(*CHINESE)[0] == pytest.approx(2 * 5 / 11)
+    assert wording.rouge(*CHINESE)["rouge_l"][0] == pytest.approx(2 * 5 / 11)
+    assert wording.rouge(*CHINESE)["rouge_2"][0] == pytest.approx(2 * 3 / 9)  # 在垫 垫子 子上
 
 
 def test_so_it_is_on_anything_written_in_ascii() -> None:
     """Beyond it Google's splits at every letter with an accent, and here a word is a word."""
-    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer([*ROUGES.values()])
     rng, words = random.Random(3), ["a", "the", "CAT", "cat", "3.5", "it's", "--", "x_y", "", "...", "2km", "(b)", "The"]
     sides = [[" ".join(rng.choices(words, k=rng.randrange(12))) for _ in range(200)] for _ in range(2)]
-    expected = [scorer.score(right, written)["rougeL"].fmeasure for right, written in zip(*sides, strict=True)]
-    assert wording.rouge_l(*sides) == pytest.approx(expected, abs=1e-9)
+    for name, theirs in ROUGES.items():
+        expected = [scorer.score(right, written)[theirs].fmeasure for right, written in zip(*sides, strict=True)]
+        assert wording.rouge(*sides)[name] == pytest.approx(expected, abs=1e-9)
 
 
 def test_bleu_and_chrf_are_those_of_sacrebleu() -> None:
@@ -136,13 +142,10 @@ def test_from_the_recipe_to_the_prediction(tokenizer_dir: Path, pairs: Path, tmp
     model = {"kind": "lstm", "dim": 32}
     made = recipe(pairs, {"beams": beams}, tokenizer=str(tokenizer_dir), model=model)
     found = finetune(made, tmp_path / "run")
-    assert set(found["dev"]) == {"loss", "bleu", "chrf", "rouge_l"} and found["test"] == pytest.approx(found["dev"])
+    assert set(found["dev"]) == {"loss", "bleu", "chrf", *ROUGES} and found["test"] == pytest.approx(found["dev"])
     result = evaluate(Path(found["best"]), pairs)
-    assert result["metrics"]["chrf"] == pytest.approx(found["dev"]["chrf"]) and set(result["intervals"]) == {
-        "bleu",
-        "chrf",
-        "rouge_l",
-    }
+    assert result["metrics"]["chrf"] == pytest.approx(found["dev"]["chrf"])
+    assert set(result["intervals"]) == {"bleu", "chrf", *ROUGES}
     predict(Path(found["best"]), None, [["good film"], ["bad day"]], tmp_path / "out.jsonl")
     found_lines = lines(tmp_path / "out.jsonl")
     assert [line["text"] for line in found_lines] == ["good film", "bad day"] and all("written" in line for line in found_lines)
