@@ -9,10 +9,10 @@ Each operation on the disk goes through `_operate`, so that a test can make the 
 
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Collection, Iterator
@@ -195,17 +195,18 @@ def _staging(target: Path) -> Path:
 
     What such a process had set aside, without having put anything in its place, comes back.
     """
-    if target.parent.is_dir():
-        for left in [p for start in (TRASH, STAGING) for p in target.parent.glob(f"{glob.escape(start + target.name)}.*")]:
-            start = TRASH if left.name.startswith(TRASH) else STAGING
-            own = left.name == f"{start}{target.name}{left.suffix}"  # and not of tok.v2 where this is tok
-            if own and left.suffix[1:].isdigit() and not _alive(int(left.suffix[1:])):
-                with suppress(OSError):
-                    ours = left.is_dir() and any(names <= {p.name for p in left.iterdir()} for names in _OURS)
-                    if start == TRASH and ours and not target.exists():
-                        left.rename(target)
-                    else:
-                        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    # of this very name: not of x.v2 where this is x
+    own = re.compile(rf"({re.escape(TRASH)}|{re.escape(STAGING)}){re.escape(target.name)}\.(\d+)")
+    for left in [*target.parent.iterdir()] if target.parent.is_dir() else []:
+        found = own.fullmatch(left.name)
+        if found is None or _alive(int(found[2])):
+            continue
+        with suppress(OSError):
+            ours = left.is_dir() and any(names <= {p.name for p in left.iterdir()} for names in _OURS)
+            if found[1] == TRASH and ours and not target.exists():
+                left.rename(target)
+            else:
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     return target.with_name(f"{STAGING}{target.name}.{os.getpid()}")
 
 

@@ -177,9 +177,9 @@ def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> b
     except RuntimeError as error:  # of the compiler, before anything has changed
         if out_of_memory(error):
             raise
-        if world.size() > 1 and lost(error):
-            raise
-        if world.size() > 1:  # the others wait for this process
+        if world.size() > 1:  # the others wait for this process, or one of them is gone
+            if lost(error):
+                raise
             raise ResourceError(f"compiling failed: {_first_line(error)}", fix="--set training.compile=off") from None
         warn(f"not compiled, as that failed: {_first_line(error)}")
         _undo_compiling(learner)
