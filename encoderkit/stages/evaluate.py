@@ -19,11 +19,10 @@ from encoderkit.metrics import difference, paired_differences
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.stages import slices, worst_rows
 from encoderkit.stages.pretrain import measure
-from encoderkit.tasks import baselines, wording
+from encoderkit.tasks import baselines
 from encoderkit.tasks.calibration import reliability
-from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.span import Span
-from encoderkit.tasks.task import Lossy, Observed, Probable, Queried, Task
+from encoderkit.tasks.task import Lossy, Observed, Probable, Queried, Resampled, Task
 from encoderkit.training.evaluate import evaluate as evaluate_source
 
 _CONFUSION = 12  # labels up to which the matrix is shown to a person; --json always has it
@@ -112,10 +111,8 @@ def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
         first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)
         mine, theirs = (np.stack([*each.values()], axis=1) for each in (first, second))
         found = paired_differences(lambda _, drawn: dict(zip(first, drawn.mean(0).tolist(), strict=True)), mine, mine, theirs)
-    elif isinstance(one.task, Generate) and isinstance(other.task, Generate):  # of which a score takes long
-        right, own, theirs = (texts.tolist() for texts in (one.gold, one.predicted, other.predicted))
-        tokens = one.task.config.wording
-        drawn, against = wording.resampled(right, own, tokens), wording.resampled(right, theirs, tokens)
+    elif isinstance(one.task, Resampled):
+        drawn, against = (one.task.resampled(one.gold, predicted) for predicted in (one.predicted, other.predicted))
         score, of_other = one.task.score(one.gold, one.predicted), one.task.score(one.gold, other.predicted)
         found = {name: difference(score[name] - of_other[name], drawn[name] - against[name]) for name in score}
     else:

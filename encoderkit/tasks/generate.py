@@ -188,6 +188,10 @@ class Generate(EncoderTask):
         """Of `score`, over rows."""
         return wording.intervals(gold.tolist(), predicted.tolist(), self.config.wording)
 
+    def resampled(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+        """`score` on rows drawn anew."""
+        return wording.resampled(gold.tolist(), predicted.tolist(), self.config.wording)
+
     def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
         """How many texts are as they should be, to the letter."""
         return {"equal": float((gold == predicted).mean())}

@@ -194,6 +194,15 @@ class Tunable(Protocol):
 
 
 @runtime_checkable
+class Resampled(Protocol):
+    """A task whose score takes long, and is told on rows drawn anew from what each row adds to it."""
+
+    def resampled(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+        """Per metric of `score`, its values on rows drawn anew; the draws depend on the number of rows alone."""
+        ...
+
+
+@runtime_checkable
 class Queried(Protocol):
     """A task whose metrics are means over queries, each of one row or several."""
 
