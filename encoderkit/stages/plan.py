@@ -21,7 +21,7 @@ from encoderkit.training.config import by_the_clock
 from encoderkit.training.loop import Plan, micro_batches
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
 from encoderkit.training.optim import Muon, build_optimizers, depth
-from encoderkit.training.plan import FORWARD, Trial, draft, settle
+from encoderkit.training.plan import FORWARD, Trial, draft, fitting, settle
 from encoderkit.training.rowwise import Adagrad, Sgd
 
 SIZES = ((2, 128), (4, 256), (6, 384), (8, 512), (12, 768))
@@ -57,6 +57,9 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     dev = looks(recipe, len(material.dev or ()))
     plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
     seconds = Trial(learner, recipe.optimizer, material.train).speed(plan, 4)
+    if training.budget is not None:
+        count = max(1, fitting(training.budget, seconds, dev, plan))
+        plan = plan.model_copy(update={"updates": count, "examples": count * plan.batch})
     batches = _batches(material, plan)
     value = {
         "parameters": _parameters(learner),

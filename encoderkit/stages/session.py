@@ -159,7 +159,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
     if (last := plan.unfreeze * (depths(learner).layers + 1)) >= plan.updates:
         warn(f"training.unfreeze opens the last part after {last:g} updates of {plan.updates}: some parts are never trained")
-    made += build_average(learner, training.average, len(material.train) / plan.batch, plan.updates)
+    made += build_average(learner, training.average, len(material.train) / plan.batch)
     if found is not None:
         step, state = found
         read_config(step)  # one of another version is refused, not continued

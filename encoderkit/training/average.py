@@ -28,13 +28,13 @@ class Average(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: object = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Remember the weights after an update, whose number the loop has put into the group."""
+        """Remember the weights after an update; the loop has put its number, and that of the last one, into the group."""
         [group] = self.param_groups
         for p in group["params"]:
-            self.note(p, self.state[p], group["update"])
+            self.note(p, self.state[p], group["update"], group["end"])
 
-    def note(self, p: Tensor, state: dict[str, Tensor], update: int) -> None:
-        """Remember `p` as it is after `update`."""
+    def note(self, p: Tensor, state: dict[str, Tensor], update: int, end: int) -> None:
+        """Remember `p` as it is after `update` of `end`."""
         raise NotImplementedError
 
     def mean(self, state: dict[str, Tensor]) -> Tensor:
@@ -49,7 +49,7 @@ class Ema(Average):
         super().__init__(learner)
         self._decay = decay
 
-    def note(self, p: Tensor, state: dict[str, Tensor], update: int) -> None:
+    def note(self, p: Tensor, state: dict[str, Tensor], update: int, end: int) -> None:
         """The newest weights have 1 of the factors, which add up to (1 - decay^n) / (1 - decay)."""
         if not state:
             state[_PREFIX] = torch.zeros_like(p)
@@ -63,13 +63,13 @@ class Ema(Average):
 class Last(Average):
     """The mean at the last `count` of the updates end, end - every, end - 2 every, ..."""
 
-    def __init__(self, learner: nn.Module, count: int, every: float, end: int) -> None:
+    def __init__(self, learner: nn.Module, count: int, every: float) -> None:
         super().__init__(learner)
-        self._count, self._every, self._end = count, every, end
+        self._count, self._every = count, every
 
-    def note(self, p: Tensor, state: dict[str, Tensor], update: int) -> None:
+    def note(self, p: Tensor, state: dict[str, Tensor], update: int, end: int) -> None:
         """A copy of the weights in place of the oldest one."""
-        left = self._end - update
+        left = end - update
         number = floor(left / self._every)
         if number != floor((left - 1) / self._every):
             state[f"{_PREFIX}_{number % self._count}"] = p.detach().clone()
@@ -79,13 +79,13 @@ class Last(Average):
         return torch.stack([state[name] for name in sorted(state)]).mean(0)
 
 
-def build_average(learner: nn.Module, config: AverageConfig | None, epoch: float, end: int) -> list[torch.optim.Optimizer]:
-    """The average that a recipe asks for, if any, of a run of `end` updates, of which `epoch` are one pass over the data."""
+def build_average(learner: nn.Module, config: AverageConfig | None, epoch: float) -> list[torch.optim.Optimizer]:
+    """The average that a recipe asks for, if any; `epoch` updates are one pass over the data."""
     if config is None:
         return []
     if isinstance(config, EmaConfig):
         return [Ema(learner, config.decay)]
-    return [Last(learner, config.count, updates_in(config.every, epoch), end)]
+    return [Last(learner, config.count, updates_in(config.every, epoch))]
 
 
 def means(optimizers: Sequence[torch.optim.Optimizer]) -> list[tuple[Tensor, Tensor]]:

@@ -127,7 +127,7 @@ class TrainingConfig(Config):
     """How long, in what portions, and in what arithmetic."""
 
     budget: Seconds | None = None
-    """Train for this long: the number of updates is planned from the speed measured at the start, and kept."""
+    """Train for this long: the number of updates is settled by the speed of the first twentieth of them, and kept."""
     updates: Count | None = Field(default=None, ge=1)
     """Train for this many optimizer steps."""
     epochs: PositiveFloat | None = None
@@ -139,7 +139,8 @@ class TrainingConfig(Config):
     batch: PositiveInt = 64
     """Rows an update, whatever the hardware."""
     micro_batch: PositiveInt | Literal["auto"] = "auto"
-    """Rows at once; their gradients are added up. auto: as many as 8,192 tokens hold (65,536 on a GPU)."""
+    """Rows at once; their gradients are added up. auto: as many as 8,192 tokens hold (65,536 on a GPU), or
+    more or fewer where trying that takes less than two seconds and shows it to be faster; and half where memory runs out."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 computes products in bfloat16 and keeps weights in float32. auto: only where a short test shows it to be faster."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -4,7 +4,7 @@ It knows only the `Learner`. Everything random in update n depends on (seed, n) 
 resuming needs only n, and evaluating or logging between updates cannot change training.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import accumulate
@@ -35,6 +35,20 @@ WIDE = 1536
 """The width of a row at which attention costs as much as all other parts of a layer of 256, the width of small models."""
 
 
+class Clock(Config):
+    """How a run by the clock comes to its number of updates: estimated before the first one, settled by the speed of a few."""
+
+    at: int
+    """The update after which the number is settled."""
+    updates: int
+    """The number as estimated, which the schedule goes by until then."""
+    seconds: float
+    """What was left of the budget before the first update."""
+    looks: int
+    """Held-out examples that are evaluated in the whole run."""
+    settled: bool = False
+
+
 class Plan(Config):
     """What a run has settled on; written into the run, so that a resumed run is the same run."""
 
@@ -58,6 +72,12 @@ class Plan(Config):
     """Updates from one layer's being trained too to the next one's; 0: all are from the start."""
     adversarial: float = 0.0
     """See `adversarial.passes`."""
+    clock: Clock | None = None
+    """Of a run that is as long as its budget of time."""
+
+    def length(self, update: int) -> int:
+        """The number of updates that the schedule of update 0, 1, ... goes by."""
+        return self.clock.updates if self.clock and update < self.clock.at else self.updates
 
 
 class Update(NamedTuple):
@@ -98,7 +118,7 @@ def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> 
     for start, end in portions(lengths, plan.micro_batch, FIXED[plan.device], learner.encoder.packs):
         part = own[start:end] or drawn[:1]
         rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
-        batch = learner.collate([example for example, _, _ in part], rngs, update / plan.updates)
+        batch = learner.collate([example for example, _, _ in part], rngs, update / plan.length(update))
         yield batch if own[start:end] else batch._replace(counts=dict.fromkeys(batch.counts, 0.0), tokens=0)
 
 
@@ -140,7 +160,7 @@ def size(example: Any) -> int:
 
 def updates(
     learner: Learner, optimizers: Sequence[torch.optim.Optimizer], source: Source, plan: Plan, start: int = 0
-) -> Iterator[Update]:
+) -> Generator[Update]:
     """Train from update `start` to the end of the plan. Raises `DivergedError` before a step that is not finite is taken."""
     assert isinstance(learner, nn.Module)
     with ThreadPoolExecutor(1, "reader") as reader:  # the next batch is made while this one is computed
@@ -153,15 +173,15 @@ def updates(
             if plan.unfreeze:
                 unfreeze(optimizers, n / plan.unfreeze)
             parameters = [p for p in learner.parameters() if p.requires_grad]
-            share = factor(plan.schedule, n, plan.updates)
+            share = factor(plan.schedule, n, plan.length(n))
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["lr_peak"]
             own = [sum(batch.counts[term] for batch in batches) for term in learner.weights]
             *found, tokens = total([*own, sum(batch.tokens for batch in batches)])
             counts = {term: max(count, 1e-9) for term, count in zip(learner.weights, found, strict=True)}
-            while (sums := _accumulate(learner, batches, counts, plan, n)) is None:
-                plan = _halved(plan)
+            while (sums := accumulate_gradients(learner, batches, counts, plan, n)) is None:
+                plan = halved(plan)
                 batches = _batches(learner, source, plan, n)
                 coming = reader.submit(_batches, learner, source, plan, min(n + 1, plan.updates - 1))
             if not sharded(learner):
@@ -173,7 +193,7 @@ def updates(
                 raise _diverged(plan, n, loss, norm, source)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["targets"], group["update"] = sum(counts.values()), n + 1
+                    group["targets"], group["update"], group["end"] = sum(counts.values()), n + 1, plan.updates
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
@@ -184,7 +204,7 @@ def _batches(learner: Learner, source: Source, plan: Plan, update: int) -> list[
     return list(micro_batches(learner, source, plan, update))
 
 
-def _accumulate(
+def accumulate_gradients(
     learner: Learner, batches: list[Batch], counts: dict[str, float], plan: Plan, update: int
 ) -> dict[str, float] | None:
     """Add up the gradients of an update; the sum of each term of its loss, or None (and no gradients) if memory ran out."""
@@ -221,7 +241,7 @@ def _accumulate(
 def _accumulate_coupled(
     learner: Coupled, batches: list[Batch], counts: dict[str, float], plan: Plan, update: int
 ) -> dict[str, float]:
-    """What `_accumulate` does, for a loss of all examples of the update, in two passes over the batches (see `Coupled`)."""
+    """The same for a loss of all examples of the update, in two passes over the batches (see `Coupled`)."""
 
     def parts(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         moved = batch.to(plan.device)
@@ -264,7 +284,7 @@ _VECTORS = " vectors"
 """No name of a learner's own targets."""
 
 
-def _halved(plan: Plan) -> Plan:
+def halved(plan: Plan) -> Plan:
     """The plan after a micro-batch that did not fit."""
     if plan.device == "cuda":
         torch.cuda.empty_cache()

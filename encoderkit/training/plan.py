@@ -1,6 +1,8 @@
-"""Settling how long a run is and in what portions, before its first update."""
+"""Settling how long a run is and in what portions: before its first update, and by the clock after a few of them."""
 
+import math
 import time
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ from encoderkit.errors import DataError, ResourceError, UsageError, out_of_memor
 from encoderkit.learner import Learner
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.training.distributed import any_of, by_first, lost
-from encoderkit.training.loop import Plan, Source, updates
+from encoderkit.training.loop import Clock, Plan, Source, Update, accumulate_gradients, halved, micro_batches, updates
 from encoderkit.training.machine import DTYPES, can_compile, check_precision, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
 from encoderkit.training.schedule import updates_in
@@ -25,10 +27,15 @@ LONG_RUN = 300.0
 """Seconds of training in which compiling, which takes about half a minute, can be won back."""
 FEW = 50
 """Updates that are not worth measuring a few beforehand."""
-MEASURED, MEASURING = 20, 0.05
-"""Updates that are measured to plan a budget: so many, or fewer where they would take more than this share of it."""
+START = 2.0
+"""Seconds that measuring takes at most before the first update, but for compiling, and for what one portion takes."""
+SLOW = 0.5
+"""Seconds that are long enough to measure: a portion that takes so long is computed once."""
+MEASURED, MEASURING = 3, 0.05
+"""Updates by whose speed a budget is planned: this share of them, and no fewer than so many."""
 GAIN = 0.97
 """What is to be faster must take less than this share of the time, or the measurement may be noise."""
+_ENDLESS = 1_000_000
 FORWARD = 0.4
 """The time to evaluate an example, as a share of that to train on it."""
 
@@ -89,47 +96,136 @@ def settle(
         raise UsageError(
             "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
         )
-    trial = Trial(learner, optimizer, source)
+    if plan.compile:
+        _compile(learner)
     # A process that has its part of the model alone can neither fail in an attempt nor compile.
     undecided = not sharded(learner) and (training.micro_batch == "auto" or (training.compile == "auto" and compilable))
-    long = plan.updates >= FEW if training.budget is None else training.budget >= LONG_RUN
-    if undecided and long:
-        seconds = trial.speed(plan, 3)
-        length = training.budget if training.budget is not None else plan.updates * seconds
-        if length >= LONG_RUN and training.micro_batch == "auto" and length >= 100 * seconds:
-            plan, seconds = _with_best_micro_batch(plan, trial, seconds)
-        if length >= LONG_RUN and training.compile == "auto" and compilable:
-            plan = plan.model_copy(update={"compile": _worth_compiling(plan, trial, seconds, length)})
-    if training.compile == "on":
-        _compile(learner)
+    if training.budget is None and not (undecided and plan.updates >= FEW):
+        return plan
+    trial = Trial(learner, optimizer, source)
+    plan, portion = _with_what_fits(plan, trial)
+    length = training.budget if training.budget is not None else plan.updates * portion.update(plan)
+    if undecided and length >= LONG_RUN:
+        if training.micro_batch == "auto":
+            plan, portion = _with_best_micro_batch(plan, trial, portion, started)
+        if training.compile == "auto" and compilable:
+            plan, portion = _compiled_if_worth_it(plan, trial, portion, length)
     if training.budget is None:
         return plan
-    budget, measured = training.budget, 3
-    seconds = trial.speed(plan, measured)
-    if (more := by_first(lambda: min(MEASURED, int(MEASURING * budget / seconds)))) > measured:
-        seconds, measured = trial.speed(plan, more), more
-    left = training.budget - (time.monotonic() - started) - FORWARD * seconds * looks / plan.batch
-    count = by_first(lambda: max(1, int(left / seconds)))
-    say(f"{seconds:.2g} s an update, by {measured} of them: {count:,} updates fit into the budget")
-    if measured < MEASURED / 2:
-        short = f"a budget of {training.budget:g} s has time to measure {measured} updates alone"
-        warn(f"{short}, so it may end early or late by a good part; training.updates says exactly how many")
-    return plan.model_copy(update={"updates": count, "examples": count * plan.batch})
+    budget = training.budget
+    seconds = by_first(lambda: budget - (time.monotonic() - started))
+    count = max(1, fitting(seconds, portion.update(plan), looks, plan))
+    say(f"about {count:,} updates fit into the budget")
+    clock = Clock(at=min(count, max(MEASURED, int(MEASURING * count))), updates=count, seconds=seconds, looks=looks)
+    return plan.model_copy(update={"updates": count, "examples": count * plan.batch, "clock": clock})
+
+
+def fitting(seconds: float, pace: float, looks: int, plan: Plan) -> int:
+    """The updates for which there is time beside the evaluation of `looks` examples, where one takes `pace` seconds."""
+    return int(seconds / pace - FORWARD * looks / plan.batch)
+
+
+class Step(NamedTuple):
+    """What `steps` yields."""
+
+    update: Update
+    seconds: float
+    """That it took."""
+    plan: Plan
+    """As it is from then on."""
+
+
+def steps(
+    learner: Learner, optimizers: Sequence[torch.optim.Optimizer], source: Source, plan: Plan, start: int, spent: float
+) -> Iterator[Step]:
+    """`updates` from `start` on, before which `spent` seconds of training went; by the clock, their number is settled.
+
+    A plan that is settled goes on as a run that is resumed does.
+    """
+    coming, took = updates(learner, optimizers, source, plan, start), []
+    try:
+        while True:
+            before = time.monotonic()
+            if (update := next(coming, None)) is None:
+                return
+            seconds = time.monotonic() - before
+            if update.micro_batch != plan.micro_batch:  # neither an evaluation nor a resumed run is to try it again
+                plan = plan.model_copy(update={"micro_batch": update.micro_batch})
+            if plan.clock and not plan.clock.settled:
+                took.append(seconds)
+                if update.number == plan.clock.at:
+                    plan = _settled(plan, plan.clock, took, spent + sum(took))
+                    coming.close()
+                    coming = updates(learner, optimizers, source, plan, update.number)
+            yield Step(update, seconds, plan)
+    finally:
+        coming.close()
+
+
+def _settled(plan: Plan, clock: Clock, took: Sequence[float], spent: float) -> Plan:
+    """The plan for the rest of the budget, by what updates took, but for the first, which takes longer."""
+    known = took[1:] or took
+    pace = by_first(lambda: sum(known) / len(known))
+    left = by_first(lambda: clock.seconds - spent)
+    count = clock.at + max(0, fitting(left, pace, clock.looks, plan))
+    say(f"{pace:.2g} s an update, by {len(known)} of them: {count:,} updates fit into the budget")
+    if len(known) < 2 * MEASURED:
+        warn("so few say little, and the run may end early or late by a good part; training.updates says exactly how many")
+    done = {"updates": count, "examples": count * plan.batch, "clock": clock.model_copy(update={"settled": True})}
+    return plan.model_copy(update=done)
+
+
+class Portion(NamedTuple):
+    """What the passes over a micro-batch cost."""
+
+    seconds: float
+    """That a token takes."""
+    tokens: float
+    """Of a row."""
+
+    def update(self, plan: Plan) -> float:
+        """Seconds that the passes of an update take, without the step of the optimizer."""
+        return self.seconds * self.tokens * plan.batch / world.size()
 
 
 class Trial(NamedTuple):
-    """A few real updates, whose effect is then undone, to see how long one takes."""
+    """Some of the work of a run, whose effect is then undone, to see how long it takes."""
 
     learner: Learner
     optimizer: OptimizerConfig
     source: Source
+
+    def portion(self, plan: Plan) -> Portion | None:
+        """What single micro-batches cost after a first one (two where they are compiled); None if memory ran out."""
+        learner = self.learner
+        assert isinstance(learner, nn.Module)
+        rows = plan.micro_batch * world.size()
+        alone = plan.model_copy(update={"updates": _ENDLESS, "examples": _ENDLESS * rows, "batch": rows})
+        learner.train()
+        seconds, tokens, rows, warm = 0.0, 0, 0, 2 if plan.compile else 1
+        for n in range(warm + 3):
+            if n == warm:
+                seconds, tokens, rows = 0.0, 0, 0
+            batches = list(micro_batches(learner, self.source, alone, n))
+            before = time.monotonic()
+            found = accumulate_gradients(learner, batches, dict.fromkeys(learner.weights, 1.0), alone, n)
+            seconds += time.monotonic() - before
+            learner.zero_grad(set_to_none=True)
+            tokens, rows = tokens + sum(batch.tokens for batch in batches), rows + plan.micro_batch
+            lacking, slow = any_of([found is None, seconds >= SLOW])
+            if lacking:
+                return None
+            if slow and (n >= warm or not plan.compile):
+                break
+        tokens = max(tokens, 1)
+        return by_first(lambda: Portion(seconds / tokens, tokens / rows))
 
     def speed(self, plan: Plan, count: int) -> float:
         """Seconds an update takes, the mean of `count` after a first one (which compiles); the learner is as before."""
         learner = self.learner
         assert isinstance(learner, nn.Module)
         before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-        endless = {"updates": 1_000_000, "examples": 1_000_000 * plan.batch, "unfreeze": 0.0}  # what it takes in the end
+        endless = {"updates": _ENDLESS, "examples": _ENDLESS * plan.batch, "unfreeze": 0.0, "clock": None}  # as in the end
         times = [time.monotonic()]
         optimizers = build_optimizers(learner, self.optimizer, DTYPES[plan.precision])
         for _ in islice(updates(learner, optimizers, self.source, plan.model_copy(update=endless)), count + 1):
@@ -140,19 +236,29 @@ class Trial(NamedTuple):
         return by_first(lambda: mean)
 
 
-def _with_best_micro_batch(plan: Plan, trial: Trial, seconds: float) -> tuple[Plan, float]:
-    """Twice as many rows at once, or half as many, for as long as that is clearly faster; and the time of an update then."""
+def _with_what_fits(plan: Plan, trial: Trial) -> tuple[Plan, Portion]:
+    """What a micro-batch costs; of half as many rows, or less, if memory runs out."""
+    while (portion := trial.portion(plan)) is None:
+        plan = halved(plan)
+    return plan, portion
+
+
+def _with_best_micro_batch(plan: Plan, trial: Trial, portion: Portion, started: float) -> tuple[Plan, Portion]:
+    """Twice as many rows at once, or half as many, for as long as that is clearly faster and there is time to try."""
     first = plan.micro_batch
     for factor in (2, 0.5):
         while 1 <= (size := int(plan.micro_batch * factor)) <= plan.batch // world.size():
-            other = plan.model_copy(update={"micro_batch": size})
-            if (time_of_other := trial.speed(other, 2)) >= GAIN * seconds:
+            seconds = time.monotonic() - started + 2 * portion.seconds * portion.tokens * size
+            if any_of([seconds > START])[0]:
                 break
-            plan, seconds = other, time_of_other
+            other = plan.model_copy(update={"micro_batch": size})
+            if (found := trial.portion(other)) is None or found.seconds >= GAIN * portion.seconds:
+                break
+            plan, portion = other, found
         if plan.micro_batch != first:
             say(f"{plan.micro_batch} rows at once are faster than {first}")
             break
-    return plan, seconds
+    return plan, portion
 
 
 def _compile(learner: Learner) -> None:
@@ -161,19 +267,19 @@ def _compile(learner: Learner) -> None:
     learner.compile()
 
 
-def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> bool:
-    """Whether a run of `length` seconds ends sooner compiled, compiling included; if so the learner is compiled now."""
+def _compiled_if_worth_it(plan: Plan, trial: Trial, plain: Portion, length: float) -> tuple[Plan, Portion]:
+    """The plan compiled, and so the learner, if a run of `length` seconds ends sooner so, compiling included; or as it was."""
     learner = trial.learner
     assert isinstance(learner, nn.Module)
     able = can_compile(plan.device)
     if not able:
         say("not compiled: there is no C++ compiler here (g++ would do)")
     if any_of([not able or (world.size() > 1 and not _compiles(plan.device))])[0]:  # processes compute together
-        return False
+        return plan, plain
     _compile(learner)
-    started = time.monotonic()
+    started, other = time.monotonic(), plan.model_copy(update={"compile": True})
     try:
-        compiled = trial.speed(plan, 3)
+        found = trial.portion(other)
     except RuntimeError as error:  # of the compiler, before anything has changed
         if out_of_memory(error):
             raise
@@ -183,13 +289,16 @@ def _worth_compiling(plan: Plan, trial: Trial, plain: float, length: float) -> b
             raise ResourceError(f"compiling failed: {_first_line(error)}", fix="--set training.compile=off") from None
         warn(f"not compiled, as that failed: {_first_line(error)}")
         _undo_compiling(learner)
-        return False
+        return plan, plain
     cost = by_first(lambda: time.monotonic() - started)
-    worth = compiled < GAIN * plain and cost + length * compiled / plain < length
-    say(f"{compiled:.2f} s an update compiled, {plain:.2f} s not: {'compiled' if worth else 'not compiled'}")
-    if not worth:
-        _undo_compiling(learner)
-    return worth
+    share = found.seconds / plain.seconds if found else math.inf
+    worth = share < GAIN and cost + length * share < length
+    before, after = (f"{seconds:.2g} s" for seconds in (plain.update(plan), plain.update(plan) * share))
+    say(f"{after} an update compiled, {before} not: {'compiled' if worth else 'not compiled'}")
+    if worth and found:
+        return other, found
+    _undo_compiling(learner)
+    return plan, plain
 
 
 def _compiles(device: str) -> bool:

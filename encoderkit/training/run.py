@@ -23,7 +23,8 @@ from encoderkit.training.checkpoint import Description, State, save
 from encoderkit.training.config import EveryConfig
 from encoderkit.training.distributed import any_of
 from encoderkit.training.evaluate import evaluate
-from encoderkit.training.loop import Plan, Source, Update, updates
+from encoderkit.training.loop import Plan, Source, Update
+from encoderkit.training.plan import steps
 from encoderkit.training.schedule import updates_in
 from encoderkit.units import interval
 
@@ -93,17 +94,17 @@ def train(
 ) -> tuple[State, Plan]:
     """Train to the end of the plan, an early stop or a signal; leaves the best and the last checkpoint in `out`.
 
-    The plan too, whose micro-batch is smaller once memory has run out. Raises `Interrupted` after a signal, once all is saved.
+    The plan too: its micro-batch is smaller once memory has run out, and a budget of time is settled on the way. Raises
+    `Interrupted` after a signal, once all is saved.
     """
     assert isinstance(learner, nn.Module)
     epoch = len(source) / plan.batch
     logs, evaluations, saves = (Due(e, epoch, state.update) for e in (every.log, every.evaluate, every.save))
     with stopping() as signals, progress("training", plan.updates, "updates", state.update) as bar:
-        before = time.monotonic()
-        for update in updates(learner, optimizers, source, plan, state.update):
-            state = _counted(state, update, time.monotonic() - before)
-            if update.micro_batch != plan.micro_batch:  # neither an evaluation nor a resumed run is to try it again
-                plan = plan.model_copy(update={"micro_batch": update.micro_batch})
+        for update, seconds, now in steps(learner, optimizers, source, plan, state.update, state.seconds):
+            state = _counted(state, update, seconds)
+            if now != plan:
+                plan, bar.total = now, now.updates
                 if world.first():
                     files.replace(out / "plan.json", plan.model_dump_json(indent=1))
             ended = update.number == plan.updates
@@ -129,7 +130,6 @@ def train(
             # A signal that came too late for this save waits for the next update.
             if saved and not ended and any_of([bool(signals)])[0]:
                 raise _interrupted(signals, state, plan)
-            before = time.monotonic()
         late = any_of([bool(signals)])[0]
     if late:  # in the last update or after it: it is for what follows, the next of several runs or the test
         os.kill(os.getpid(), signals[0] if signals else signal.SIGTERM)

@@ -160,7 +160,7 @@ def test_both_passes_have_the_same_dropout() -> None:
     (task.joint(vectors, joint)["similarity"] / 8).backward()
     expected = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
     task.zero_grad()
-    loop._accumulate(task, batches, {"similarity": 8.0}, plan(9, 8, 3), 5)
+    loop.accumulate_gradients(task, batches, {"similarity": 8.0}, plan(9, 8, 3), 5)
     assert len(expected) > 10
     for name, p in task.named_parameters():
         if name in expected:

@@ -1,5 +1,6 @@
 """A run is a function of its recipe and its data: stopping, resuming, looking and portioning change nothing in it."""
 
+import shutil
 from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -202,13 +203,19 @@ def test_the_weights_do_not_depend_on_the_micro_batch(make: Make, tmp_path: Path
 
 
 def test_a_budget_becomes_a_plan_that_is_kept(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
-    """Stopped and continued, a run by the clock is the run of as many updates as the clock allowed."""
+    """Stopped after its length is settled, or begun again with the plan of before, a run by the clock is the same run."""
     go(pretraining(tokenizer_dir, store_dir, training={"updates": 1}), tmp_path / "warm")  # what torch imports late takes seconds
-    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": None, "budget": "4s"})
-    go_until(recipe, tmp_path / "clock", 1)
-    planned = Plan.model_validate_json((tmp_path / "clock" / "plan.json").read_bytes())
-    go(recipe, tmp_path / "clock", resume=True)
-    assert Plan.model_validate_json((tmp_path / "clock" / "plan.json").read_bytes()) == planned
-    counted = pretraining(tokenizer_dir, store_dir, training={"updates": planned.updates})
-    go(counted, tmp_path / "counted")
-    assert weights(tmp_path / "clock") == weights(tmp_path / "counted")
+    recipe = pretraining(tokenizer_dir, store_dir, training={"updates": None, "budget": "2s"})
+    go_until(recipe, tmp_path / "first", 1)
+    first = Plan.model_validate_json((tmp_path / "first" / "plan.json").read_bytes())
+    assert first.clock and not first.clock.settled and first.clock.at > 1
+    go_until(recipe, tmp_path / "first", first.clock.at + 1)
+    planned = Plan.model_validate_json((tmp_path / "first" / "plan.json").read_bytes())
+    assert planned.clock == first.clock.model_copy(update={"settled": True})
+    (tmp_path / "again").mkdir()
+    for name in ("recipe.yaml", "manifest.json", "plan.json"):
+        shutil.copy(tmp_path / "first" / name, tmp_path / "again")
+    for name in ("first", "again"):
+        assert go(recipe, tmp_path / name, resume=True)["updates"] == planned.updates > planned.clock.at
+        assert Plan.model_validate_json((tmp_path / name / "plan.json").read_bytes()) == planned
+    assert weights(tmp_path / "first") == weights(tmp_path / "again")

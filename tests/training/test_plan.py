@@ -13,7 +13,8 @@ from encoderkit.training import machine
 from encoderkit.training import plan as planning
 from encoderkit.training.config import AdamWConfig, ScheduleConfig, TrainingConfig
 from encoderkit.training.machine import check_precision
-from encoderkit.training.plan import Trial, draft, settle
+from encoderkit.training.optim import build_optimizers
+from encoderkit.training.plan import Portion, Step, Trial, draft, settle, steps
 from tests.training.runs import masked, plan, rows
 
 OPTIMIZER = AdamWConfig(lr=1e-3)
@@ -21,7 +22,7 @@ OPTIMIZER = AdamWConfig(lr=1e-3)
 
 def settled(monkeypatch: pytest.MonkeyPatch, seconds: list[float], updates: int, compiler: bool = True) -> tuple[bool, Any]:
     """Whether a run of so many updates was compiled, where an update takes `seconds`: first as it is, then compiled."""
-    monkeypatch.setattr(Trial, "speed", lambda *_: seconds.pop(0))
+    monkeypatch.setattr(Trial, "portion", lambda *_: Portion(seconds.pop(0) / 8, 1))
     monkeypatch.setattr(planning, "can_compile", lambda device: compiler)
     learner, training = masked("bert"), TrainingConfig(updates=updates, micro_batch=8)
     monkeypatch.setattr(learner, "compile", lambda: setattr(learner, "_compiled_call_impl", learner.forward))
@@ -49,9 +50,9 @@ def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_long_run_is_compiled_where_that_is_faster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert settled(monkeypatch, [1.0, 0.5], 301)[0]
-    assert "0.50 s an update compiled, 1.00 s not: compiled" in capsys.readouterr().err
+    assert "0.5 s an update compiled, 1 s not: compiled" in capsys.readouterr().err
     assert not settled(monkeypatch, [1.0, 0.99], 10_000)[0]
-    assert "0.99 s an update compiled, 1.00 s not: not compiled" in capsys.readouterr().err
+    assert "0.99 s an update compiled, 1 s not: not compiled" in capsys.readouterr().err
 
 
 def test_without_a_compiler_a_long_run_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,13 +65,13 @@ def test_without_a_compiler_a_long_run_says_so(monkeypatch: pytest.MonkeyPatch, 
 def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     calls = []
 
-    def fails(*_: object) -> float:
+    def fails(*_: object) -> Portion:
         calls.append(1)
         if len(calls) == 2:
             raise RuntimeError("g++: fatal error\nand much more")
-        return 1.0
+        return Portion(1.0, 1)
 
-    monkeypatch.setattr(Trial, "speed", fails)
+    monkeypatch.setattr(Trial, "portion", fails)
     monkeypatch.setattr(planning, "_compile", lambda learner: None)
     monkeypatch.setattr(planning, "can_compile", lambda device: True)
     made = settle(
@@ -80,16 +81,47 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, 
     assert "not compiled, as that failed: g++: fatal error\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("seconds", "measured", "told"), [(1.0, 3, True), (0.05, 10, False), (0.001, 20, False)])
-def test_a_budget_is_planned_from_what_it_has_time_to_measure(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: float, measured: int, told: bool
+def by_the_clock(
+    monkeypatch: pytest.MonkeyPatch, budget: float, guess: float, real: float, stop: int | None = None
+) -> list[Step]:
+    """The steps of a run whose updates are estimated to take `guess` seconds and take `real`; here the clock is a number."""
+    now = [0.0]
+    monkeypatch.setattr(planning.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Trial, "portion", lambda *_: Portion(guess / 8, 1))
+    learner, source = masked("bert"), rows(8)
+    made = settle(plan(0, 8), TrainingConfig(budget=budget), learner, OPTIMIZER, source, 0, compilable=True)
+    assert made.updates == max(1, int(budget / guess)) and made.clock and not made.clock.settled
+    real_updates = planning.updates
+
+    def timed(*given: Any) -> Any:
+        for update in real_updates(*given):
+            now[0] += real * (3 if update.number == 1 else 1)  # the first takes longer
+            yield update
+
+    monkeypatch.setattr(planning, "updates", timed)
+    return list(steps(learner, build_optimizers(learner, OPTIMIZER, torch.float32), source, made, 0, 0.0))
+
+
+@pytest.mark.parametrize(("guess", "real"), [(0.125, 0.25), (0.25, 0.125), (0.25, 0.25)])
+def test_a_budget_is_settled_by_the_first_updates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], guess: float, real: float
 ) -> None:
-    counts = []
-    monkeypatch.setattr(Trial, "speed", lambda self, plan, count: counts.append(count) or seconds)
-    made = settle(plan(0, 8), TrainingConfig(budget=10), masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
-    assert counts[-1] == measured and made.updates == pytest.approx(10 / seconds, rel=0.01, abs=1)
-    talk = capsys.readouterr().err
-    assert f"{seconds:.2g} s an update, by {measured} of them" in talk and ("warning: a budget of 10 s" in talk) == told
+    """A twentieth of the estimate, by all of them but the first; then the run ends with the time."""
+    done = by_the_clock(monkeypatch, 20, guess, real)
+    at = int(0.05 * int(20 / guess))
+    assert [step.plan.clock and step.plan.clock.settled for step in done] == [False] * (at - 1) + [True] * (len(done) - at + 1)
+    assert done[-1].update.number == len(done) == done[-1].plan.updates == int(20 / real) - 2
+    assert f"{real:.2g} s an update, by {at - 1} of them: {len(done)} updates fit" in capsys.readouterr().err
+    rates = [step.plan.length(step.update.number - 1) for step in done]
+    assert rates == [int(20 / guess)] * at + [len(done)] * (len(done) - at)
+
+
+def test_a_short_budget_is_settled_by_few_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(by_the_clock(monkeypatch, 10, 1.0, 1.0)) == 8
+    assert "by 2 of them: 8 updates fit into the budget\nwarning: so few say little" in capsys.readouterr().err
+    assert len(by_the_clock(monkeypatch, 1, 2.0, 2.0)) == 1
 
 
 def test_an_lstm_in_bf16_where_the_processor_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,18 +140,55 @@ def test_measuring_the_speed_changes_nothing() -> None:
     assert all(p.grad is None for p in learner.parameters())
 
 
+def test_a_portion_is_what_it_costs_and_leaves_nothing() -> None:
+    """As long as the passes alone of an update; weights and gradients are as before."""
+    learner, source = masked("bert"), rows(20)
+    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    found = Trial(learner, OPTIMIZER, source).portion(plan(5, 8, 4))
+    assert found and found.tokens == pytest.approx(sum(len(row.ids) for row in source) / 20, rel=0.2)
+    assert 0 < found.update(plan(5, 8, 4)) == found.seconds * found.tokens * 8 < 10
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state_dict().items())
+    assert all(p.grad is None for p in learner.parameters())
+
+
+def test_what_does_not_fit_is_halved_before_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    learner = masked("bert")
+    forward = learner.forward
+
+    def small(inputs: Any, targets: Any) -> Any:
+        if len(inputs.ids) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return forward(inputs, targets)
+
+    monkeypatch.setattr(learner, "forward", small)
+    made = settle(
+        plan(1000, 16, 16), TrainingConfig(updates=1000, compile="off"), learner, OPTIMIZER, rows(32), 0, compilable=True
+    )
+    assert made.micro_batch == 2 and "memory ran out with a micro-batch of 4 rows" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("seconds", "best"), [({2: 9, 4: 9, 8: 9, 16: 9}, 8), ({8: 9, 16: 8}, 16), ({2: 9, 4: 6, 8: 9, 16: 10}, 4)]
+    ("seconds", "best"), [({2: 9, 4: 9, 8: 9, 16: 9}, 8), ({8: 9, 16: 8}, 16), ({2: 9, 4: 6, 8: 9, 16: 10}, 4), ({4: 9, 8: 9}, 8)]
 )
 def test_the_micro_batch_is_the_fastest(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: dict[int, float], best: int
 ) -> None:
-    """From eight rows twice as many or half as many, as long as it gets faster."""
-    monkeypatch.setattr(Trial, "speed", lambda self, plan, count: seconds[plan.micro_batch])
-    training = TrainingConfig(updates=1000, compile="off")
-    made = settle(plan(1000, 16, 8), training, masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+    """From eight rows twice as many or half as many, as long as it gets faster; None: memory ran out."""
+    costs = {size: Portion(second / 1000, 1) for size, second in seconds.items()}
+    monkeypatch.setattr(Trial, "portion", lambda self, plan: costs.get(plan.micro_batch))
+    training = TrainingConfig(updates=10_000, compile="off")
+    made = settle(plan(10_000, 16, 8), training, masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
     assert made.micro_batch == best
     assert ("rows at once are faster than 8" in capsys.readouterr().err) == (best != 8)
+
+
+def test_nothing_is_tried_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen rows would take two seconds twice, eight rows one and four half of one."""
+    tried = []
+    monkeypatch.setattr(Trial, "portion", lambda self, plan: tried.append(plan.micro_batch) or Portion(0.125, 1))
+    training = TrainingConfig(updates=1000, compile="off")
+    settle(plan(1000, 16, 8), training, masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+    assert tried == [8, 4]
 
 
 def test_bf16_is_for_machines_that_are_faster_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

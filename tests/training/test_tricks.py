@@ -94,7 +94,7 @@ def history(learner: Any, optimizers: list[torch.optim.Optimizer], count: int) -
 def test_averages_are_those_of_the_weights_after_each_update(kind: str) -> None:
     """And evaluation leaves the weights as they were, bit by bit."""
     learner = classify("bert")
-    average = Ema(learner, 0.8) if kind == "ema" else Last(learner, 3, 2.0, 7)
+    average = Ema(learner, 0.8) if kind == "ema" else Last(learner, 3, 2.0)
     optimizers = [*build_optimizers(learner, AdamWConfig(lr=1e-2), torch.float32), average]
     past = history(learner, optimizers, 7)
     factors = torch.tensor([0.8 ** (6 - i) for i in range(7)] if kind == "ema" else [0, 0, 1, 0, 1, 0, 1.0])
