@@ -5,6 +5,8 @@ no real token ever sees it; no row of the softmax is empty, so there is no NaN t
 """
 
 import math
+import time
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +39,30 @@ def in_type(bias: Tensor) -> Tensor:
     return bias.to(torch.get_autocast_dtype("cuda")) if computed else bias
 
 
+Kernel = Literal["fused", "products"]
+"""How attention is computed: by torch's `scaled_dot_product_attention`, or as two batched products with a softmax between."""
+
+_trained_by: Kernel = "fused"
+
+
+def train_by(kernel: Kernel) -> None:
+    """Compute passes that gradients are wanted of so from now on; all others are by the fused one."""
+    global _trained_by
+    _trained_by = kernel
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
     """softmax(Q K' / sqrt(K) + bias) V: (B, H, T, K) three times and (B, 1, T, T) -> (B, H, T, K). Vaswani et al. 2017, eq. 1.
 
     `scale` instead of 1 / sqrt(K) if given; the bias may also be one for each head, (B, H, T, T).
 
-    On a GPU by torch's fused kernels. On a CPU as two batched products: there the backward pass of
-    `scaled_dot_product_attention` is several times slower than this one, and the compiler fuses what stands between.
+    Which kernel is faster with gradients depends on the machine, the arithmetic and the shape, so runs choose it (`fastest`).
+    Without them the fused one always was: on a CPU one and a quarter to four times as fast. On a CPU torch has none with
+    dropout, nor for a bias that has a gradient itself.
     """
-    if query.is_cuda:
+    learns = torch.is_grad_enabled()
+    lacking = not query.is_cuda and (dropout > 0 or (learns and bias.requires_grad))
+    if not lacking and (not learns or _trained_by == "fused"):
         return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout_p=dropout, scale=scale)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     scores = torch.matmul(query, key.transpose(-1, -2)) * factor + bias  # (B, H, T, T), fp32
@@ -53,6 +70,37 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: flo
     if dropout:
         weights = drop(weights, dropout)
     return torch.matmul(weights, value)
+
+
+TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""That attention is measured with: enough that calls cost little beside what they compute."""
+TRIALS, GAIN = 5, 0.9
+"""The best of so many passes counts; what is to be chosen over the usual kernel must take less than this share of its time."""
+
+
+def fastest(usual: Kernel, rows: int, length: int, heads: int, width: int, dtype: torch.dtype, device: str) -> Kernel:
+    """The kernel that is fastest, forward and back, for (B, T) `rows` of `length`: measured now, with one document a row."""
+    rows = max(1, min(rows, TOKENS[device] // length))
+    inputs = [torch.zeros(rows, heads, length, width, dtype=dtype, device=device, requires_grad=True) for _ in range(3)]
+    bias = in_type(visible(torch.ones(rows, length, dtype=torch.long, device=device)))
+    before, times = _trained_by, {}
+    try:
+        for kernel in ("fused", "products"):
+            train_by(kernel)
+            times[kernel] = min(_seconds(inputs, bias) for _ in range(TRIALS))
+    finally:
+        train_by(before)
+    other: Kernel = "products" if usual == "fused" else "fused"
+    return other if times[other] < GAIN * times[usual] else usual
+
+
+def _seconds(inputs: list[Tensor], bias: Tensor) -> float:
+    query, key, value = inputs
+    started = time.perf_counter()
+    attend(query, key, value, bias).sum().backward()
+    if query.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def scale_of(config: TransformerConfig) -> float:

@@ -20,6 +20,7 @@ from encoderkit.console import say, warn
 from encoderkit.errors import DataError, ExitCode, UsageError
 from encoderkit.inference import read_config
 from encoderkit.learner import Learner
+from encoderkit.models.attention import train_by
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average
@@ -100,8 +101,8 @@ def _identity(recipe: PretrainRecipe | FinetuneRecipe) -> dict[str, Any]:
     return json.loads(recipe.model_dump_json(exclude_none=True))
 
 
-_OF_THE_MACHINE = ("training.shard", "training.micro_batch")
-"""Where and in what portions an update is computed is of no account for what it is."""
+_OF_THE_MACHINE = ("training.shard", "training.micro_batch", "training.attention")
+"""Where, in what portions and by what kernel an update is computed is of no account for what it is."""
 
 
 def _same_recipe(before: Any, now: dict[str, Any], where: Path) -> None:
@@ -115,7 +116,7 @@ def _same_recipe(before: Any, now: dict[str, Any], where: Path) -> None:
         raise UsageError(
             f"the run was begun with another recipe; different: {', '.join(name.removesuffix('.') for name in changed[:8])}",
             where=where,
-            fix="resume with the recipe it was begun with (only `every`, training.shard and training.micro_batch may change), or "
+            fix=f"resume with the recipe it was begun with (only `every`, {', '.join(_OF_THE_MACHINE)} may change), or "
             "begin a new run in another --out",
         )
 
@@ -153,6 +154,9 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
         check_precision(learner, plan.precision, plan.device)
         if isinstance(training.micro_batch, int):
             plan = plan.model_copy(update={"micro_batch": min(training.micro_batch, plan.batch)})
+        if training.attention != "auto":
+            plan = plan.model_copy(update={"attention": training.attention})
+        train_by(plan.attention)
         place(learner, plan.device, training.shard)
         if plan.compile and not sharded(learner):
             learner.compile()

@@ -145,6 +145,9 @@ class TrainingConfig(Config):
     """bf16 computes products in bfloat16 and keeps weights in float32. auto: only where a short test shows it to be faster."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile. auto: in pretraining runs long enough to repay it, if a C++ compiler is there."""
+    attention: Literal["auto", "fused", "products"] = "auto"
+    """torch's fused kernel, or two batched products. auto: fused, or products in bf16 on a CPU; in long runs the one that a
+    short test of the run's own shape shows to be faster."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one."""
     shard: Shard = "none"

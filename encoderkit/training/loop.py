@@ -19,6 +19,7 @@ from encoderkit.console import warn
 from encoderkit.data.order import Order, examples_of, permutation, rng
 from encoderkit.errors import DivergedError, ResourceError, out_of_memory
 from encoderkit.learner import Batch, Coupled, Learner
+from encoderkit.models.attention import Kernel
 from encoderkit.training.adversarial import passes
 from encoderkit.training.config import ScheduleConfig
 from encoderkit.training.distributed import add_gradients, everyone, total
@@ -61,6 +62,8 @@ class Plan(Config):
     seed: int
     precision: Literal["fp32", "bf16"]
     compile: bool
+    attention: Kernel = "products"
+    """That of a run from before there was a choice."""
     device: Literal["cpu", "cuda"]
     threads: int
     """Of the CPU; sums depend on it in the last bit."""

@@ -13,6 +13,7 @@ from encoderkit import world
 from encoderkit.console import say, warn
 from encoderkit.errors import DataError, ResourceError, UsageError, out_of_memory
 from encoderkit.learner import Learner
+from encoderkit.models.attention import Attention, Kernel, fastest, train_by
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.training.distributed import any_of, by_first, lost
 from encoderkit.training.loop import Clock, Plan, Source, Update, accumulate_gradients, halved, micro_batches, updates
@@ -57,14 +58,17 @@ def draft(
         total = training.updates * training.batch
     elif training.tokens is not None:
         total = max(1, round(training.tokens / (training.batch * length))) * training.batch
+    precision = choose_precision(training.precision, device)
+    usual: Kernel = "products" if precision == "bf16" and device == "cpu" else "fused"
     return Plan(
         updates=-(-total // training.batch),
         examples=total,
         batch=training.batch,
         micro_batch=min(micro, training.batch),
         seed=seed,
-        precision=choose_precision(training.precision, device),
+        precision=precision,
         compile=training.compile == "on",
+        attention=usual if training.attention == "auto" else training.attention,
         device=device,  # pyright: ignore[reportArgumentType]
         threads=torch.get_num_threads(),
         processes=world.size(),
@@ -96,15 +100,18 @@ def settle(
         raise UsageError(
             "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
         )
+    train_by(plan.attention)
     if plan.compile:
         _compile(learner)
     # A process that has its part of the model alone can neither fail in an attempt nor compile.
     undecided = not sharded(learner) and (training.micro_batch == "auto" or (training.compile == "auto" and compilable))
-    if training.budget is None and not (undecided and plan.updates >= FEW):
+    if training.budget is None and (plan.updates < FEW or not (undecided or training.attention == "auto")):
         return plan
     trial = Trial(learner, optimizer, source)
     plan, portion = _with_what_fits(plan, trial)
     length = training.budget if training.budget is not None else plan.updates * portion.update(plan)
+    if training.attention == "auto" and length >= LONG_RUN:
+        plan = _with_best_attention(plan, trial)
     if undecided and length >= LONG_RUN:
         if training.micro_batch == "auto":
             plan, portion = _with_best_micro_batch(plan, trial, portion, started)
@@ -241,6 +248,21 @@ def _with_what_fits(plan: Plan, trial: Trial) -> tuple[Plan, Portion]:
     while (portion := trial.portion(plan)) is None:
         plan = halved(plan)
     return plan, portion
+
+
+def _with_best_attention(plan: Plan, trial: Trial) -> Plan:
+    """The plan with the kernel that is fastest for the rows of the run, where its encoder has a choice."""
+    assert isinstance(trial.learner, nn.Module)
+    parts = (part for part in trial.learner.modules() if type(part) is Attention and (plan.device == "cuda" or not part.dropout))
+    if (part := next(parts, None)) is None:
+        return plan
+    rows, length = next(micro_batches(trial.learner, trial.source, plan, 0)).inputs.ids.shape
+    width, dtype = part.out.in_features // part.heads, DTYPES[plan.precision]
+    kernel: Kernel = by_first(lambda: fastest(plan.attention, rows, length, part.heads, width, dtype, plan.device))
+    if kernel != plan.attention:
+        say(f"attention by {'the fused kernel' if kernel == 'fused' else 'two products'}, which is faster here")
+    train_by(kernel)
+    return plan.model_copy(update={"attention": kernel})
 
 
 def _with_best_micro_batch(plan: Plan, trial: Trial, portion: Portion, started: float) -> tuple[Plan, Portion]:

@@ -7,19 +7,47 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoderkit.models.attention import AlibiBias, Rotary, T5Bias, attend, rotate, visible
+from encoderkit.models import attention
+from encoderkit.models.attention import AlibiBias, Kernel, Rotary, T5Bias, attend, rotate, visible
 from encoderkit.models.config import T5Config
 
 
+@pytest.mark.parametrize("kernel", ["fused", "products"])
 @pytest.mark.parametrize(("batch", "heads", "length", "width"), [(1, 1, 1, 1), (2, 3, 7, 5), (3, 2, 33, 16)])
-def test_attention_equals_float64_einsum(batch: int, heads: int, length: int, width: int) -> None:
+def test_attention_and_its_gradient_equal_float64_einsum(
+    kernel: Kernel, batch: int, heads: int, length: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By either kernel; without gradients too."""
+    monkeypatch.setattr(attention, "_trained_by", kernel)
     generator = torch.Generator().manual_seed(length)
-    query, key, value = torch.randn(3, batch, heads, length, width, generator=generator).unbind(0)
+    inputs = [x.requires_grad_() for x in torch.randn(3, batch, heads, length, width, generator=generator).unbind(0)]
+    exact = query, key, value = [x.detach().double().requires_grad_() for x in inputs]
+    pull = torch.randn(batch, heads, length, width, generator=generator)
     documents = torch.randint(0, 3, (batch, length), generator=generator)
-    scores = torch.einsum("bhik,bhjk->bhij", query.double(), key.double()) / math.sqrt(width)
-    scores[~(documents[:, None, :, None] == documents[:, None, None, :]).expand_as(scores)] = -math.inf
-    expected = torch.einsum("bhij,bhjk->bhik", scores.softmax(-1), value.double())
-    torch.testing.assert_close(attend(query, key, value, visible(documents)).double(), expected, atol=1e-6, rtol=1e-5)
+    scores = torch.einsum("bhik,bhjk->bhij", query, key) / math.sqrt(width)
+    apart = ~(documents[:, None, :, None] == documents[:, None, None, :]).expand_as(scores)
+    expected = torch.einsum("bhij,bhjk->bhik", scores.masked_fill(apart, -math.inf).softmax(-1), value)
+    (expected * pull).sum().backward()
+    found = attend(*inputs, visible(documents))
+    (found * pull).sum().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(attend(*inputs, visible(documents)), found, atol=1e-6, rtol=1e-5)
+    for ours, theirs in ((found, expected), *((x.grad, y.grad) for x, y in zip(inputs, exact, strict=True))):
+        torch.testing.assert_close(ours.double(), theirs, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("usual", ["fused", "products"])
+@pytest.mark.parametrize(("fused", "products", "best"), [(1.0, 2.0, "fused"), (2.0, 1.0, "products"), (1.0, 0.95, None)])
+def test_the_kernel_is_the_one_that_is_clearly_faster(
+    usual: Kernel, fused: float, products: float, best: Kernel | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the usual one; what is in use does not change by asking. Here the clock is what the kernel in use takes."""
+    monkeypatch.setattr(attention, "_trained_by", "products")
+    monkeypatch.setattr(attention, "_seconds", lambda *_: {"fused": fused, "products": products}[attention._trained_by])
+    assert attention.fastest(usual, 8, 16, 2, 4, torch.float32, "cpu") == (best or usual)
+    assert attention._trained_by == "products"
+    monkeypatch.undo()
+    assert attention.fastest(usual, 8, 16, 2, 4, torch.float32, "cpu") in ("fused", "products")
 
 
 @settings(max_examples=30)

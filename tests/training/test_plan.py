@@ -24,7 +24,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, seconds: list[float], updates: int,
     """Whether a run of so many updates was compiled, where an update takes `seconds`: first as it is, then compiled."""
     monkeypatch.setattr(Trial, "portion", lambda *_: Portion(seconds.pop(0) / 8, 1))
     monkeypatch.setattr(planning, "can_compile", lambda device: compiler)
-    learner, training = masked("bert"), TrainingConfig(updates=updates, micro_batch=8)
+    learner, training = masked("bert"), TrainingConfig(updates=updates, micro_batch=8, attention="products")
     monkeypatch.setattr(learner, "compile", lambda: setattr(learner, "_compiled_call_impl", learner.forward))
     own = plan(updates, 8)
     made = settle(own, training, learner, OPTIMIZER, rows(8), 0, compilable=True)
@@ -180,6 +180,26 @@ def test_the_micro_batch_is_the_fastest(
     made = settle(plan(10_000, 16, 8), training, masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
     assert made.micro_batch == best
     assert ("rows at once are faster than 8" in capsys.readouterr().err) == (best != 8)
+
+
+@pytest.mark.parametrize(
+    ("length", "wanted", "dropout"), [(1000, "auto", 0.0), (1000, "products", 0.0), (10, "auto", 0.0), (1000, "auto", 0.1)]
+)
+def test_attention_is_measured_for_long_runs_that_leave_it_open(
+    monkeypatch: pytest.MonkeyPatch, length: int, wanted: Any, dropout: float
+) -> None:
+    """On a CPU, and where the usual kernel could be used at all; with the shape that the run's batches have."""
+    asked = []
+    monkeypatch.setattr(planning, "fastest", lambda *given: asked.append(given) or "products")
+    used: list[str] = []
+    monkeypatch.setattr(planning, "train_by", used.append)
+    monkeypatch.setattr(Trial, "portion", lambda *_: Portion(0.1, 1))
+    learner, training = masked("bert", attention_dropout=dropout), TrainingConfig(updates=length, micro_batch=8, attention=wanted)
+    began = plan(length, 8, attention="products" if wanted == "products" else "fused")
+    made = settle(began, training, learner, OPTIMIZER, rows(8), 0, compilable=False)
+    measured = wanted == "auto" and length == 1000 and not dropout
+    assert asked == ([("fused", 8, 16, 2, 16, torch.float32, "cpu")] if measured else [])
+    assert made.attention == used[-1] == ("products" if measured or wanted == "products" else "fused")
 
 
 def test_nothing_is_tried_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
