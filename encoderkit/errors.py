@@ -5,6 +5,7 @@ a `UserError` is a bug of ours and ends with exit code 1 and how to report it.
 """
 
 import re
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
@@ -105,3 +106,8 @@ def shown(text: str, limit: int = 80) -> str:
     """User text as it may stand in a message: quoted, cut, without control or bidirectional characters."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) + '"'
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some of many names of the user's, as they may stand in a message."""
+    return ", ".join(shown(name, 30)[1:-1] for name in names[:20]) + (", ..." if len(names) > 20 else "")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard, overload
 
 from encoderkit.data.labelled import Row
-from encoderkit.errors import DataError, shown
+from encoderkit.errors import DataError, listed, shown
 from encoderkit.tasks.schemes import Entity, entities
 from encoderkit.tasks.token_config import TagConfig
 
@@ -70,6 +70,5 @@ def _whole(value: object) -> TypeGuard[int]:
 def known(names: Sequence[str], kinds: Sequence[str], what: str, row: Row) -> None:
     """Raise `DataError` for the first of `names` that is none of `kinds`."""
     if (unknown := next((name for name in names if name not in kinds), None)) is not None:
-        listed = ", ".join(shown(kind, 30)[1:-1] for kind in kinds[:20]) + (", ..." if len(kinds) > 20 else "")
-        message = f"the {what} {shown(unknown)} was not seen in training; there are: {listed}"
+        message = f"the {what} {shown(unknown)} was not seen in training; there are: {listed(kinds)}"
         raise DataError(message, where=row.place, fix="correct it, or train on rows that have it")

@@ -4,6 +4,7 @@ Labels are strings from the data to the prediction; their order is frozen in `la
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from encoderkit.console import warn
 from encoderkit.data.labelled import Row
-from encoderkit.errors import DataError, shown
+from encoderkit.errors import DataError, listed, shown
 from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import (
     bootstrap_several,
@@ -31,7 +32,18 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.calibration import best_cut
 from encoderkit.tasks.config import ClassifyConfig
-from encoderkit.tasks.losses import against, disagreement, each_of, focal, one_of, soften
+from encoderkit.tasks.losses import (
+    against,
+    class_weights,
+    disagreement,
+    each_of,
+    focal,
+    in_passes,
+    labelled,
+    one_of,
+    soften,
+    weights_of,
+)
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
@@ -56,6 +68,8 @@ class Classify(EncoderTask):
     """Encoder, pooling and a classification head that transformers' classes have too, so that it can be exported."""
 
     config: ClassifyConfig
+    class_weights: Tensor
+    """(L,) of each label in the loss."""
     cuts: Tensor
     """(L,) of several labels the logit that each must exceed; kept with the weights where the dev set has chosen it."""
 
@@ -66,8 +80,8 @@ class Classify(EncoderTask):
         super().__init__(config, encoder, vocabulary, length, labels)
         self._numbers = {label: i for i, label in enumerate(self.labels)}
         self.head = build_classification_head(encoder, len(self.labels), config.dropout)
-        self.weights = {"classify": 1.0, **({"rdrop": config.rdrop / 2} if config.rdrop else {})}
-        self._passes, self._chances = 2 if config.rdrop else 1, each_of if config.several else one_of
+        self.weights = weights_of("classify", config.rdrop)
+        self._chances = each_of if config.several else one_of
         self.directions: dict[str, Literal["min", "max"]] = {
             "loss": "min",
             "accuracy": "max",
@@ -93,7 +107,7 @@ class Classify(EncoderTask):
         taught = {name for row in rows if config.soft in row.values for name in row.scores(config.soft)}
         if taught - found:
             what = f"{shown(str(config.soft))} gives scores to labels that no row has; the model will know them too"
-            warn(f"{what}: {_listed(sorted(taught - found))}")
+            warn(f"{what}: {listed(sorted(taught - found))}")
         found |= taught
         if not found:
             raise DataError("no row has a label", where=rows[0].source)
@@ -103,22 +117,12 @@ class Classify(EncoderTask):
 
     def prepare(self, examples: Sequence[Example]) -> None:
         """Set the weight of each label in the loss from the recipe and, for `balanced`, from the training examples."""
-        weights = self.config.class_weights
-        if weights is None:
+        if self.config.class_weights is None:
             return
-        if weights == "balanced":
-            counts = np.zeros(len(self.labels))
-            for example in examples:
-                counts += example.target if isinstance(example.target, np.ndarray) else np.eye(len(self.labels))[example.target]
-            values = counts.sum() / (len(self.labels) * np.maximum(counts, 1))
-        else:
-            unknown = set(weights) - set(self.labels)
-            if unknown:
-                raise DataError(
-                    f"task.class_weights names {shown(min(unknown))}, which is not one of the labels: {_listed(self.labels)}"
-                )
-            values = np.array([weights.get(label, 1.0) for label in self.labels])
-        self.class_weights = torch.tensor(values, dtype=torch.float32, device=self.class_weights.device)
+        counts = np.zeros(len(self.labels))
+        for example in examples:
+            counts += example.target if isinstance(example.target, np.ndarray) else np.eye(len(self.labels))[example.target]
+        self.class_weights.copy_(class_weights(self.config.class_weights, self.labels, counts))
 
     def texts(self, row: Row) -> list[str]:
         """The text, or the two texts, of a row."""
@@ -144,7 +148,7 @@ class Classify(EncoderTask):
     def _check(self, name: str, row: Row) -> None:
         if name not in self._numbers:
             raise DataError(
-                f"label {shown(name)} was not seen in training; the labels are: {_listed(self.labels)}",
+                f"label {shown(name)} was not seen in training; the labels are: {listed(self.labels)}",
                 where=row.place,
                 fix="correct the row, or train with it",
             )
@@ -202,11 +206,8 @@ class Classify(EncoderTask):
 
         With R-Drop also by how much two passes disagree.
         """
-        passes = [self.logits(inputs) for _ in range(self._passes)]
-        terms = {"classify": torch.stack([self._loss(logits, targets).sum() for logits in passes]).mean()}
-        if "rdrop" in self.weights:
-            terms["rdrop"] = disagreement(passes[0], passes[1], self._chances).sum()
-        return terms
+        distance = partial(disagreement, chances=self._chances)
+        return in_passes(self.weights, lambda: self.logits(inputs), lambda logits: self._loss(logits, targets), distance)
 
     def _loss(self, logits: Tensor, targets: dict[str, Tensor]) -> Tensor:
         """(N,), of several labels (N, L): against the labels and, by its share, against the teacher."""
@@ -217,20 +218,12 @@ class Classify(EncoderTask):
         return (1 - share) * hard + share * against(logits, targets["soft"], self.config.temperature, self._chances)
 
     def _nats(self, logits: Tensor, labels: Tensor) -> Tensor:
-        smoothing = self.config.label_smoothing
-        if self.config.focal:
-            return self._focal(logits, labels)
-        if self.config.several:
-            goal = labels.float() * (1 - smoothing) + smoothing / 2
-            return binary_cross_entropy_with_logits(logits, goal, weight=self.class_weights, reduction="none")
-        return cross_entropy(logits, labels, self.class_weights, reduction="none", label_smoothing=smoothing)
-
-    def _focal(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.config.several:
-            nats, weights = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none"), self.class_weights
-        else:
-            nats, weights = cross_entropy(logits, labels, reduction="none"), self.class_weights[labels]
-        return weights * focal(nats, self.config.focal)
+        smoothing, power = self.config.label_smoothing, self.config.focal
+        if not self.config.several:
+            return labelled(logits, labels, self.class_weights, smoothing, power)
+        goal = labels.float() * (1 - smoothing) + smoothing / 2
+        nats = binary_cross_entropy_with_logits(logits, goal, reduction="none")
+        return self.class_weights * (focal(nats, power) if power else nats)
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scores of each example."""
@@ -339,11 +332,6 @@ class Classify(EncoderTask):
             return made
         thresholds = dict(zip(self.labels, self.cuts.double().sigmoid().tolist(), strict=True))
         return made._replace(thresholds=thresholds, rule="a label is given where the sigmoid of its logit exceeds its threshold")
-
-
-def _listed(labels: Sequence[str]) -> str:
-    """Some of the labels, as they may stand in a message."""
-    return ", ".join(shown(label, 30)[1:-1] for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
 
 
 def labels_of(row: Row, config: ClassifyConfig) -> list[str]:

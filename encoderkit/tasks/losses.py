@@ -1,10 +1,17 @@
-"""Losses beyond cross-entropy, of whatever is a distribution over labels: focal, a teacher's, and that of two passes."""
+"""Losses beyond cross-entropy, of whatever is a distribution over labels: weighted, focal, a teacher's, and of two passes.
 
-from collections.abc import Callable
+The tasks that have one of them share it from here.
+"""
 
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from encoderkit.errors import DataError, listed, shown
 
 Chances = Callable[[Tensor], Tensor]
 """(..., L) logits to probabilities: `one_of` or `each_of` several."""
@@ -20,12 +27,53 @@ def each_of(logits: Tensor) -> Tensor:
     return logits.sigmoid()
 
 
+def class_weights(given: Literal["balanced"] | dict[str, float], labels: Sequence[str], counts: np.ndarray) -> Tensor:
+    """(L,) the weight of each label in the loss, float32: what is given, or 1; balanced: N / (L n), as scikit-learn has it.
+
+    `counts` (L,) is how often each stands in the training data. Raises `DataError` for a label that there is not.
+    """
+    if given == "balanced":
+        return torch.tensor(counts.sum() / (len(labels) * np.maximum(counts, 1)), dtype=torch.float32)
+    if unknown := set(given) - set(labels):
+        message = f"task.class_weights names {shown(min(unknown))}, which is not one of the labels: {listed(labels)}"
+        raise DataError(message, fix="correct it in the recipe")
+    return torch.tensor([given.get(label, 1.0) for label in labels])
+
+
+def labelled(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float, power: float) -> Tensor:
+    """(N, L) logits to the cross-entropy of (N,) labels, each times its weight of (L,): smoothed as torch has it, or focal."""
+    if power:
+        return weights[labels] * focal(cross_entropy(logits, labels, reduction="none"), power)
+    return cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
+
+
 def focal(nats: Tensor, gamma: float) -> Tensor:
     """-(1 - p)^gamma log p of each nats = -log p. Lin et al. 2017, equation 4."""
     return (-torch.expm1(-nats)).clamp(min=1e-6) ** gamma * nats
 
 
-def disagreement(first: Tensor, second: Tensor, chances: Chances) -> Tensor:
+def weights_of(term: str, rdrop: float) -> dict[str, float]:
+    """The terms of a task's loss and their weights: `term` alone or, with R-Drop, equation 4 of Liang et al. (2021) halved."""
+    return {term: 1.0, **({"rdrop": rdrop / 2} if rdrop else {})}
+
+
+def in_passes(
+    weights: dict[str, float],
+    run: Callable[[], Tensor],
+    nats: Callable[[Tensor], Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """The terms that `weights_of` names, summed: the `nats` of what a pass (`run`) gives.
+
+    With R-Drop their mean over two passes, which dropout makes differ, and the `distance` between what these give.
+    """
+    term, *others = weights
+    found = [run() for _ in weights]  # as many passes as terms
+    terms = {term: torch.stack([nats(one).sum() for one in found]).mean()}
+    return {**terms, "rdrop": distance(*found).sum()} if others else terms
+
+
+def disagreement(first: Tensor, second: Tensor, chances: Chances = one_of) -> Tensor:
     """(..., L) logits of two passes to (...): half the sum of both Kullback-Leibler divergences, in nats.
 
     R-Drop (Liang et al. 2021), equation 2. The sum is that of (p - q) (log p - log q), in which what turns logits into
