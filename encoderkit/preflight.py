@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from encoderkit import files, world
 from encoderkit.errors import DataError, MissingDependency, ResourceError, UsageError, shown
-from encoderkit.models.config import EncoderConfig
+from encoderkit.models.config import DecoderConfig, EncoderConfig
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
 from encoderkit.tasks.config import GenerateConfig, TaskConfig
@@ -164,7 +164,7 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
             message = f"the decoder of {recipe.checkpoint} writes with the checkpoint's own vocabulary, and no other fits it"
             raise UsageError(message, where="task.tokenizer", fix="leave it out, or describe a new decoder: task.decoder")
         encoder = _understood(EncoderConfig, _config(step)["encoder"], step)
-        if reason := unfit(encoder, recipe.task):
+        if reason := unfit(encoder, task_of(recipe, step), recipe.dropout):
             raise UsageError(reason, where=step)
     return data
 
@@ -215,6 +215,15 @@ def decoder_of(step: Path) -> Any:
     """What config.json says of the decoder in a model directory; None if it has none."""
     config = _config(step)
     return (config.get("objective") or config.get("task") or {}).get("decoder")
+
+
+def task_of(recipe: FinetuneRecipe, step: Path | None) -> TaskConfig:
+    """The task, with the checkpoint's decoder if it writes, the checkpoint has one, and the recipe describes no other."""
+    task = recipe.task
+    if step is None or not isinstance(task, GenerateConfig) or "decoder" in task.model_fields_set:
+        return task
+    before = decoder_of(step)
+    return task if before is None else task.model_copy(update={"decoder": _understood(DecoderConfig, before, step)})
 
 
 def text_file(path: Path) -> None:

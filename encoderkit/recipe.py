@@ -105,15 +105,22 @@ def blind(model: EncoderConfig, pooling: str | None) -> str | None:
     return None
 
 
-def unfit(model: EncoderConfig, task: TaskConfig) -> str | None:
-    """Why an encoder cannot serve a task as this is described; None if it can."""
+def unfit(model: EncoderConfig, task: TaskConfig, dropout: float | None = None) -> str | None:
+    """Why an encoder cannot serve a task as this is described; None if it can. `dropout`: in place of the encoder's own."""
     if isinstance(task, GenerateConfig):
         try:
             task.decoder.blocks(model)
         except ValidationError as error:
             return f"task.decoder: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
     reason = blind(model, getattr(task, "pooling", None))
+    if reason is None and getattr(task, "rdrop", 0) and _undropped(model, task, dropout):
+        reason = "rdrop compares passes with other dropout, and here is none; set dropout, that of the encoder, to 0.1 or so"
     return None if reason is None else f"task.{reason}"
+
+
+def _undropped(model: EncoderConfig, task: TaskConfig, dropout: float | None) -> bool:
+    writing = task.decoder.dropout if isinstance(task, GenerateConfig) else getattr(task, "dropout", 0)
+    return not any((model.dropout if dropout is None else dropout, getattr(model, "attention_dropout", 0), writing))
 
 
 def _check_start(checkpoint: str | None, model: EncoderConfig | None, tokenizer: str | None) -> None:
@@ -133,10 +140,6 @@ def _check_patience(training: TrainingConfig, every: EveryConfig, dev: float | s
 def _check_metric(training: TrainingConfig, metrics: tuple[str, ...]) -> None:
     if training.metric not in (None, *metrics):
         raise ValueError(f"training.metric here is {' or '.join(metrics)}, found {training.metric}")
-
-
-def _undropped(model: EncoderConfig | None) -> bool:
-    return model is not None and not any(getattr(model, name, 0) for name in ("dropout", "attention_dropout"))
 
 
 def _check_tricks(checkpoint: str | None, optimizer: OptimizerConfig, training: TrainingConfig) -> None:
@@ -252,7 +255,7 @@ class FinetuneRecipe(Config):
         _check_start(self.checkpoint, self.model, self.tokenizer)
         if self.model is not None:
             _check_length(self.model, self.data.length)
-            if reason := unfit(self.model, self.task):
+            if reason := unfit(self.model, self.task, self.dropout):
                 raise ValueError(reason)
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
@@ -260,8 +263,6 @@ class FinetuneRecipe(Config):
         _check_tricks(self.checkpoint, self.optimizer, self.training)
         if self.training.adversarial and isinstance(self.task, SimilarityConfig) and self.task.loss != "cosine":
             raise ValueError(f"training.adversarial moves a text by its own loss, and loss {self.task.loss} is of all together")
-        if isinstance(self.task, ClassifyConfig) and self.task.rdrop and not self.task.dropout and _undropped(self.model):
-            raise ValueError("task.rdrop compares passes with other dropout, and here is none; set task.dropout or model.dropout")
         if reason := self.task.cramped(self.data.length):
             raise ValueError(reason)
         if self.seeds and len(set(self.seeds)) < len(self.seeds):

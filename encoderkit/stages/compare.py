@@ -131,7 +131,7 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
                 raise UsageError("is a fine-tuning recipe, and --finetune is for what was pretrained", where=path)
         if second is not None and not isinstance(second, FinetuneRecipe):
             raise UsageError("--finetune takes a fine-tuning recipe", where=then)
-        if second is not None and first.model is not None and (reason := unfit(first.model, second.task)):
+        if second is not None and first.model is not None and (reason := unfit(first.model, second.task, second.dropout)):
             raise UsageError(f"{name}: {reason}", where=then)
         if second is not None:
             for rows in (second.data.train, second.data.dev, second.data.test):

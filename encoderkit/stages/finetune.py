@@ -21,10 +21,10 @@ from encoderkit.data.records import MissingColumn, named_by
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, target_tokenizer, vocabulary_of
 from encoderkit.learner import Vocabulary
-from encoderkit.models.config import AlbertConfig, BertConfig, DecoderConfig, EncoderConfig, ModernBertConfig, TransformerConfig
+from encoderkit.models.config import AlbertConfig, BertConfig, EncoderConfig, ModernBertConfig, TransformerConfig
 from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
-from encoderkit.preflight import decoder_of, find_step
+from encoderkit.preflight import find_step, task_of
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
@@ -82,7 +82,7 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     _check_segments(encoder, tokenizer)
     target = _target(recipe, step)
     more = {"target": vocabulary_of(target)} if target else {}
-    learner: Task = TASKS[type(recipe.task)](_task(recipe, step), encoder, vocabulary, recipe.data.length, labels, **more)
+    learner: Task = TASKS[type(recipe.task)](task_of(recipe, step), encoder, vocabulary, recipe.data.length, labels, **more)
     spell(learner, tokenizer, target)
     if recipe.embeddings is not None:
         begin_with(learner, tokenizer, recipe.embeddings)
@@ -207,15 +207,6 @@ def _hold_out(rows: list[Row], part: Callable[[int], slice], seed: int, together
     for row in rows:
         sides[key(row) in held].append(row)
     return sides
-
-
-def _task(recipe: FinetuneRecipe, step: Path | None) -> TaskConfig:
-    """The task, with the checkpoint's decoder if it writes, the checkpoint has one, and the recipe describes no other."""
-    task = recipe.task
-    if step is None or not isinstance(task, GenerateConfig) or "decoder" in task.model_fields_set:
-        return task
-    before = decoder_of(step)
-    return task if before is None else task.model_copy(update={"decoder": DecoderConfig.model_validate(before)})
 
 
 def _target(recipe: FinetuneRecipe, step: Path | None) -> Tokenizer | None:

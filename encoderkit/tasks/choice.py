@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.utils.rnn import pad_sequence
 
 from encoderkit.data.labelled import Row
@@ -19,9 +19,11 @@ from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.decoding import NEVER
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import ChoiceConfig
+from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import SIZE, Tokens, assemble, inputs_of
 from encoderkit.text.tokenizers import Tokenizer
@@ -51,7 +53,7 @@ class Choice(EncoderTask):
         """`length`: the tokens that a question has at most with one of its options."""
         super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_classification_head(encoder, 1, config.dropout)
-        self.weights = {"choice": 1.0}
+        self.weights = weights_of("choice", config.rdrop)
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
         self.monitor = "accuracy"
         self.baselines: tuple[Baseline, ...] = ("majority", "nearest")
@@ -104,7 +106,7 @@ class Choice(EncoderTask):
         if examples[0].target is None:
             return Batch(inputs, targets, {}, size)
         targets["labels"] = torch.tensor([example.target for example in examples])
-        return Batch(inputs, targets, {"choice": len(examples)}, size)
+        return Batch(inputs, targets, dict.fromkeys(self.weights, len(examples)), size)
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, M questions with an option in them, to (M, 1) scores."""
@@ -116,9 +118,20 @@ class Choice(EncoderTask):
         return self.logits(inputs)[:, 0].split(targets["options"].tolist())
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed cross-entropy of the right option among those of its question."""
-        scores = pad_sequence([*self._apart(inputs, targets)], batch_first=True, padding_value=float("-inf"))
-        return {"choice": cross_entropy(scores, targets["labels"], reduction="sum")}
+        """The summed cross-entropy of the right option among those of its question, smoothed; with R-Drop that of two passes."""
+        goal = self._goal(targets)
+        return in_passes(
+            self.weights,
+            lambda: pad_sequence([*self._apart(inputs, targets)], batch_first=True, padding_value=NEVER),
+            lambda scores: cross_entropy(scores, goal, reduction="none"),
+            disagreement,
+        )
+
+    def _goal(self, targets: dict[str, Tensor]) -> Tensor:
+        """(N, n) the probability that each option should have; 0 for those that a question has not."""
+        counts, smoothing = targets["options"][:, None], self.config.label_smoothing
+        there = torch.arange(int(counts.max()), device=counts.device) < counts
+        return (1 - smoothing) * one_hot(targets["labels"], there.shape[1]) + smoothing * there / counts
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """The scores of the options of each question."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from encoderkit.models.config import DecoderConfig
-from encoderkit.tasks.rows import Pooling, RowsConfig, differ
+from encoderkit.tasks.rows import ClassWeights, Pooling, RowsConfig, differ, one_loss
 from encoderkit.tasks.token_config import SpanConfig, TagConfig
 from encoderkit.units import Share
 
@@ -42,7 +42,7 @@ class ClassifyConfig(RowsConfig):
     """Dropout before the classifier."""
     word_dropout: Annotated[Share, Field(lt=1)] = 0.0
     """The share of tokens that are replaced by [MASK] in training, drawn anew each time (Iyyer et al. 2015, section 3.1)."""
-    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    class_weights: ClassWeights = None
     """The weight of each label in the loss; balanced: inversely to its frequency."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each target spread over all labels (Szegedy et al. 2016)."""
@@ -79,8 +79,7 @@ class ClassifyConfig(RowsConfig):
         needs = {"soft_share", "temperature", "confidence"} & self.model_fields_set
         if self.soft is None and any(getattr(self, n) != type(self).model_fields[n].default for n in needs):
             raise ValueError(f"{' and '.join(sorted(needs))} are about a teacher's scores: name their column in soft")
-        if self.focal and self.label_smoothing:
-            raise ValueError("focal is of the probability of one label, and label_smoothing gives some to all; set one of them")
+        one_loss(self.focal, self.label_smoothing)
         if self.soft and self.soft_share and (self.focal or self.class_weights):
             raise ValueError("focal and class_weights are for labels, and soft is none; with soft_share: 0 it only chooses rows")
         if self.sampling == "balanced" and (self.several or self.class_weights == "balanced"):
@@ -126,6 +125,9 @@ class RegressConfig(RowsConfig):
     """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
+    rdrop: float = Field(default=0.0, ge=0)
+    """R-Drop, see `classify`: how far the numbers of two passes differ is their squared difference, in units of the variance,
+    as Liang et al. (2021) have it on STS-B."""
 
     @model_validator(mode="after")
     def _columnsdiffer(self) -> "RegressConfig":
@@ -232,6 +234,8 @@ class RerankConfig(RowsConfig):
     """The vector of a pair: that of its first token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
+    rdrop: float = Field(default=0.0, ge=0)
+    """R-Drop, see `classify`: over being relevant and not being so."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> "RerankConfig":
@@ -275,6 +279,10 @@ class ChoiceConfig(RowsConfig):
     """The vector of a question with an option: that of its first token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """The share of each target spread over all options of its question (Szegedy et al. 2016)."""
+    rdrop: float = Field(default=0.0, ge=0)
+    """R-Drop, see `classify`: over the options of a question."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ChoiceConfig":
@@ -335,6 +343,8 @@ class GenerateConfig(RowsConfig):
     """What writes; from a checkpoint that has a decoder, that one, unless another is described here."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """The share of each target spread over the vocabulary (Szegedy et al. 2016)."""
+    rdrop: float = Field(default=0.0, ge=0)
+    """R-Drop, see `classify`: over the vocabulary at each token of the target; Liang et al. (2021) translate with 5."""
     beams: PositiveInt = 1
     """Beginnings that are followed at a time; 1: the likeliest token each time."""
     length_penalty: float = 1.0

@@ -23,6 +23,7 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart
 from encoderkit.tasks import wording
 from encoderkit.tasks.config import GenerateConfig
+from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
@@ -63,7 +64,7 @@ class Generate(EncoderTask):
         self.target = written = vocabulary if target is None else target
         self.head = Decoder(config.decoder, encoder, written.size, written.pad, shared)
         self.start = written.cls if config.decoder.start == "cls" else written.pad
-        self.weights = {"generate": 1.0}
+        self.weights = weights_of("generate", config.rdrop)
         names = ("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l")
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
         self.monitor = "chrf"
@@ -117,23 +118,29 @@ class Generate(EncoderTask):
             "given": pad([np.concatenate([[self.start], target]) for target in known], width, self.target.pad),
             "labels": pad([np.concatenate([target, [end]]) for target in known], width, IGNORE),
         }
-        return Batch(inputs, targets, {"generate": sum(len(target) + 1 for target in known)}, size)
+        return Batch(inputs, targets, dict.fromkeys(self.weights, sum(len(target) + 1 for target in known)), size)
 
     def _memory(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """(N, L, M) vectors of each source, and (N, L) which are real."""
         return apart(self.encoder(inputs), inputs)
 
-    def _nats(self, memory: Tensor, real: Tensor, targets: dict[str, Tensor], smoothing: float) -> Tensor:
-        """(N, U) of each token of the targets."""
+    def _logits(self, memory: Tensor, real: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """(N, U, V) of each token of the targets."""
         documents = (targets["labels"] != IGNORE).long()
-        logits = self.head(targets["given"], documents, real.long(), memory, self.encoder.tokens).float()
-        return cross_entropy(
-            logits.transpose(1, 2), targets["labels"], ignore_index=IGNORE, reduction="none", label_smoothing=smoothing
-        )
+        return self.head(targets["given"], documents, real.long(), memory, self.encoder.tokens).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed cross-entropy of the targets, ends included, smoothed (Szegedy et al. 2016)."""
-        return {"generate": self._nats(*self._memory(inputs), targets, self.config.label_smoothing).sum()}
+        """The summed cross-entropy of the targets, ends included, smoothed (Szegedy et al. 2016).
+
+        With R-Drop that of two passes.
+        """
+        labels = targets["labels"]
+        return in_passes(
+            self.weights,
+            lambda: self._logits(*self._memory(inputs), targets),
+            lambda logits: _nats(logits, labels, self.config.label_smoothing),
+            lambda first, second: disagreement(first, second)[labels != IGNORE],
+        )
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Any]:
         """What is written for each source, and the nats of the targets where they are known."""
@@ -146,7 +153,7 @@ class Generate(EncoderTask):
         else:
             written = beam_search(*settings, self.config.beams, self.config.length_penalty)
         found: dict[str, Any] = {"written": [torch.tensor(text.ids, dtype=torch.int64) for text in written]}
-        return found | ({"nats": self._nats(memory, real, targets, 0.0).sum(1)} if targets else {})
+        return found | ({"nats": _nats(self._logits(memory, real, targets), targets["labels"]).sum(1)} if targets else {})
 
     def draw(self, inputs: Inputs, rngs: Sequence[np.random.Generator], sampling: Sampling) -> list[list[int]]:
         """What is written for each source where tokens are drawn, each with its own generator; only what can be read."""
@@ -216,3 +223,8 @@ class Generate(EncoderTask):
 
     def _repeated(self, inputs: Inputs) -> Tensor:
         return self.head(inputs.ids, inputs.documents, inputs.documents, self.encoder(inputs), self.encoder.tokens)
+
+
+def _nats(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """(N, U, V) logits to (N, U), of each token of the targets; 0 after their ends."""
+    return cross_entropy(logits.mT, labels, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)

@@ -20,6 +20,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import RegressConfig
+from encoderkit.tasks.losses import in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
@@ -55,7 +56,7 @@ class Regress(EncoderTask):
         self.head = build_classification_head(encoder, len(self.labels), config.dropout)
         self.register_buffer("mean", torch.zeros(len(self.labels)))
         self.register_buffer("scale", torch.ones(len(self.labels)))
-        self.weights = {"regress": 1.0}
+        self.weights = weights_of("regress", config.rdrop)
         self.directions: dict[str, Literal["min", "max"]] = {
             "loss": "min",
             "pearson": "max",
@@ -107,7 +108,7 @@ class Regress(EncoderTask):
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         targets = torch.from_numpy(np.stack([example.target for example in examples])).float()  # pyright: ignore[reportArgumentType, reportCallIssue]
-        return Batch(inputs, {"numbers": targets}, {"regress": targets.numel()}, size)
+        return Batch(inputs, {"numbers": targets}, dict.fromkeys(self.weights, targets.numel()), size)
 
     def _standard(self, inputs: Inputs) -> Tensor:
         pooling = self.vocabulary.pooling(self.config.pooling)
@@ -118,9 +119,9 @@ class Regress(EncoderTask):
         return self._standard(inputs) * self.scale + self.mean
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed squared error, in units of the variance of each number."""
+        """The summed squared error, in units of the variance of each number; with R-Drop that of two passes."""
         goal = (targets["numbers"] - self.mean) / self.scale
-        return {"regress": (self._standard(inputs) - goal).square().sum()}
+        return in_passes(self.weights, lambda: self._standard(inputs), lambda found: _error(found, goal), _error)
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The numbers of each example."""
@@ -183,3 +184,7 @@ class Regress(EncoderTask):
             return "transformers' last layer of this family has no bias, in which the mean of the numbers would stand"
         config = self.config
         return Export("classify", tensors, self.logits, tuple(self.labels), "regression", config.pooling, config.dropout)
+
+
+def _error(one: Tensor, other: Tensor) -> Tensor:
+    return (one - other).square()

@@ -5,6 +5,7 @@ is a query and one candidate; metrics are over queries, whose candidates stand i
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import RerankConfig
+from encoderkit.tasks.losses import disagreement, each_of, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
@@ -55,7 +57,7 @@ class Rerank(EncoderTask):
         super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_classification_head(encoder, 1, config.dropout)
         self.register_buffer("most", torch.tensor(1.0))
-        self.weights = {"rerank": 1.0}
+        self.weights = weights_of("rerank", config.rdrop)
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "map": "max", "mrr": "max", "ndcg_at_10": "max"}
         self.monitor = "map"
         self.baselines: tuple[Baseline, ...] = ("cosine",)
@@ -94,7 +96,7 @@ class Rerank(EncoderTask):
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         targets = torch.tensor([example.target for example in examples], dtype=torch.float32)
-        return Batch(inputs, {"relevance": targets}, {"rerank": len(examples)}, size)
+        return Batch(inputs, {"relevance": targets}, dict.fromkeys(self.weights, len(examples)), size)
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N pairs in them, to (N, 1) logits of being relevant."""
@@ -102,9 +104,14 @@ class Rerank(EncoderTask):
         return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed cross-entropy with the share of the greatest relevance."""
-        goal = (targets["relevance"] / self.most).clamp(max=1)
-        return {"rerank": binary_cross_entropy_with_logits(self.logits(inputs)[:, 0], goal, reduction="sum")}
+        """The summed cross-entropy with the share of the greatest relevance; with R-Drop that of two passes."""
+        goal = (targets["relevance"] / self.most).clamp(max=1)[:, None]
+        return in_passes(
+            self.weights,
+            lambda: self.logits(inputs),
+            lambda logits: binary_cross_entropy_with_logits(logits, goal, reduction="none"),
+            partial(disagreement, chances=each_of),
+        )
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The logit of each pair."""

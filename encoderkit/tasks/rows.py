@@ -2,9 +2,12 @@
 
 from typing import Literal
 
+from pydantic import PositiveFloat
+
 from encoderkit.config import Config
 
 Pooling = Literal["cls", "mean", "max", "last"]
+ClassWeights = Literal["balanced"] | dict[str, PositiveFloat] | None
 
 
 class RowsConfig(Config):
@@ -65,6 +68,12 @@ class RowsConfig(Config):
     def vector(self) -> Pooling | None:
         """How `embed` makes one vector of a text, if the task has trained that."""
         return None
+
+
+def one_loss(focal: float, label_smoothing: float) -> None:
+    """Raise `ValueError` if both change the loss of a label."""
+    if focal and label_smoothing:
+        raise ValueError("focal is of the probability of one label, and label_smoothing gives some to all; set one of them")
 
 
 def differ(names: list[str], what: str) -> None:

@@ -20,10 +20,12 @@ from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means, objects
 from encoderkit.models.build import build_span_head
 from encoderkit.models.config import EncoderConfig, reading
+from encoderkit.models.decoding import NEVER
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart
 from encoderkit.tasks.answers import Language, answers_of, compared, is_chinese, locate, word_cutter
 from encoderkit.tasks.config import SpanConfig
+from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.passages import Band, Example, Passage, bands, tell, threshold, trimmed
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import Tokens, inputs_of, lay, named, names_of, windows
@@ -58,7 +60,7 @@ class Span(EncoderTask):
         """`length`: the tokens that a question has at most with a window of its passage."""
         super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_span_head(encoder, config.dropout)
-        self.weights = {"span": 1.0}
+        self.weights = weights_of("span", config.rdrop)
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "exact_match": "max", "f1": "max"}
         self.monitor = "f1"
         self.baselines: tuple[Baseline, ...] = ("sentence", "silence") if config.unanswerable else ("sentence",)
@@ -179,7 +181,7 @@ class Span(EncoderTask):
             "allowed": torch.from_numpy(allowed),
             "labels": torch.tensor([example.target for example in examples]),
         }
-        return Batch(inputs, targets, {"span": 2 * len(examples)}, size)
+        return Batch(inputs, targets, dict.fromkeys(self.weights, 2 * len(examples)), size)
 
     def logits(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """(B, T) tokens, N texts in them, to (N, L, 2) scores: that an answer begins, and ends; (N, L) which are real."""
@@ -187,9 +189,16 @@ class Span(EncoderTask):
         return self.head(hidden).float(), real
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed cross-entropy of beginnings and ends, among the tokens of the passage and [CLS]."""
-        scores = self.logits(inputs)[0].masked_fill(~targets["allowed"][:, :, None], float("-inf"))
-        return {"span": cross_entropy(scores, targets["labels"], reduction="sum")}
+        """The summed cross-entropy of beginnings and ends, among the tokens of the passage and [CLS].
+
+        With R-Drop that of two passes.
+        """
+        return in_passes(
+            self.weights,
+            lambda: self.logits(inputs)[0].mT.masked_fill(~targets["allowed"][:, None], NEVER),  # (N, 2, T)
+            lambda scores: cross_entropy(scores.mT, targets["labels"], reduction="none"),
+            disagreement,
+        )
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """The (T, 2) scores of each window."""

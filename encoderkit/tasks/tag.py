@@ -8,7 +8,7 @@ no entity is cut. What is right is compared in the units of the data, tokens or 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,49 +26,14 @@ from encoderkit.models.crf import TOGETHER, Scores, Transitions, forbidding, mar
 from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.annotations import known, read_entities, read_tags
 from encoderkit.tasks.config import TagConfig
+from encoderkit.tasks.losses import class_weights, disagreement, in_passes, labelled, weights_of
 from encoderkit.tasks.schemes import Scheme, entities, legal, outputs, recognise, tags
 from encoderkit.tasks.slots import NOTHING, SHARED, Slots, characters, find_slots, fit, joined, spread, unfit, with_marks, words
+from encoderkit.tasks.tagged import Example, Laid
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
-from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, inputs_of, lay, windows
+from encoderkit.tasks.texts import Tokens, inputs_of, lay, windows
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.units import overlap_tokens
-
-
-class Laid(NamedTuple):
-    """A row as a text."""
-
-    text: str
-    units: np.ndarray
-    """(U, 2) where what is tagged stands in it."""
-    tokens: list[str] | None
-    """As the row gives them; None for one that is a text."""
-
-
-class Example(NamedTuple):
-    """A window of a row, and the slots that it decides."""
-
-    tokens: Tokens
-    places: np.ndarray
-    """(S,) of their pieces in the tokens."""
-    slots: Slots
-    """(S,) each: those that this window decides."""
-    units: int
-    """Of the row."""
-    edges: tuple[bool, bool]
-    """Whether its slots are the first and the last of the row."""
-    targets: np.ndarray | None = None
-    """(S,) the numbers of their tags; None: not known."""
-    gold: Any = None
-    """What is right for the row, with its first window."""
-    lost: Counter[str] | None = None
-    """Of it, what cannot be given, by the reason."""
-    single: bool = False
-    """Whether every unit of the row is one character."""
-    row: int = 0
-    """The number of its row."""
-
-    texts = ONE_TEXT
-    size = SIZE
 
 
 class Tag(EncoderTask):
@@ -77,6 +42,8 @@ class Tag(EncoderTask):
     config: TagConfig
     characters: Tensor
     """() bool: a text that is given as such is tagged by characters, and not by words, as the training rows were."""
+    class_weights: Tensor
+    """(L,) of each tag in the loss."""
 
     def __init__(
         self, config: TagConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str]
@@ -92,7 +59,8 @@ class Tag(EncoderTask):
         self.crf = Transitions(self._forbidden) if config.head == "crf" else None
         self.register_buffer("characters", torch.tensor(config.text is not None))
         names = ("accuracy", "macro_f1") if self.scheme == "plain" else ("f1", "precision", "recall")
-        self.weights = {"tag": 1.0}
+        self.register_buffer("class_weights", torch.ones(len(self.labels)), persistent=False)
+        self.weights = weights_of("tag", config.rdrop)
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
         self.monitor = names[0]
         self.baselines: tuple[Baseline, ...] = ("commonest_in_text" if config.text else "commonest",)
@@ -117,8 +85,12 @@ class Tag(EncoderTask):
         return outputs(sorted(found), scheme)
 
     def prepare(self, examples: Sequence[Example]) -> None:
-        """Note whether the tokens are characters."""
+        """Note whether the tokens are characters, and set the weights of tags."""
         self.characters.fill_(self.config.text is not None or all(example.single for example in examples))
+        if self.config.class_weights is not None:
+            targets = [example.targets for example in examples if example.targets is not None]
+            counts = np.bincount(np.concatenate(targets), minlength=len(self.labels))
+            self.class_weights.copy_(class_weights(self.config.class_weights, self.labels, counts))
 
     def texts(self, row: Row) -> list[str]:
         """The text of a row, or its tokens."""
@@ -216,7 +188,10 @@ class Tag(EncoderTask):
         if len(known) < len(examples):
             return Batch(inputs, targets, {}, tokens)
         targets["labels"] = pad(known, most, IGNORE)
-        return Batch(inputs, targets, {"tag": sum(map(len, known))}, tokens)
+        counts = dict.fromkeys(self.weights, float(sum(map(len, known))))
+        if self.config.class_weights is not None:
+            counts["tag"] = float(self.class_weights.cpu()[np.concatenate(known)].sum())
+        return Batch(inputs, targets, counts, tokens)
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens to (B, T, L) logits."""
@@ -224,27 +199,33 @@ class Tag(EncoderTask):
 
     def emissions(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         """(N, S, L) the logits of the slots of each example, 0 after its last."""
+        logits, places = self._slots(inputs, targets), targets["places"]
+        return logits.new_zeros(*places.shape, len(self.labels)).masked_scatter((places >= 0)[:, :, None], logits)
+
+    def _slots(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
+        """(M, L) the logits of all slots."""
         places = targets["places"]
-        real = places >= 0
-        vectors = self.encoder(inputs).flatten(0, 1).index_select(0, places[real])
-        logits = self.head(vectors).float()
-        return logits.new_zeros(*places.shape, len(self.labels)).masked_scatter(real[:, :, None], logits)
+        return self.head(self.encoder(inputs).flatten(0, 1).index_select(0, places[places >= 0])).float()
 
     def _nats(self, emissions: Tensor, targets: dict[str, Tensor], scores: Scores | None) -> Tensor:
         """(N,) the summed cross-entropy of the tags of each example, or that of its chain with the CRF's `scores`."""
         labels = targets["labels"]
         if scores is None:
-            return (
-                cross_entropy(emissions.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
-                .view_as(labels)
-                .sum(1)
-            )
+            return cross_entropy(emissions.mT, labels, ignore_index=IGNORE, reduction="none").sum(1)
         return nats(emissions, labels, labels != IGNORE, targets["edges"], scores)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The summed loss of all tags."""
-        scores = None if self.crf is None else self.crf()
-        return {"tag": self._nats(self.emissions(inputs, targets), targets, scores).sum()}
+        """The summed loss of all tags; without a CRF weighted, and smoothed or focal, and with R-Drop that of two passes."""
+        if self.crf is not None:
+            return {"tag": self._nats(self.emissions(inputs, targets), targets, self.crf()).sum()}
+        labels = targets["labels"][targets["places"] >= 0]
+        smoothing, power = self.config.label_smoothing, self.config.focal
+        return in_passes(
+            self.weights,
+            lambda: self._slots(inputs, targets),
+            lambda logits: labelled(logits, labels, self.class_weights, smoothing, power),
+            disagreement,
+        )
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """(S, L) the logits of the slots of each example."""
@@ -279,7 +260,7 @@ class Tag(EncoderTask):
         return p.clip(0, 1), right
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
-        """The loss of a tag, and `score` of the rows."""
+        """The loss of a tag (without weights and smoothing), and `score` of the rows."""
         gold = objects([next(group).gold for _, group in groupby(examples, key=lambda example: example.row)])
         count = sum(len(example.places) for example in examples)
         loss = float(self._losses(examples, observed).sum()) / max(count, 1)

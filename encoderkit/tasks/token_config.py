@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from encoderkit.tasks.rows import RowsConfig, differ
+from encoderkit.tasks.rows import ClassWeights, RowsConfig, differ, one_loss
 from encoderkit.units import Overlap
 
 
@@ -31,6 +31,14 @@ class TagConfig(RowsConfig):
     """What neighbouring windows share, where a row is longer than data.length: tokens (32), or a share of a window (25%)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
+    class_weights: ClassWeights = None
+    """softmax: the weight of each tag in the loss, as {O: 0.5}, of others 1; balanced: inversely to its frequency."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """softmax: the share of each target spread over all tags (Szegedy et al. 2016)."""
+    focal: float = Field(default=0.0, ge=0)
+    """softmax: focal loss, see `classify`: tags that are easy, as most O are, count for little."""
+    rdrop: float = Field(default=0.0, ge=0)
+    """softmax: R-Drop, see `classify`: over the tags of each token."""
 
     @model_validator(mode="before")
     @classmethod
@@ -48,6 +56,10 @@ class TagConfig(RowsConfig):
             raise ValueError("spans are entities, whose scheme is bio or bioes")
         if self.head == "crf" and not self.legal:
             raise ValueError("a CRF learns which tags follow one another: legal: true")
+        tricks = ("class_weights", "label_smoothing", "focal", "rdrop")
+        if self.head == "crf" and (name := next((name for name in tricks if getattr(self, name)), None)):
+            raise ValueError(f"a CRF learns all tags of a row as one, and {name} is of each on its own; set head: softmax")
+        one_loss(self.focal, self.label_smoothing)
         differ(self.all_columns, "what is tagged and the tags")
         return self
 
@@ -102,6 +114,8 @@ class SpanConfig(RowsConfig):
     """What counts as equal: english as SQuAD's script has it, chinese as that of CMRC 2018; auto: by the training answers."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the last layer."""
+    rdrop: float = Field(default=0.0, ge=0)
+    """R-Drop, see `classify`: over where in the passage an answer begins, and where it ends."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> "SpanConfig":
