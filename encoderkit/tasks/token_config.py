@@ -32,13 +32,13 @@ class TagConfig(RowsConfig):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
     class_weights: ClassWeights = None
-    """softmax: the weight of each tag in the loss, as {O: 0.5}, of others 1; balanced: inversely to its frequency."""
+    """With softmax the weight of each tag in the loss, as {O: 0.5}, of others 1; balanced: inversely to its frequency."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """softmax: the share of each target spread over all tags (Szegedy et al. 2016)."""
+    """With softmax the share of each target spread over all tags (Szegedy et al. 2016)."""
     focal: float = Field(default=0.0, ge=0)
-    """softmax: focal loss, see `classify`: tags that are easy, as most O are, count for little."""
+    """With softmax the focal loss, see `classify`: tags that are easy, as most O are, count for little."""
     rdrop: float = Field(default=0.0, ge=0)
-    """softmax: R-Drop, see `classify`: over the tags of each token."""
+    """With softmax R-Drop, see `classify`: over the tags of each token."""
 
     @model_validator(mode="before")
     @classmethod
