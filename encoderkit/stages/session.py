@@ -75,7 +75,7 @@ def hold(held: ExitStack, recipe: PretrainRecipe | FinetuneRecipe, out: Path, re
         before = parse_yaml(known.read_text(encoding="utf-8", errors="replace"), str(known))[0]
         if not isinstance(before, dict):
             raise DataError("not the recipe of a run; it is damaged", where=known, fix="--overwrite to begin again")
-        _same_recipe(before, _identity(recipe), known)
+        _same_recipe(_completed(before, type(recipe)), _identity(recipe), known)
     elif resume and any(path.name != "lock" for path in out.iterdir()):
         raise UsageError("there is something here, but it is not a run to continue", where=out, fix="another --out")
     else:
@@ -99,6 +99,14 @@ def _terminable() -> Iterator[None]:
 
 def _identity(recipe: PretrainRecipe | FinetuneRecipe) -> dict[str, Any]:
     return json.loads(recipe.model_dump_json(exclude_none=True))
+
+
+def _completed(before: dict[str, Any], kind: type[PretrainRecipe] | type[FinetuneRecipe]) -> dict[str, Any]:
+    """The recipe of a run, with the defaults of keys that there were not yet when it began."""
+    try:
+        return _identity(kind.model_validate(before))
+    except ValidationError:  # of another kind, or one that has changed since
+        return before
 
 
 _OF_THE_MACHINE = ("training.shard", "training.micro_batch", "training.attention")

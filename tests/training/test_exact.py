@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from encoderkit.data.order import examples_of
+from encoderkit.errors import UsageError
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.tasks.classify import Example
 from encoderkit.tasks.texts import Tokens
@@ -219,3 +220,18 @@ def test_a_budget_becomes_a_plan_that_is_kept(tokenizer_dir: Path, store_dir: Pa
         assert go(recipe, tmp_path / name, resume=True)["updates"] == planned.updates > planned.clock.at
         assert Plan.model_validate_json((tmp_path / name / "plan.json").read_bytes()) == planned
     assert weights(tmp_path / "first") == weights(tmp_path / "again")
+
+
+def test_a_run_from_before_a_key_was_there_goes_on(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    """What its recipe does not name is what the key stands at by itself, and not another recipe."""
+    recipe = finetuning(tokenizer_dir, labelled)
+    go_until(recipe, tmp_path, 2)
+    known = tmp_path / "recipe.yaml"
+    lines = known.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.strip().startswith(("rdrop:", "attention:", "sampling:"))]
+    assert len(lines) - len(kept) == 3
+    known.write_text("".join(kept), encoding="utf-8")
+    assert go(recipe, tmp_path, resume=True)["updates"] == 6
+    known.write_text("".join(kept).replace("patience:", "patienc:").replace("epochs: 1.5", "epochs: 2"), encoding="utf-8")
+    with pytest.raises(UsageError, match="another recipe; different: training"):
+        go(recipe, tmp_path, resume=True)
