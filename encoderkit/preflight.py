@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from encoderkit import files, world
+from encoderkit.data.parallel import Given, paths_of
 from encoderkit.errors import DataError, MissingDependency, ResourceError, UsageError, shown
 from encoderkit.models.config import DecoderConfig, EncoderConfig
 from encoderkit.objectives.config import misfit
@@ -85,14 +86,15 @@ def apart(out: Path, *inputs: str | Path | None, flag: str = "--out") -> None:
             raise UsageError(f"would be replaced, and this command reads {path}", where=out, fix=f"another {flag}")
 
 
-def file_out(out: Path | None, source: Path | None, flag: str, overwrite: bool) -> None:
+def file_out(out: Path | None, source: Given | None, flag: str, overwrite: bool) -> None:
     """The file that `flag` names may be written, and is not what is read."""
     if out is None:
         return
     if out.is_dir():
         raise UsageError("a file is to be written, but this is a directory", where=out, fix=f"{flag} {out / 'NAME'}")
     files.refuse_existing(out, overwrite, flag=flag)
-    apart(out, source, flag=flag)
+    if source is not None:
+        apart(out, *paths_of(source), flag=flag)
     folder = next(folder for folder in out.absolute().parents if folder.exists())
     if not os.access(folder, os.W_OK):
         raise ResourceError("cannot be written to", where=folder, fix=f"another {flag}")
@@ -147,9 +149,9 @@ def _target(recipe: FinetuneRecipe) -> str | None:
     return recipe.task.tokenizer if isinstance(recipe.task, GenerateConfig) else None
 
 
-def finetune_inputs(recipe: FinetuneRecipe) -> list[str]:
+def finetune_inputs(recipe: FinetuneRecipe) -> list[Path]:
     """All that a fine-tuning recipe names is there, and is of the kind it should be; its files of rows."""
-    data = [path for path in (recipe.data.train, recipe.data.dev, recipe.data.test) if isinstance(path, str)]
+    data = [path for given in recipe.data.files.values() for path in paths_of(given)]
     for path in data:
         input_file(path)
     embeddings(recipe.embeddings)
@@ -232,15 +234,17 @@ def text_file(path: Path) -> None:
         input_file(path)
 
 
-def evaluated(step: Path, data: Path) -> None:
+def evaluated(step: Path, data: Given) -> None:
     """`data` is what the model in `step` can be evaluated on: rows for a task, a token store for a pretrained model."""
+    first, *others = paths_of(data)
     if "task" in _config(step):
-        text_file(data)
-    elif not (data / "meta.json").is_file():
-        found = "a file" if data.is_file() else "something else" if data.exists() else "not there"
+        for path in (first, *others):
+            text_file(path)
+    elif others or not (first / "meta.json").is_file():
+        found = "a file" if first.is_file() else "something else" if first.exists() else "not there"
         raise UsageError(
             f"{step} is a pretrained model and is evaluated on a token store; this is {found}",
-            where=data,
+            where=first,
             fix=f"encoderkit tokenize --tokenizer {step / 'tokenizer'} --data FILE --out DIR, then --data DIR",
         )
 
@@ -259,13 +263,21 @@ def suite(kind: str, step: Path, data: list[Path], against: Path | None = None, 
             )
 
 
-def only_for_suites(data: list[Path], masking: str | None) -> Path:
-    """The one thing that a model is evaluated on without a suite; raises `UsageError` for what only suites have."""
+def only_for_suites(data: list[Path], masking: str | None) -> Path | dict[str, str]:
+    """What a model is evaluated on without a suite: one thing, or COLUMN=FILE for each column.
+
+    Raises `UsageError` for what only suites have.
+    """
     if masking is not None:
         raise UsageError("is for --suite minimal_pairs", where="--masking")
-    if len(data) > 1:
-        raise UsageError(f"is one file or token store without --suite, found {len(data)}", where="--data")
-    return data[0]
+    if len(data) == 1:
+        return data[0]
+    pairs = [str(path).partition("=") for path in data]
+    by_column = {column: path for column, _, path in pairs if column and path}
+    if len(by_column) < len(data):
+        message = f"is one file or token store without --suite, or a file for each column, found {len(data)}"
+        raise UsageError(message, where="--data", fix="--data source=FILE --data target=FILE")
+    return by_column
 
 
 def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str]) -> list[list[str]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from encoderkit.config import Config
-from encoderkit.data.config import CorpusConfig
+from encoderkit.data.config import CorpusConfig, RowFiles, misnamed
 from encoderkit.models.config import EncoderConfig, StaticConfig, longest, reading
 from encoderkit.objectives.config import GloveConfig, MaskedConfig, ObjectiveConfig, WordVectorConfig, misfit
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, SimilarityConfig, TaskConfig
@@ -58,14 +58,21 @@ class PretrainData(Config):
 class LabelledData(Config):
     """What to fine-tune on."""
 
-    train: str
-    """.jsonl, .json, .csv, .tsv or .parquet, also compressed."""
-    dev: HeldOut | None = 0.1
-    """Held out to choose the best checkpoint: a file, or a share of the training rows."""
-    test: str | None = None
+    train: RowFiles
+    """A file, .jsonl, .json, .csv, .tsv, .parquet or .txt, also compressed, whose columns `task` names, or numbers from 1 where
+    no line of the file names them; or for each column a file with a text a line: {source: train.en, target: train.de}."""
+    dev: Annotated[Share | RowFiles, Field(union_mode="left_to_right")] | None = 0.1
+    """Held out to choose the best checkpoint: a file or files, or a share of the training rows."""
+    test: RowFiles | None = None
     """Evaluated once, at the end, with the best checkpoint."""
     length: int = Field(default=128, ge=3)
     """The most tokens of an example, special tokens included; longer ones are cut and counted."""
+
+    @property
+    def files(self) -> dict[str, str | dict[str, str]]:
+        """What is read, by what it is for."""
+        parts = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: given for name, given in parts.items() if isinstance(given, str | dict)}
 
 
 class FinetuneSchedule(ScheduleConfig):
@@ -130,7 +137,7 @@ def _check_start(checkpoint: str | None, model: EncoderConfig | None, tokenizer:
         raise ValueError("model and tokenizer go together; a checkpoint brings its own tokenizer")
 
 
-def _check_patience(training: TrainingConfig, every: EveryConfig, dev: float | str | None) -> None:
+def _check_patience(training: TrainingConfig, every: EveryConfig, dev: object) -> None:
     if training.patience and not dev:
         raise ValueError("training.patience counts evaluations, and without data.dev there are none")
     if training.patience and interval(every.evaluate).unit == "seconds":
@@ -162,6 +169,14 @@ def _check_word_vectors(
         raise ValueError("training.compile has nothing to compile in word vectors; set it to off")
     if training.average:
         raise ValueError("training.average would go over the whole tables at every update, of which few rows have changed")
+
+
+def _check_columns(data: LabelledData, task: TaskConfig) -> None:
+    for name, given in data.files.items():
+        if isinstance(given, dict) and task.txt == "conll":
+            raise ValueError(f"data.{name}: a line of a file for one column is a text, and {task.all_columns[0]} are a list")
+        if isinstance(given, dict) and (reason := misnamed(given, task.all_columns, task.optional_columns)):
+            raise ValueError(f"data.{name}: {reason}")
 
 
 def _kind(usual: str) -> Callable[[object], object]:
@@ -265,6 +280,7 @@ class FinetuneRecipe(Config):
             raise ValueError(f"training.adversarial moves a text by its own loss, and loss {self.task.loss} is of all together")
         if reason := self.task.cramped(self.data.length):
             raise ValueError(reason)
+        _check_columns(self.data, self.task)
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds has one of them twice, which would be the same run again")
         if self.fold and self.fold > (self.folds or 0):

@@ -16,7 +16,7 @@ BatchOption = Annotated[
 Suite = Literal["minimal_pairs", "wordsim", "analogy"]
 Column = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="NAME", help="The column of the text; twice for a pair.", show_default=False),
+    typer.Option("--column", metavar="NAME", help="The column of the text, or its number; twice for a pair.", show_default=False),
 ]
 
 
@@ -26,7 +26,9 @@ def evaluate(
     data: Annotated[
         list[Path],
         typer.Option(
-            "--data", help="Labelled rows; for a pretrained model, a token store; of a suite, files.", show_default=False
+            "--data",
+            help="Labelled rows, or COLUMN=FILE for each column; for a pretrained model, a token store; of a suite, files.",
+            show_default=False,
         ),
     ],
     suite: Annotated[
@@ -163,7 +165,7 @@ def generate(
         typer.Option("--top-p", help="Draw from the likeliest tokens that make up this probability.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Every draw follows from it.")] = 17,
-    column: Annotated[str, typer.Option("--column", metavar="NAME", help="The column of the text.")] = "text",
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="The column of the text, or its number.")] = "text",
     precision: PrecisionOption = "auto",
     json: Json = False,
 ) -> None:

@@ -1,14 +1,17 @@
 """Labelled rows for tasks: every row of the file, or an error that says which one is wrong."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from encoderkit.console import say
+from encoderkit.data.config import misnamed
 from encoderkit.data.corpus import Account, open_content
-from encoderkit.data.records import MissingColumn, check_text, place, read_records, whole_lines
+from encoderkit.data.parallel import Given, name_of, read_parallel
+from encoderkit.data.records import MissingColumn, by_number, check_text, place, read_records, whole_lines
 from encoderkit.data.streams import Encoding, find_sources, texts
-from encoderkit.errors import DataError, shown
+from encoderkit.errors import DataError, UsageError, shown
 
 
 class Row(NamedTuple):
@@ -99,31 +102,45 @@ def _label(value: object) -> str | None:
 
 
 def read_rows(
-    path: str | Path,
+    given: Given,
     columns: Sequence[str],
     optional: Sequence[str] = (),
     encoding: Encoding = "auto",
     txt: Literal["line", "conll"] = "line",
 ) -> list[Row]:
-    """All rows of .jsonl, .json, .csv, .tsv, .parquet, .conll (also compressed) or `-`, in order, each with `columns`.
+    """All rows of .jsonl, .json, .csv, .tsv, .parquet, .conll (also compressed) or `-`, in order, each with `columns`; or of a
+    file for each column (`data.parallel`).
 
-    .csv and .tsv name their columns in the first line. A .txt has one text a line, empty ones included, and serves
-    where one column is asked for; or (`txt`) it is as .conll. Raises `DataError` with file and line for a row that cannot be
-    read, for a missing column with the columns that are there, and for a file without rows.
+    .csv and .tsv name their columns in the first line, unless `columns` are numbers. A .txt has one text a line, empty ones
+    included, and serves where one column is asked for; or columns by number, or (`txt`) it is as .conll. Raises `DataError`
+    with file and line for a row that cannot be read, for a missing column with the columns that are there, and for a file
+    without rows.
     """
-    (given,) = find_sources([path])
-    source, content = open_content(given, Account())
+    if isinstance(given, Mapping):
+        if reason := misnamed(given, columns, optional):
+            raise UsageError(reason, where=name_of(given))
+        rows = [Row(values, line, name_of(given)) for line, values in read_parallel(given, encoding)]
+    else:
+        rows = _rows(given, columns, optional, encoding, txt)
+    if not rows:
+        raise DataError("holds no row", where=name_of(given))
+    return rows
+
+
+def _rows(path: str | Path, columns: Sequence[str], optional: Sequence[str], encoding: Encoding, txt: str) -> list[Row]:
+    (found,) = find_sources([path])
+    source, content = open_content(found, Account())
     if source.format == "txt" and txt == "conll":
         source = source._replace(format="conll")
-    if source.format != "txt":
-        records = read_records(source, columns, encoding, content, optional)
-        rows = [Row(values, line, source.name) for line, values in records]
-    elif len(columns) == 1:
+    if source.format == "txt" and len(columns) == 1:
         numbered = whole_lines(source, texts(source, encoding, content))
-        rows = [Row({columns[0]: text}, number, source.name) for number, text in numbered]
-    else:
-        names = ", ".join(columns)
-        raise DataError(f"a .txt has no columns, and {names} are needed", where=source.name, fix="use .jsonl, .csv or .tsv")
-    if not rows:
-        raise DataError("holds no row", where=source.name)
+        return [Row({columns[0]: text}, number, source.name) for number, text in numbered]
+    if source.format == "txt" and not by_number(columns):
+        message = f"a .txt names no columns, and {', '.join(columns)} are needed"
+        fix = "columns by number (of a .txt without tabs 1 is the first word and 2 the text behind it), or .jsonl, .csv or .tsv"
+        raise DataError(message, where=source.name, fix=fix)
+    rows = [Row(values, line, source.name) for line, values in read_records(source, columns, encoding, content, optional)]
+    if rows and by_number(columns) and source.format in ("csv", "tsv", "txt"):
+        first = ", ".join(f"{name}: {shown(str(value), 30)}" for name, value in list(rows[0].values.items())[:20])
+        say(f"{source.name}: columns by number, so no line is a header; the first row: {first}")
     return rows

@@ -1,4 +1,4 @@
-"""The rows of .jsonl, .json, .csv, .tsv, .parquet and .conll files, by column, one at a time.
+"""The rows of .jsonl, .json, .csv, .tsv, .parquet, .conll and .txt files, by column, one at a time.
 
 Nothing is guessed and nothing is swallowed: a row that does not fit is an error with file and line. An empty line
 between rows is no row.
@@ -6,6 +6,7 @@ between rows is no row.
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
@@ -16,8 +17,13 @@ from encoderkit.data.squad import flattened
 from encoderkit.data.streams import LINE, Encoding, Source, import_extra, lines, texts
 from encoderkit.errors import DataError, shown
 
+UNNAMED = "the first line names the columns; where it is a row already, name all of them by number, from 1"
+LABEL = "__label__"
+"""What the labels of fastText begin with (Joulin et al. 2017): they stand before the text, and a row may have several."""
 SPAN = 1000
 """The most lines that one quoted field of a .csv may span: beyond it, a quote is missing somewhere."""
+_END = re.compile(r"[ \t]+")
+"""Of the first word of a line of .txt; other spaces (U+3000) are part of the text."""
 
 
 class Record(NamedTuple):
@@ -33,7 +39,8 @@ def read_records(
 ) -> Iterator[Record]:
     """The rows of `source`, whose blocks are `content`, each with `columns`, and with those of `optional` that are there.
 
-    Raises `DataError` with file and line for a row that does not fit. (.parquet is not read from `content`.)
+    Of .txt they are named by number. Raises `DataError` with file and line for a row that does not fit. (.parquet is not read
+    from `content`.)
     """
     if source.format == "parquet":
         return _parquet(source, columns, optional)
@@ -51,6 +58,11 @@ def place(source: str, line: int, values: dict[str, Any]) -> str:
     """How messages say where a row is: file, line and, if it has one, its id."""
     name = values.get("id")
     return f"{source}:{line}" + (f" (id {shown(name, 40)})" if isinstance(name, str) and name else "")
+
+
+def by_number(columns: Sequence[str]) -> bool:
+    """Whether `columns` are numbers, from 1: then no line of a .csv, .tsv or .txt names them, and the first is a row."""
+    return bool(columns) and all(name.isdecimal() for name in columns)
 
 
 class MissingColumn(DataError):
@@ -161,34 +173,63 @@ def _conll(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int,
 
 
 def _table(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int, str]]) -> Iterator[Record]:
-    rows = _csv_rows(source, numbered) if source.format == "csv" else _tsv_rows(numbered)
+    read = {"csv": _csv_rows, "tsv": _tsv_rows, "txt": _txt_rows}[source.format]
     header: list[str] | None = None
-    for number, fields in rows:
+    numbers = by_number(columns)
+    for number, fields in read(source, numbered):
         if header is None:
-            header = fields
-            _check_header(header, columns, f"{source.name}:{number}")
-            continue
+            header = [str(i) for i in range(1, len(fields) + 1)] if numbers else fields
+            _check_header(header, columns, f"{source.name}:{number}", "" if numbers else f" ({UNNAMED})")
+            if not numbers:
+                continue
         if len(fields) != len(header):
-            message = f"has {len(fields)} fields where the header has {len(header)}"
+            message = f"has {len(fields)} fields where the {'first row' if numbers else 'header'} has {len(header)}"
             raise DataError(message, where=f"{source.name}:{number}")
         yield Record(number, dict(zip(header, fields, strict=True)))
 
 
-def _check_header(header: list[str], columns: Sequence[str], where: str) -> None:
+def _check_header(header: list[str], columns: Sequence[str], where: str, hint: str = "") -> None:
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"the column {shown(twice)} stands twice in the header (the first line names the columns)", where=where)
+        raise DataError(f"the column {shown(twice)} stands twice in the header{hint}", where=where)
     for column in columns:
         if column not in header:
             error = MissingColumn(column, header, where)
-            error.message += " (the first line names the columns)"
+            error.message += hint
             raise error
 
 
-def _tsv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+def _tsv_rows(_: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[Any]]]:
     for number, text in numbered:
         if text:
             yield number, text.split("\t")
+
+
+def _txt_rows(_: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[Any]]]:
+    """By the first row: labels as fastText has them and a text, columns between tabs, or a word and the text behind it."""
+    fields = None
+    for number, text in numbered:
+        if not text or text.isspace():
+            continue
+        if fields is None:
+            fields = _labels_first if text.startswith(LABEL) else _tabs if "\t" in text else _word_first
+        yield number, fields(text)
+
+
+def _labels_first(text: str) -> list[Any]:
+    labels = []
+    while text.startswith(LABEL):
+        label, text = _word_first(text) if _END.search(text) else (text, "")
+        labels.append(label.removeprefix(LABEL))
+    return [labels[0] if len(labels) == 1 else labels, text]
+
+
+def _tabs(text: str) -> list[str]:
+    return text.split("\t")
+
+
+def _word_first(text: str) -> list[str]:
+    return _END.split(text.lstrip(" \t"), maxsplit=1)
 
 
 class _Feed:
@@ -212,7 +253,7 @@ class _Feed:
         raise DataError(message, where=f"{self.source.name}:{self.first}", fix=fix)
 
 
-def _csv_rows(source: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(source: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[Any]]]:
     feed = _Feed(source, numbered)
     csv.field_size_limit(2 * LINE)
     reader = csv.reader(feed, strict=True)

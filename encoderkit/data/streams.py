@@ -94,7 +94,21 @@ def find_sources(paths: Sequence[str | Path]) -> list[Source]:
     return sources
 
 
-def _find(path: Path) -> Source:
+def find_texts(path: str | Path) -> Source:
+    """A file with a text a line, whatever its name ends with (train.en, newstest.ref.gz).
+
+    Raises `UsageError` for what cannot be read, and for a file of another format.
+    """
+    source = _find(Path(path), "txt")
+    if source.format != "txt":
+        raise UsageError(f"is .{source.format}, and a file for one column has a text a line", where=path)
+    if source.compression == "zst":
+        import_extra("zstandard", "zst")
+    return source
+
+
+def _find(path: Path, otherwise: Format | None = None) -> Source:
+    """`otherwise`: the format of a name that does not tell one."""
     try:
         if path.is_dir():
             raise UsageError("is a directory; files are expected", where=path, fix=f"--data {path}/*.txt")
@@ -110,9 +124,12 @@ def _find(path: Path) -> Source:
     packed = last in get_args(Compression)
     form, compression = (inner, last) if packed else (last, "")
     form = _ALSO.get(form, form)
+    if form not in get_args(Format) and otherwise is not None:
+        form = otherwise
     if form not in get_args(Format):
         known = ", ".join("." + form for form in get_args(Format))
-        raise UsageError(f"its name does not tell its format; {known} are read, also as .gz .xz .zst .bz2", where=path)
+        message = f"its name does not tell its format; {known} are read, also as .gz .xz .zst .bz2"
+        raise UsageError(message, where=path, fix="- in its place reads standard input as text: ... - < FILE")
     if form == "parquet" and packed:
         raise UsageError("a parquet file is compressed inside and is not read from an archive", where=path)
     return Source(path, form, compression)  # pyright: ignore[reportArgumentType] (both were looked up just now)

@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 
 from encoderkit.console import say
 from encoderkit.data.labelled import Row
-from encoderkit.data.records import named_by, read_records
+from encoderkit.data.records import LABEL, by_number, named_by, read_records
 from encoderkit.data.streams import BLOCK, LINE, Source, blocks, find_sources, lines, sniffed, standard_input, texts
 from encoderkit.errors import DataError, UsageError
 
@@ -20,11 +20,13 @@ class Texts(NamedTuple):
 
     source: Source
     columns: Sequence[str]
-    """The column of the text, or the two of a pair; a .txt file has none."""
+    """The column of the text, or the two of a pair."""
     spool: IO[bytes] | None = None
     """What standard input held."""
     optional: Sequence[str] = ()
     """Of .parquet, of which nothing else is read: columns that are wanted where they are there."""
+    lines: bool = True
+    """Whether a line of .txt is a text, and has no columns."""
 
     def rows(self) -> Iterator[list[str]]:
         """The text, or the two texts, of each row; raises as `placed` does."""
@@ -41,7 +43,7 @@ class Texts(NamedTuple):
         """Every row with all its columns, which hold `columns`; what they hold is not looked at."""
         content = blocks(self.source) if self.spool is None else _again(self.spool)
         name = self.source.name
-        if self.source.format == "txt":
+        if self.source.format == "txt" and self.lines:
             for number, text, whole in lines(texts(self.source, "auto", content)):
                 if not whole:
                     raise DataError(f"this line is longer than {LINE // 2**20} MiB", where=f"{name}:{number}")
@@ -57,10 +59,11 @@ def _again(spool: IO[bytes]) -> Iterator[bytes]:
     return iter(lambda: spool.read(BLOCK), b"")
 
 
-def open_texts(path: str | Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Texts:
+def open_texts(path: str | Path, columns: Sequence[str], optional: Sequence[str] = (), named: bool = True) -> Texts:
     """The texts in a file, or in standard input (`-`), whose format is seen from its first bytes: .jsonl or .txt.
 
-    Raises `UsageError` for a file that cannot be read, or that cannot hold pairs.
+    `named`: the columns were named for this file, so that numbers are columns of a .txt too. Raises `UsageError` for a file that
+    cannot be read, or that cannot hold pairs, and `DataError` for a .txt with labels of fastText that would be read as text.
     """
     [source] = find_sources([path])
     spool = None
@@ -72,10 +75,23 @@ def open_texts(path: str | Path, columns: Sequence[str], optional: Sequence[str]
         shutil.copyfileobj(content, spool, BLOCK)
         spool.seek(0)
         source = source._replace(format=sniffed(spool.read(BLOCK)))
-    if source.format == "txt" and len(columns) > 1:
+    lines = not (named and by_number(columns))
+    if source.format == "txt" and lines and len(columns) > 1:
         raise UsageError(
             "a line of text cannot hold a pair",
             where=source.name,
             fix=f"a .jsonl, .csv or .tsv file with the columns {' and '.join(columns)}",
         )
-    return Texts(source, columns, spool, optional)
+    found = Texts(source, columns, spool, optional, lines)
+    if source.format == "txt" and lines:
+        _check_unlabelled(found)
+    return found
+
+
+def _check_unlabelled(found: Texts) -> None:
+    """Labels must not be taken for a part of the text; where columns have numbers, what a line is read as is told."""
+    first = next(found.whole(), None)
+    if first is not None and first.values[found.columns[0]].startswith(LABEL):
+        raise DataError("begins with a label of fastText, and a line is a text", where=first.place, fix="--column 2")
+    if by_number(found.columns):
+        say(f"{found.source.name}: each line is a text, whole; --column {found.columns[0]} reads that column of it")

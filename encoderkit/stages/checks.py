@@ -146,6 +146,11 @@ def _answer(
     return answer if given else None, labels, spans
 
 
+def wordless(row: Read, layout: Layout) -> bool:
+    """Whether a text is to be written, and it is empty."""
+    return layout.kind == "generate" and not "".join(json.loads(row.answer or "[]")).strip()
+
+
 def alone(split: Split, layout: Layout) -> Iterator[Finding]:
     """What is wrong with a file by itself."""
     found, rows = split.found, split.rows
@@ -157,6 +162,8 @@ def alone(split: Split, layout: Layout) -> Iterator[Finding]:
         yield from split.finding("refused", f"{_rows(len(lines))} something that training refuses; the first: {why[0]}", lines)
     empty = [row.line for row in rows if any(not text or text.isspace() for text in row.texts)]
     yield from split.finding("empty", f"{_rows(len(empty))} an empty text", empty)
+    blank = [row.line for row in rows if wordless(row, layout)]
+    yield from split.finding("empty_target", f"{_rows(len(blank))} an empty target", blank)
     yield from _repeated(split, layout)
     odd = [(row.line, {c for text in row.texts for c in _odd(text)}) for row in rows]
     counts = Counter(character for _, own in odd for character in own)

@@ -16,6 +16,7 @@ import torch
 from encoderkit import files
 from encoderkit.config import override, read_yaml, validate
 from encoderkit.console import markdown, number, say, table, warn
+from encoderkit.data.parallel import Given, name_of, paths_of
 from encoderkit.errors import UsageError, fault_of_one
 from encoderkit.inference import open_model, read_config, start
 from encoderkit.metrics import Answered
@@ -134,8 +135,8 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
         if second is not None and first.model is not None and (reason := unfit(first.model, second.task, second.dropout)):
             raise UsageError(f"{name}: {reason}", where=then)
         if second is not None:
-            for rows in (second.data.train, second.data.dev, second.data.test):
-                _ = input_file(rows) if isinstance(rows, str) else None
+            for path in (path for given in second.data.files.values() for path in paths_of(given)):
+                input_file(path)
         found.append(_Plan(name, first, second, _parameters(first)))
     if len({type(plan.first) for plan in found}) > 1:
         raise UsageError("some recipes pretrain and some fine-tune: only like can be compared with like")
@@ -172,7 +173,8 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} {kind}" for name, kind in tasks.items())
         raise UsageError(f"recipes of different tasks cannot be compared: {told}", where="task.kind")
-    rows = {str(_labelled(plan.second or plan.first)) for plan in plans}
+    judged = [_labelled(plan.second or plan.first) for plan in plans]
+    rows = {"none" if given is None else name_of(given) for given in judged}
     if data is None and len(rows) > 1:
         message = f"the recipes would be judged on different rows: {', '.join(sorted(rows))}"
         raise UsageError(message, where="data.test", fix="--data FILE, or --set data.test=FILE")
@@ -189,7 +191,7 @@ def _check_sizes(plans: Sequence[_Plan], most: float | None) -> None:
         warn(message)
 
 
-def _one(out: Path, plan: _Plan) -> tuple[dict[str, Any], Path | None]:
+def _one(out: Path, plan: _Plan) -> tuple[dict[str, Any], Given | None]:
     """Train what a recipe says, and then what follows; what came out, and the labelled rows that it should be judged on."""
     entry: dict[str, Any] = {}
     run, last = out / "run", plan.first
@@ -209,12 +211,11 @@ def _one(out: Path, plan: _Plan) -> tuple[dict[str, Any], Path | None]:
     return entry, _labelled(last)
 
 
-def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Path | None:
+def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Given | None:
     """The rows that its model is judged on: those of test, or of dev."""
     if isinstance(recipe, PretrainRecipe):
         return None
-    rows = recipe.data.test or (recipe.data.dev if isinstance(recipe.data.dev, str) else None)
-    return None if rows is None else Path(rows)
+    return recipe.data.files.get("test", recipe.data.files.get("dev"))
 
 
 def _measured(out: Path, plan: _Plan, kind: str, file: Path) -> Answered:
@@ -243,11 +244,11 @@ def _figures(kind: str, one: Answered, first: Answered) -> dict[str, Any]:
     return {**one.figures, "difference": tests_of.differences(kind, one, first)["differences"]}
 
 
-def _judged(judged: Sequence[Judged], rows: Path) -> dict[str, Any]:
+def _judged(judged: Sequence[Judged], rows: Given) -> dict[str, Any]:
     """The last model's metrics, and how it differs from the first."""
     last = judged[-1]
     found: dict[str, Any] = {
-        "data": str(rows),
+        "data": name_of(rows),
         "metrics": last.task.score(last.gold, last.predicted),
         "intervals": last.task.intervals(last.gold, last.predicted),
     }

@@ -3,13 +3,16 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from encoderkit import files
 from encoderkit.data.found import Found, find
+from encoderkit.data.parallel import Given, paths_of
+from encoderkit.data.records import UNNAMED, by_number
+from encoderkit.data.streams import Compression
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.preflight import apart, find_step, input_file
 from encoderkit.recipe import FinetuneRecipe
@@ -27,7 +30,7 @@ _KEPT = 1000
 class Patient(NamedTuple):
     """What is looked at."""
 
-    paths: list[str]
+    given: Sequence[Given]
     """The first is what is trained on."""
     layout: Layout
     tokenizer: Path | None
@@ -44,9 +47,8 @@ def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
     texts = [*task.columns, *([task.negative] if isinstance(task, SimilarityConfig) and task.negative else [])]
     labels = [name for name in task.all_columns if name not in texts]
     layout = Layout(texts, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length)
-    paths = [name for name in (data.train, data.dev, data.test) if isinstance(name, str)]
     tokenizer = find_step(recipe.checkpoint) / "tokenizer" if recipe.checkpoint else Path(recipe.tokenizer or "")
-    return Patient(paths, layout, tokenizer, task.txt)
+    return Patient([*data.files.values()], layout, tokenizer, task.txt)
 
 
 def of_files(
@@ -54,7 +56,7 @@ def of_files(
 ) -> Patient:
     """Files whose columns are named on the command line; text, and label if it is there, where they are not."""
     layout = Layout([*texts] or ["text"], [*labels], "any", max(1, len(texts)), length)
-    return Patient([str(path) for path in paths], layout, tokenizer)
+    return Patient(paths, layout, tokenizer)
 
 
 def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -63,15 +65,16 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
     What is repaired is safe: text becomes UTF-8, rows without text go, and those that stood before; all else is left for a
     person to judge. Raises `DataError` for a file that is none of rows, `UsageError` for one that cannot be repaired.
     """
-    for path in patient.paths:
+    paths = [path for given in patient.given for path in paths_of(given)]
+    for path in paths:
         input_file(path)
     if fix is not None:
         files.refuse_existing(fix, overwrite)
-        apart(fix, *patient.paths)
+        apart(fix, *paths)
     tokenizer = None if patient.tokenizer is None else open_tokenizer(patient.tokenizer)
     layout = patient.layout
-    columns = [*layout.texts, *(layout.labels or ["label"])]
-    found = [find(path, columns, patient.txt) for path in patient.paths]
+    columns = [*layout.texts, *(layout.labels or ([] if by_number(layout.texts) else ["label"]))]
+    found = [find(given, columns, patient.txt) for given in patient.given]
     if not layout.labels and layout.kind == "any" and any("label" in row.values for row in found[0].rows):
         layout = layout._replace(labels=["label"])
     _check_columns(found[0], layout)
@@ -95,6 +98,7 @@ def _check_columns(found: Found, layout: Layout) -> None:
         if found.rows and not any(name in row.values for row in found.rows):
             there = ", ".join(shown(str(column), 30) for column in [*found.rows[0].values][:20])
             message = f"there is no column {shown(name)}; the columns are {there}"
+            message += f" ({UNNAMED})" * (found.source.format in ("csv", "tsv"))
             raise UsageError(message, where=found.name, fix="--text COLUMN --label COLUMN, or a recipe")
     if not found.rows:
         reason = f": {found.refused[0][1]}" if found.refused else ""
@@ -120,33 +124,64 @@ def _repair(
     splits: Sequence[Split], findings: Sequence[Finding], layout: Layout, out: Path, widths: bool, overwrite: bool
 ) -> list[dict[str, Any]]:
     """Write the copies; what was done to each."""
-    sources = [split.found.source for split in splits]
-    names = [Path(source.name).name.removesuffix(f".{source.compression}" if source.compression else "") for source in sources]
+    names = [_plain(path) for split in splits for path in paths_of(split.found.given)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two of the files would be {out / twice}", fix="look at them one by one")
     done = []
     with files.staged(out, {"from": [split.found.name for split in splits]}, overwrite) as folder:
-        for split, name in zip(splits, names, strict=True):
+        for split in splits:
             if split.found.source.format in ("parquet", "json"):  # which have no line for each row
                 raise UsageError(f"is .{split.found.source.format}, of which no copy is made", where=split.found.name)
-            if widths and split.found.source.format == "conll":
-                raise UsageError("is .conll, which is not narrowed", where=split.found.name)
+            if widths and _uneven(split.found, layout):
+                raise UsageError(f"is .{split.found.source.format} of columns, which is not narrowed", where=split.found.name)
             if split.found.broken:
                 raise UsageError("has bytes that are no text, which nobody can put back", where=split.found.name)
             twice = {line for one in findings if (one.file, one.check) == (split.found.name, "duplicate") for line in one.lines}
-            text, dropped, narrowed = _repaired(split, twice, layout, widths)
-            files.write_new(folder / name, text)
-            done.append({"file": split.found.name, "copy": str(out / name), "dropped": dropped, "narrowed": narrowed})
+            repair = _repaired_columns if isinstance(split.found.given, Mapping) else _repaired
+            texts, dropped, narrowed = repair(split, twice, layout, widths)
+            copies = [out / _plain(path) for path in paths_of(split.found.given)]
+            for copy, text in zip(copies, texts, strict=True):
+                files.write_new(folder / copy.name, text)
+            copy = ", ".join(map(str, copies))
+            done.append({"file": split.found.name, "copy": copy, "dropped": dropped, "narrowed": narrowed})
     return done
 
 
-def _repaired(split: Split, twice: set[int], layout: Layout, widths: bool) -> tuple[str, dict[str, int], int]:
+def _plain(path: Path) -> str:
+    """The name of a file once it is decompressed."""
+    return path.name.removesuffix(path.suffix) if path.suffix.lower().removeprefix(".") in get_args(Compression) else path.name
+
+
+def _uneven(found: Found, layout: Layout) -> bool:
+    """Whether a row is more than its columns joined by one mark."""
+    return found.source.format == "conll" or (found.source.format == "txt" and by_number(layout.texts))
+
+
+def _empty(split: Split, layout: Layout) -> set[int]:
+    """Lines of rows without text; of a pair, one text may be empty for a reason, but not of a text and what it becomes."""
+    return {row.line for row in split.rows if not "".join(row.texts).strip() or checks.wordless(row, layout)}
+
+
+def _repaired_columns(
+    split: Split, twice: set[int], layout: Layout, widths: bool
+) -> tuple[list[str], dict[str, int], int]:  # fmt: skip
+    """As `_repaired`, of a file for each column."""
+    assert isinstance(split.found.given, Mapping)
+    empty = _empty(split, layout)
+    rows = [row.values for row in split.found.rows if row.line not in empty | twice]
+    wide = [widths and any(variants.wide(row[name]) for name in layout.texts) for row in rows]
+    narrow = {name for name in layout.texts if widths}
+    texts = ["".join(f"{_narrowed(row[name]) if name in narrow else row[name]}\n" for row in rows) for name in split.found.given]
+    return texts, {"empty": len(empty), "duplicate": len(twice - empty)}, sum(wide)
+
+
+def _repaired(split: Split, twice: set[int], layout: Layout, widths: bool) -> tuple[list[str], dict[str, int], int]:
     """The file as text again, without the lines that stood before, how many rows went and why, and how many were narrowed."""
     found = split.found
-    empty = {row.line for row in split.rows if not "".join(row.texts).strip()}  # of a pair, one text may be empty for a reason
+    empty = _empty(split, layout)
     begins = sorted({row.line for row in found.rows} | {line for line, _ in found.refused})
     if not begins:  # of a file without rows there is nothing to leave out
-        return "\n".join(found.lines), {"empty": 0, "duplicate": 0}, 0
+        return ["\n".join(found.lines)], {"empty": 0, "duplicate": 0}, 0
     ends = dict(zip(begins, [*begins[1:], len(found.lines) + 1], strict=True))
     kept, narrowed = found.lines[: begins[0] - 1], 0
     wide = {row.line for row in split.rows if widths and any(map(variants.wide, row.texts))}
@@ -160,7 +195,7 @@ def _repaired(split: Split, twice: set[int], layout: Layout, widths: bool) -> tu
             own = [_line(found, {n: _narrowed(v) if n in layout.texts else v for n, v in by_line[line].items()})]
         kept += own
     text = "\n".join(kept)
-    return text + "\n" * (not text.endswith("\n")), {"empty": len(empty), "duplicate": len(twice - empty)}, narrowed
+    return [text + "\n" * (not text.endswith("\n"))], {"empty": len(empty), "duplicate": len(twice - empty)}, narrowed
 
 
 def _narrowed(value: Any) -> Any:

@@ -40,7 +40,7 @@ def embed(
     kind: Pooling = pooling or (task.config.vector if task else None) or "mean"
     if reason := blind(engine.model.learner.encoder_config, kind):
         raise UsageError(reason, where="--pooling")
-    texts = open_texts(source, _columns(engine, columns))
+    texts = open_texts(source, _columns(engine, columns), named=bool(columns))
     count, dim = sum(1 for _ in texts.rows()), engine.model.learner.encoder.dim  # the header says how many rows follow
     if not count:
         raise DataError("holds no row", where=texts.source.name)

@@ -10,6 +10,7 @@ from encoderkit import files
 from encoderkit.console import number, say, table, warn
 from encoderkit.data.duplicates import NEAR, Copies, copies
 from encoderkit.data.labelled import Row, read_rows
+from encoderkit.data.parallel import Given, hash_of, name_of, paths_of
 from encoderkit.data.records import named_by
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
@@ -30,7 +31,7 @@ _CONFUSION = 12  # labels up to which the matrix is shown to a person; --json al
 
 def evaluate(
     step: Path,
-    data: Path,
+    data: Given,
     precision: Precision = "auto",
     batch: int | None = None,
     with_baselines: bool = True,
@@ -38,7 +39,7 @@ def evaluate(
     errors: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate the model in `step` on `data`: a file of labelled rows, or a token store for a pretrained model.
+    """Evaluate the model in `step` on `data`: labelled rows, or a token store for a pretrained model.
 
     `against`: another model, to tell whether the difference on these rows is more than chance. `errors`: a file to write with
     all rows, the worst first (`overwrite`: in place of what is there). Raises `DataError` with file and line for a row that
@@ -49,14 +50,14 @@ def evaluate(
     if against is not None and str(data) == "-":
         raise UsageError("is read once, and two models are to answer it", where="--data", fix="--data FILE")
     engine = start(open_model(step), precision, batch)
-    about = {"model": str(step), "data": str(data), "precision": engine.precision}
+    about = {"model": str(step), "data": name_of(data), "precision": engine.precision}
     task = engine.model.task
     if task is None:
         if against is not None:
             raise UsageError("neighbouring tokens are not independent, so two pretrained models are not tested on a store")
         if errors is not None:
             raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--errors")
-        return about | _store(engine, data)
+        return about | _store(engine, Path(name_of(data)))
     decided = judge(engine, data)
     train = _training(engine, task)
     found = about | _rows(decided, train, with_baselines)
@@ -89,7 +90,7 @@ class Training(NamedTuple):
     gold: np.ndarray
 
 
-def judge(engine: Engine, data: Path) -> Judged:
+def judge(engine: Engine, data: Given) -> Judged:
     """What the model says of each row of `data`, beside what is right."""
     task = engine.model.task
     if task is None:
@@ -163,10 +164,10 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
     }
 
 
-def _read(task: Task, path: Path) -> list[Row]:
+def _read(task: Task, given: Given) -> list[Row]:
     columns = task.config.all_columns
     with named_by(dict.fromkeys(columns, "name it so in the file; the model reads the columns that it was trained with")):
-        return read_rows(path, columns, task.config.optional_columns, txt=task.config.txt)
+        return read_rows(given, columns, task.config.optional_columns, txt=task.config.txt)
 
 
 def _training(engine: Engine, task: Task) -> Training | None:
@@ -175,15 +176,15 @@ def _training(engine: Engine, task: Task) -> Training | None:
     if "recipe" not in engine.model.config:
         say(f"{what}: the model was imported, and does not say what it was trained on")
         return None
-    path = Path(engine.model.config["recipe"]["data"]["train"])
-    if not path.is_file():
-        say(f"{what}: the training data, {path}, is not there (seen from the working directory)")
+    given = engine.model.config["recipe"]["data"]["train"]
+    if not all(path.is_file() for path in paths_of(given)):
+        say(f"{what}: the training data, {name_of(given)}, is not there (seen from the working directory)")
         return None
     manifest = engine.model.path.parent / "manifest.json"
-    if manifest.is_file() and files.read_json(manifest).get("inputs", {}).get("data.train") != files.sha256(path):
-        warn(f"{path} has changed since the model was trained on it; what it is now is what is compared with")
+    if manifest.is_file() and files.read_json(manifest).get("inputs", {}).get("data.train") != hash_of(given):
+        warn(f"{name_of(given)} has changed since the model was trained on it; what it is now is what is compared with")
     try:
-        rows = _read(task, path)
+        rows = _read(task, given)
         return Training(rows, [task.texts(row) for row in rows], task.gold(rows))
     except UserError as error:
         warn(f"the training data cannot be used, so there are no baselines: {error.where}: {error.message}")

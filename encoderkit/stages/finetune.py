@@ -17,6 +17,7 @@ from encoderkit.console import say, warn
 from encoderkit.data.duplicates import same
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.order import Balanced
+from encoderkit.data.parallel import Given, hash_of, name_of
 from encoderkit.data.records import MissingColumn, named_by
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, target_tokenizer, vocabulary_of
@@ -94,9 +95,9 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
         for what, count in (learner.lost(examples) if isinstance(learner, Lossy) else {}).items():
             warn(f"{name}: {count:,} {what}, which the model cannot give")
     learner.prepare(parts["train"])
-    inputs = {"tokenizer": tokenizer.fingerprint, "data.train": files.sha256(Path(recipe.data.train))}
-    if isinstance(recipe.data.dev, str) and not recipe.folds:
-        inputs["data.dev"] = files.sha256(Path(recipe.data.dev))
+    inputs = {"tokenizer": tokenizer.fingerprint, "data.train": hash_of(recipe.data.train)}
+    if "dev" in recipe.data.files and not recipe.folds:
+        inputs["data.dev"] = hash_of(recipe.data.files["dev"])
     elif "dev" in split:  # which rows were held out is a matter of this program's version too
         inputs["data.dev"] = hashlib.sha256(repr([row.line for row in split["dev"]]).encode()).hexdigest()
     if target is not None:
@@ -129,24 +130,25 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
     """The rows of train and, where the recipe has them, dev and test."""
     task, data = recipe.task, recipe.data
 
-    def read(path: str) -> list[Row]:
-        return read_rows(path, task.all_columns, task.optional_columns, txt=task.txt)
+    def read(given: Given) -> list[Row]:
+        return read_rows(given, task.all_columns, task.optional_columns, txt=task.txt)
 
-    parts, alike = {"train": _sure(read(data.train), task, data.train)}, task.together or task.all_columns
+    name = name_of(data.train)
+    parts, alike = {"train": _sure(read(data.train), task, name)}, task.together or task.all_columns
     if recipe.folds:
         fold = recipe.fold or 1
         held = partial(_fold, fold, recipe.folds)
         parts["train"], parts["dev"] = _hold_out(parts["train"], held, recipe.seed, alike)
-        say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, fold {fold} of {recipe.folds} (seed {recipe.seed})")
-    elif isinstance(data.dev, str):
+        say(f"dev: {len(parts['dev']):,} of the rows of {name}, fold {fold} of {recipe.folds} (seed {recipe.seed})")
+    elif isinstance(data.dev, str | dict):
         parts["dev"] = read(data.dev)
     elif data.dev:
         parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), recipe.seed, alike)
-        say(f"dev: {len(parts['dev']):,} of the rows of {data.train}, drawn at random (seed {recipe.seed})")
+        say(f"dev: {len(parts['dev']):,} of the rows of {name}, drawn at random (seed {recipe.seed})")
     if "dev" in parts and not (parts["dev"] and parts["train"]):
         what = f"folds = {recipe.folds}" if recipe.folds else f"data.dev = {data.dev}"
         message = f"{what} leaves no rows on one side (equal rows stay together)"
-        raise DataError(message, where=data.train, fix="--set data.dev=FILE")
+        raise DataError(message, where=name, fix="--set data.dev=FILE")
     if data.test is not None:
         parts["test"] = read(data.test)
     return parts
@@ -179,7 +181,7 @@ def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
 
 def _labelled(recipe: FinetuneRecipe, split: dict[str, list[Row]]) -> list[Row]:
     """The rows that labels are found in: those of `data.train`, a share of which may be held out."""
-    own = isinstance(recipe.data.dev, str) and not recipe.folds
+    own = "dev" in recipe.data.files and not recipe.folds
     return split["train"] if own else [*split["train"], *split.get("dev", [])]
 
 

@@ -120,11 +120,11 @@ def _rows(
     """
     if source is None:
         return lambda: (Row(dict(zip(names, row, strict=True)), i, "--text") for i, row in enumerate(texts, start=1))
-    columns = names if columns is None else columns
+    named, columns = columns is not None, names if columns is None else columns
     if len(columns) != len(names):
         message = f"the model reads {len(names)} column{'s' * (len(names) > 1)}, found {len(columns)}"
         raise UsageError(message, where="--column", fix=f"one for each of {', '.join(names)}")
-    held = open_texts(source, columns, optional)
+    held = open_texts(source, columns, optional, named)
     if list(columns) == list(names):
         return held.whole
     renamed = dict(zip(names, columns, strict=True))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic.fields import FieldInfo
 
 from encoderkit.config import Config, KeyPath, describe, json_schema, override, read_yaml, validate
+from encoderkit.data.config import Column
 from encoderkit.data.streams import Format
 from encoderkit.errors import UsageError, shown
 from encoderkit.recipe import CorpusRecipe, FinetuneRecipe, PretrainRecipe, TokenizerRecipe
@@ -23,6 +24,7 @@ RECIPES: dict[str, type[Config]] = {
 """Every kind of recipe, by the command (or the thing made) that it is for."""
 
 _UNITS = {
+    Column: "column",
     Count: "whole number (10k, 50M)",
     Share: "share (5% or 0.05)",
     Seconds: "duration (90s, 30m, 6h)",
@@ -50,7 +52,8 @@ _OF_ROWS = {f".{name}" for name in get_args(Format)} - {".txt"}
 def _of_labels(data: dict[str, Any]) -> bool:
     """Whether a recipe whose keys both recipes that train have is for labelled rows: by its data, or a key meant to be theirs."""
     given = data.get("data")
-    if isinstance(given, dict) and ("test" in given or {*Path(str(given.get("train"))).suffixes} & _OF_ROWS):
+    train = given.get("train") if isinstance(given, dict) else None
+    if isinstance(given, dict) and ("test" in given or isinstance(train, dict) or {*Path(str(train)).suffixes} & _OF_ROWS):
         return True
     own = list(FinetuneRecipe.model_fields.keys() - PretrainRecipe.model_fields.keys())
     return any(get_close_matches(key, own, 1, 0.7) for key in data.keys() - PretrainRecipe.model_fields.keys())

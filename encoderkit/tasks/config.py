@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from encoderkit.data.config import Column
 from encoderkit.models.config import DecoderConfig
 from encoderkit.tasks.rows import ClassWeights, Pooling, RowsConfig, differ, one_loss
 from encoderkit.tasks.token_config import SpanConfig, TagConfig
@@ -16,8 +17,8 @@ def _one_or_two(value: str | list[str]) -> str | list[str]:
     return value
 
 
-TextColumns = Annotated[str | list[str], AfterValidator(_one_or_two)]
-"""The column of a text, or the two columns of a pair."""
+TextColumns = Annotated[Column | list[Column], AfterValidator(_one_or_two)]
+"""The column of a text, or the two columns of a pair: names, or numbers where no line names them."""
 
 
 def _listed(columns: str | list[str]) -> list[str]:
@@ -30,7 +31,7 @@ class ClassifyConfig(RowsConfig):
     kind: Literal["classify"] = "classify"
     text: TextColumns = "text"
     """The column of the text, or the two columns of a pair."""
-    label: str | list[str] = "label"
+    label: Column | list[Column] = "label"
     """The column of the label (a list in it: several labels a row), or one column of 0 and 1 for each label."""
     multiple: bool = False
     """Several labels a row: each is decided on its own. Set by itself when `label` is a list of columns."""
@@ -55,7 +56,7 @@ class ClassifyConfig(RowsConfig):
     their losses as in equation 4 of Liang et al. (2021), who have 0.1 to 5. 0: computed once."""
     sampling: Literal["natural", "balanced"] = "natural"
     """balanced: an epoch has as many rows of each label, so rare ones repeatedly and frequent ones now and then."""
-    soft: str | None = None
+    soft: Column | None = None
     """A column with a teacher's probabilities, {label: p}, as `predict` writes them (scores): trained on beside the label, or
     instead of it (Hinton et al. 2015). Rows without it, and held-out data, have their label alone."""
     soft_share: Share = 1.0
@@ -119,7 +120,7 @@ class RegressConfig(RowsConfig):
     kind: Literal["regress"] = "regress"
     text: TextColumns = "text"
     """The column of the text, or the two columns of a pair."""
-    label: str | list[str] = "score"
+    label: Column | list[Column] = "score"
     """The column of the number, or one column for each number."""
     pooling: Pooling = "cls"
     """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
@@ -161,11 +162,11 @@ class SimilarityConfig(RowsConfig):
     """Vectors of texts whose cosine says how alike they are: pairs with a score, or pairs that belong together."""
 
     kind: Literal["similarity"] = "similarity"
-    text: tuple[str, str] = ("text", "text_pair")
+    text: tuple[Column, Column] = ("text", "text_pair")
     """The columns of a pair; without scores, of an anchor and its positive."""
-    label: str | None = None
+    label: Column | None = None
     """The column of the score, for loss cosent and cosine."""
-    negative: str | None = None
+    negative: Column | None = None
     """The column of a text that is not like the anchor though it may seem so, for loss contrastive."""
     loss: Literal["contrastive", "cosent", "cosine"] = "contrastive"
     """contrastive: the positive among the texts of all rows of the update (van den Oord et al. 2018). cosent: the order of
@@ -226,9 +227,9 @@ class RerankConfig(RowsConfig):
     """How relevant a candidate is to a query; a row for each of a query's candidates."""
 
     kind: Literal["rerank"] = "rerank"
-    text: tuple[str, str] = ("query", "candidate")
+    text: tuple[Column, Column] = ("query", "candidate")
     """The columns of the query and of the candidate."""
-    label: str = "relevance"
+    label: Column = "relevance"
     """The column of the relevance: 0 for none; 1, or any other number, for more."""
     pooling: Pooling = "cls"
     """The vector of a pair: that of its first token, the mean or the maximum over all its tokens."""
@@ -267,11 +268,11 @@ class ChoiceConfig(RowsConfig):
     """Which of several options answers a question, or continues a text."""
 
     kind: Literal["choice"] = "choice"
-    text: str = "question"
+    text: Column = "question"
     """The column of the question."""
-    options: str | list[str] = "options"
+    options: Column | list[Column] = "options"
     """The column of the options, which holds a list of texts, or one column for each option."""
-    label: str = "label"
+    label: Column = "label"
     """The column of the right option: its number, or its letter (A, B, ...)."""
     first: Literal[0, 1] = 0
     """The number of the first option."""
@@ -330,9 +331,9 @@ class GenerateConfig(RowsConfig):
     """A text from a text: translation, summaries, titles."""
 
     kind: Literal["generate"] = "generate"
-    source: str = "source"
+    source: Column = "source"
     """The column of what is read."""
-    target: str = "target"
+    target: Column = "target"
     """The column of what is to be written."""
     target_length: int = Field(default=128, ge=2)
     """The most tokens that are written, the end included; longer targets are cut for training, and counted."""

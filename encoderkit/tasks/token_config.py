@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from encoderkit.data.config import Column
 from encoderkit.tasks.rows import ClassWeights, RowsConfig, differ, one_loss
 from encoderkit.units import Overlap
 
@@ -12,13 +13,13 @@ class TagConfig(RowsConfig):
     """A tag for each token, or labelled spans of a text: entities, parts of speech."""
 
     kind: Literal["tag"] = "tag"
-    tokens: str | None = None
+    tokens: Column | None = None
     """The column of the tokens, a list; tokens if there is no text. In .conll files it is the first column; all are 1, 2 ..."""
-    tags: str | None = None
+    tags: Column | None = None
     """The column of their tags, a list as long; tags if there is no text. Of .conll files tags is the last column."""
-    text: str | None = None
+    text: Column | None = None
     """The column of a text, in place of tokens and tags."""
-    spans: str | None = None
+    spans: Column | None = None
     """The column of the text's entities, by characters: a list of [start, end, label], or of objects with these names;
     entities if it is not given."""
     scheme: Literal["auto", "bio", "bioes", "plain"] = "auto"
@@ -95,11 +96,11 @@ class SpanConfig(RowsConfig):
     """An answer as it stands in a passage: where it begins and ends."""
 
     kind: Literal["span"] = "span"
-    question: str = "question"
+    question: Column = "question"
     """The column of the question."""
-    context: str = "context"
+    context: Column = "context"
     """The column of the passage."""
-    answers: str = "answers"
+    answers: Column = "answers"
     """The column of the answers, each {text, answer_start} or the text alone: a list, or lists of texts and of starts."""
     question_length: PositiveInt = 64
     """The most tokens of a question; longer ones are cut, and counted."""

@@ -43,7 +43,7 @@ def test_values_as_a_task_needs_them(tmp_path: Path) -> None:
         ("a.csv", "good film,1\nbad film,0\n", r'a\.csv:1: there is no column "text"; .*the first line names the columns'),
         ("a.tsv", "text\tlabel\n\na\t1\nb\n", r"a\.tsv:4: has 1 fields"),
         ("a.jsonl", '{"text": "a"}\n', r'a\.jsonl:1: there is no column "label"'),
-        ("a.txt", "a\n", r"a \.txt has no columns"),
+        ("a.txt", "a\n", r"a \.txt names no columns"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, name: str, content: str, message: str) -> None:
