@@ -31,7 +31,7 @@ def data(
     test: Annotated[Path | None, typer.Option("--test", help="One more file.", show_default=False)] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", metavar="COLUMN", help="Of the text; twice for a pair; text if not given.", show_default=False),
+        typer.Option("--text", metavar="COLUMN", help="Name or number; twice for a pair; text if not given.", show_default=False),
     ] = None,
     label: Annotated[
         list[str] | None,

@@ -18,6 +18,7 @@ from encoderkit.data.streams import LINE, Encoding, Source, import_extra, lines,
 from encoderkit.errors import DataError, shown
 
 UNNAMED = "the first line names the columns; where it is a row already, name all of them by number, from 1"
+"""What is added where a column is missing from the header of a table, which may be none."""
 LABEL = "__label__"
 """What the labels of fastText begin with (Joulin et al. 2017): they stand before the text, and a row may have several."""
 SPAN = 1000

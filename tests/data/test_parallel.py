@@ -49,8 +49,9 @@ def test_the_hash_is_of_every_file_and_of_what_it_is(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_text(name, encoding="utf-8")
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    hashes = {hash_of(given) for given in (a, b, {"source": a, "target": b}, {"source": b, "target": a})}
-    assert len(hashes) == 4 and hash_of({"target": b, "source": a}) in hashes
+    by_column = ({"source": a, "target": b}, {"source": b, "target": a}, {"text": a, "label": b})
+    hashes = {hash_of(given) for given in (a, b, *by_column)}
+    assert len(hashes) == 5 and hash_of({"target": b, "source": a}) in hashes
 
 
 @pytest.mark.parametrize(
