@@ -1,4 +1,4 @@
-"""transformers' BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
+"""transformers' BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019), with XLM-RoBERTa and CamemBERT, which differ in name."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -134,7 +134,18 @@ def _read_bert(described: Mapping[str, Any]) -> BertConfig:
 
 def _read_roberta(described: Mapping[str, Any]) -> RobertaConfig:
     before = described.get("pad_token_id", 1) + 1
-    return RobertaConfig(max_length=described.get("max_position_embeddings", 514) - before, **read_shared(described))
+    length, named = described.get("max_position_embeddings", 514) - before, described["model_type"]
+    return RobertaConfig(max_length=length, model_type=named, **read_shared(described))
+
+
+def _roberta_classes(name: str) -> dict[HeadKind, str]:
+    return {
+        "none": f"{name}Model",
+        "masked": f"{name}ForMaskedLM",
+        "classify": f"{name}ForSequenceClassification",
+        "tag": f"{name}ForTokenClassification",
+        "span": f"{name}ForQuestionAnswering",
+    }
 
 
 BERT = Layout(
@@ -157,13 +168,7 @@ BERT = Layout(
 )
 ROBERTA = Layout(
     "roberta",
-    {
-        "none": "RobertaModel",
-        "masked": "RobertaForMaskedLM",
-        "classify": "RobertaForSequenceClassification",
-        "tag": "RobertaForTokenClassification",
-        "span": "RobertaForQuestionAnswering",
-    },
+    _roberta_classes("Roberta"),
     _rules,
     _demands,
     bert_settings,
@@ -172,3 +177,5 @@ ROBERTA = Layout(
     "lm_head.decoder.weight",
     {"lm_head.decoder.bias": "lm_head.bias"},
 )
+XLM_ROBERTA = ROBERTA._replace(model_type="xlm-roberta", classes=_roberta_classes("XLMRoberta"))
+CAMEMBERT = ROBERTA._replace(model_type="camembert", classes=_roberta_classes("Camembert"))

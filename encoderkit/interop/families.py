@@ -7,14 +7,14 @@ from pydantic import ValidationError
 
 from encoderkit.errors import DataError, shown
 from encoderkit.interop.albert import ALBERT
-from encoderkit.interop.bert import BERT, ROBERTA
+from encoderkit.interop.bert import BERT, CAMEMBERT, ROBERTA, XLM_ROBERTA
 from encoderkit.interop.deberta import DEBERTA
 from encoderkit.interop.electra import ELECTRA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.gpt import GPT
 from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds, plain
 from encoderkit.interop.modernbert import MODERNBERT
-from encoderkit.interop.t5 import T5, T5_GENERATION, EncoderDecoderConfig
+from encoderkit.interop.t5 import MT5, MT5_GENERATION, T5, T5_GENERATION, EncoderDecoderConfig
 from encoderkit.interop.xlnet import XLNET
 from encoderkit.models.config import (
     AlbertConfig,
@@ -44,6 +44,12 @@ LAYOUTS: dict[type[Any], Layout] = {
     ElectraConfig: ELECTRA,
     DebertaConfig: DEBERTA,
 }
+TWINS: dict[type[Any], tuple[Layout, ...]] = {
+    RobertaConfig: (XLM_ROBERTA, CAMEMBERT),
+    T5Config: (MT5,),
+    EncoderDecoderConfig: (MT5_GENERATION,),
+}
+"""The same tensors under another `model_type`, and so with other classes and tokenizers."""
 AnyConfig = EncoderConfig | EncoderDecoderConfig
 
 
@@ -55,15 +61,24 @@ class Recognised(NamedTuple):
     layout: Layout
 
 
+def layout_of(config: AnyConfig) -> Layout:
+    """What transformers calls the parts of such a model, which it has a class for."""
+    encoder = config.encoder if isinstance(config, EncoderDecoderConfig) else config
+    named = getattr(encoder, "model_type", None)
+    twin = (layout for layout in TWINS.get(type(config), ()) if layout.model_type == named)
+    return next(twin, LAYOUTS[type(config)])
+
+
 def recognise(described: Mapping[str, Any]) -> Recognised:
     """Read a config.json of transformers; a head that we have no place for counts as none.
 
     Raises `DataError` for a family that is not known, or a setting that ours has no place for.
     """
     found, named = str(described.get("model_type")), described.get("architectures") or []
-    layouts = [layout for layout in LAYOUTS.values() if layout.model_type == found]
+    every = [layout for kind, layout in LAYOUTS.items() for layout in (layout, *TWINS.get(kind, ()))]
+    layouts = [layout for layout in every if layout.model_type == found]
     if not layouts:
-        known = ", ".join(dict.fromkeys(layout.model_type for layout in LAYOUTS.values()))
+        known = ", ".join(dict.fromkeys(layout.model_type for layout in every))
         raise DataError(f"model_type is {shown(found)}; known here: {known}")
     layout = next((layout for layout in layouts if not set(layout.classes.values()).isdisjoint(named)), layouts[0])
     kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
@@ -97,7 +112,7 @@ def rules(config: AnyConfig, head: HeadKind, pad: int, own: bool = False) -> lis
 
     `own`: the head has a table of words of its own. The first rule is that of the word embeddings.
     """
-    layout = LAYOUTS[type(config)]
+    layout = layout_of(config)
     found = list(layout.rules(config, head, pad))
     if layout.table and head in ("masked", "pairs", "causal", "permuted"):
         if own:
@@ -113,9 +128,9 @@ def rules(config: AnyConfig, head: HeadKind, pad: int, own: bool = False) -> lis
 
 def obstacle(config: AnyConfig, head: Head) -> str | None:
     """Why transformers' class of this family cannot hold this model; None if it can."""
-    layout = LAYOUTS.get(type(config))
-    if layout is None:
+    if type(config) not in LAYOUTS:
         return f"transformers has no class for encoders of kind {config.kind}"
+    layout = layout_of(config)
     if head.kind not in layout.classes:
         return f"transformers has no {config.kind} with a head of kind {head.kind}"
     read = reading(config.encoder if isinstance(config, EncoderDecoderConfig) else config)
@@ -126,13 +141,13 @@ def obstacle(config: AnyConfig, head: Head) -> str | None:
 
 def loader(config: AnyConfig, head: Head) -> str:
     """The class of transformers that loads it; `obstacle` has nothing against it."""
-    alone = LAYOUTS[type(config)].loader if head.kind == "none" else None
+    alone = layout_of(config).loader if head.kind == "none" else None
     return alone or AUTO_CLASSES[head.kind]
 
 
 def settings(config: AnyConfig, head: Head, vocab_size: int, ids: SpecialIds) -> dict[str, Any]:
     """The config.json of transformers; `obstacle` has nothing against it."""
-    layout = LAYOUTS[type(config)]
+    layout = layout_of(config)
     shared = {
         "architectures": [layout.classes[head.kind]],
         "model_type": layout.model_type,

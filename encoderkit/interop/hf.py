@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from encoderkit.errors import DataError
-from encoderkit.interop.families import LAYOUTS, AnyConfig, loader, obstacle, rules, settings
+from encoderkit.interop.families import AnyConfig, layout_of, loader, obstacle, rules, settings
 from encoderkit.interop.layout import Form, Head, HeadKind, SpecialIds
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.models.config import TransformerConfig, XlnetConfig, longest
@@ -49,7 +49,7 @@ def to_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad:
             if rule.form != "same":
                 part = (part.T if rule.form == "transposed" else part).reshape(rule.shape or part.shape[::-1])
             result[name] = torch.cat((part.new_zeros(rule.before, *part.shape[1:]), part)).contiguous()
-    again = LAYOUTS[type(config)].repeated if own else {}  # what is not tied there is read under its second name
+    again = layout_of(config).repeated if own else {}  # what is not tied there is read under its second name
     return result | {second: result[first].clone() for second, first in again.items() if first in result}
 
 

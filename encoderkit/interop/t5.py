@@ -1,4 +1,4 @@
-"""transformers' T5 (Raffel et al. 2020), versions 1.0 and 1.1: the encoder alone, or with its decoder."""
+"""transformers' T5 (Raffel et al. 2020), 1.0 and 1.1, and mT5 (Xue et al. 2021): the encoder alone, or with its decoder."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -93,6 +93,8 @@ def _demands(config: EncoderDecoderConfig, head: Head) -> Iterator[Demand]:
         yield Demand("decoder.kind", config.decoder.kind, ("auto", "t5"))
         blocks = config.decoder.blocks(config.encoder)
         yield Demand("decoder.position", blocks.position, ("t5_bias",))
+        if config.encoder.model_type == "mt5":  # which never scales the last vectors
+            yield Demand("decoder.head", config.decoder.head, ("own",))
         for name in ("dim", "heads", "head_width", "inner"):
             yield Demand(f"decoder.{name}", getattr(blocks, name), (getattr(config.encoder, name),))
 
@@ -142,11 +144,13 @@ def with_sentinels(tokenizer: Mapping[str, bytes], first: int, count: int) -> di
 
 
 def _read_encoder(described: Mapping[str, Any]) -> T5Config:
-    gated, _, name = described.get("feed_forward_proj", "relu").rpartition("-")
+    model_type = described["model_type"]
+    gated, _, name = described.get("feed_forward_proj", "gated-gelu" if model_type == "mt5" else "relu").rpartition("-")
     if gated not in ("", "gated"):
         raise DataError(f"feed_forward_proj is {shown(described['feed_forward_proj'])}, for which there is no place here")
     named = "gelu_new" if gated and name == "gelu" else name
     return T5Config(
+        model_type=model_type,
         dim=described["d_model"],
         layers=described["num_layers"],
         heads=described["num_heads"],
@@ -170,7 +174,7 @@ def _read(described: Mapping[str, Any]) -> EncoderDecoderConfig:
     scaled = described.get("scale_decoder_outputs", described.get("tie_word_embeddings", True))
     decoder = DecoderConfig(
         layers=described.get("num_decoder_layers") or described["num_layers"],
-        head="tied" if scaled else "own",
+        head="tied" if scaled and described["model_type"] != "mt5" else "own",
         start="pad" if start in (pad, None) else "cls",
     )
     return EncoderDecoderConfig(encoder=_read_encoder(described), decoder=decoder)
@@ -200,3 +204,9 @@ T5_GENERATION = Layout(
     "lm_head.weight",
     _REPEATED,
 )
+MT5 = T5._replace(
+    model_type="mt5",
+    classes={"none": "MT5EncoderModel", "tag": "MT5ForTokenClassification"},
+    loader="MT5EncoderModel",
+)
+MT5_GENERATION = T5_GENERATION._replace(model_type="mt5", classes={"seq2seq": "MT5ForConditionalGeneration"})

@@ -137,6 +137,8 @@ class RobertaConfig(TransformerConfig):
     """RoBERTa (Liu et al. 2019): BERT's block, one segment."""
 
     kind: Literal["roberta"] = "roberta"
+    model_type: Literal["roberta", "xlm-roberta", "camembert"] = "roberta"
+    """Under which name transformers has it: XLM-RoBERTa (Conneau et al. 2020) and CamemBERT (Martin et al. 2020) are the same."""
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     segments: int = Field(default=1, ge=0)
     norm_eps: PositiveFloat = 1e-5
@@ -229,6 +231,8 @@ class T5Config(TransformerConfig):
     """
 
     kind: Literal["t5"] = "t5"
+    model_type: Literal["t5", "mt5"] = "t5"
+    """Under which name transformers has it: mT5 (Xue et al. 2021) is version 1.1."""
     position: Position = "t5_bias"
     attention_scale: Literal["width", "none"] = "none"
     norm: Literal["layer", "rms"] = "rms"

@@ -113,6 +113,9 @@ def _exported(model: Model) -> Exported:
         pooling = learner.vocabulary.pooling(found.pooling)
         head, tensors = Head(found.head, found.labels, several, pooling, found.dropout, numbers), found.tensors
     tokenizer = {name: data for name, data in model.tokenizer.save_files().items() if name in TOKENIZER_FILES}
+    if model.tokenizer.exact:
+        what = "several characters that make one (ｶﾞ, decomposed Korean or Vietnamese)"
+        say(f"transformers reads {what} otherwise than sentencepiece, which is used here: give it texts in NFKC")
     ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
     config, rows = learner.encoder_config, len(tensors["encoder.tokens.weight"])
     if isinstance(found, Export) and found.decoder is not None:

@@ -15,13 +15,14 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
 from encoderkit.errors import DataError
+from encoderkit.text.exact import NORMALIZED_BY
 from encoderkit.text.special import unspelled
 from encoderkit.text.unigram import decoder
 
 _MARKS = "[" + "".join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code))) + "]"
 """What Python calls combining, as the authors do: vowel signs of Hindi are not."""
-NORMAL, UNKNOWN, USER_DEFINED, BYTE = 1, 2, 4, 6
-"""Types of pieces; of these the last, and all others, are never cut out of a text."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+"""Types of pieces; only those of the first and the fourth are cut out of a text."""
 
 
 class Family(NamedTuple):
@@ -37,17 +38,26 @@ class Family(NamedTuple):
     lowercase: bool = False
     sentinels: int = 0
     """Tokens <extra_id_0> and so on after the pieces, the last first."""
+    first: tuple[str, ...] = ()
+    """Pieces that stand in place of the first ones of the model, as in fairseq, where the authors trained."""
+    replaced: int = 0
+    """How many these are in the model: controls, and what is unknown."""
 
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _FIRST = ("cls:0 $A:0 sep:0", "cls:0 $A:0 sep:0 $B:1 sep:1")
 _XLNET = {"pad": "<pad>", "unk": "<unk>", "cls": "<cls>", "sep": "<sep>", "mask": "<mask>"}
 _T5 = Family({"pad": "<pad>", "unk": "<unk>", "eos": "</s>"}, "$A:0 eos:0", "$A:0 eos:0 $B:0 eos:0", sentinels=100)
+_FAIRSEQ = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+_TWICE = ("cls:0 $A:0 sep:0", "cls:0 $A:0 sep:0 sep:0 $B:0 sep:0")
 FAMILIES = {
     "albert": Family({**_BERT, "pad": "<pad>", "unk": "<unk>"}, *_FIRST, quotes=True, lowercase=True),
     "xlnet": Family(_XLNET, "$A:0 sep:0 cls:2", "$A:0 sep:0 $B:1 sep:1 cls:2", quotes=True),
     "deberta-v2": Family(_BERT, *_FIRST),
     "t5": _T5,
+    "mt5": _T5._replace(sentinels=0),  # it has them among its pieces
+    "xlm-roberta": Family(_FAIRSEQ, *_TWICE, first=("<s>", "<pad>", "</s>", "<unk>"), replaced=3),
+    "camembert": Family(_FAIRSEQ, *_TWICE, first=("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"), replaced=1),
 }
 """By the `model_type` of a config.json; others are taken for a BERT's."""
 
@@ -59,12 +69,15 @@ def pieces_files(model: bytes, model_type: str, said: Mapping[str, Any], where: 
     """
     family = FAMILIES.get(model_type, Family(_BERT, *_FIRST))
     try:
-        tokenizer = _engine(_read(model), family, said)
+        found = _placed(_read(model), family)
+        tokenizer = _engine(found, family, said)
     except (IndexError, struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
         raise DataError(f"cannot be read as a unigram model of sentencepiece ({error})", where=str(where)) from None
     names = {f"{role}_token": name for role, name in _names(family, said).items()}
     described = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
     described["padding_side"] = "left" if family.single.endswith("cls:2") else "right"
+    if isinstance(next(iter(_steps(found, family, said)), None), normalizers.Precompiled):
+        described[NORMALIZED_BY] = "sentencepiece"
     return {
         "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": json.dumps(described, indent=1).encode(),
@@ -77,6 +90,16 @@ def _names(family: Family, said: Mapping[str, Any]) -> dict[str, str]:
     """The special tokens by role: as `said`, a text or a mapping with its content, or the usual ones."""
     found = {role: said.get(f"{role}_token") or token for role, token in family.names.items()}
     return {role: str(token["content"] if isinstance(token, dict) else token) for role, token in found.items()}
+
+
+def _placed(model: "_Model", family: Family) -> "_Model":
+    """The model with the pieces of the family's own in place of its first ones."""
+    if not family.first:
+        return model
+    if any(kind not in (UNKNOWN, CONTROL) for _, _, kind in model.pieces[: family.replaced]):
+        raise ValueError(f"its first {family.replaced} pieces are not those of such a model")
+    own = [(text, 0.0, UNKNOWN if text == family.names["unk"] else CONTROL) for text in family.first]
+    return model._replace(pieces=[*own, *model.pieces[family.replaced :]])
 
 
 def _engine(model: "_Model", family: Family, said: Mapping[str, Any]) -> Tokenizer:
@@ -93,7 +116,7 @@ def _engine(model: "_Model", family: Family, said: Mapping[str, Any]) -> Tokeniz
     tokenizer.decoder = decoder()
     names = _names(family, said)
     tokenizer.add_special_tokens([AddedToken(names[role], lstrip=role == "mask", normalized=False) for role in names])
-    count = said.get("extra_ids", family.sentinels) if family.sentinels else 0
+    count = said.get("extra_ids", family.sentinels) if "eos" in family.names else 0
     tokenizer.add_special_tokens([AddedToken(f"<extra_id_{i}>", normalized=False) for i in range(count - 1, -1, -1)])
 
     def laid(template: str) -> str:
@@ -116,8 +139,11 @@ def _steps(model: "_Model", family: Family, said: Mapping[str, Any]) -> list[Any
         steps.append(normalizers.Lowercase())
     if model.characters:
         steps.append(normalizers.Precompiled(model.characters))
-    # Runs of spaces are one, and there are none at the ends.
-    return [*steps, normalizers.Replace(Regex(r"[\s▁]+"), " "), normalizers.Strip()] if model.trims else steps
+    if not model.trims:
+        return steps
+    # Runs of spaces are one, and there are none at the ends; other white space is one where the authors' code says so.
+    space = r"[\s▁]+" if family.quotes else "[ ▁]+"
+    return [*steps, normalizers.Replace(Regex(rf"\A{space}|{space}\z"), ""), normalizers.Replace(Regex(space), " ")]
 
 
 class _Model(NamedTuple):

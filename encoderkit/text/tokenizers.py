@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Engine
 
 from encoderkit import files
 from encoderkit.errors import DataError
+from encoderkit.text.exact import NORMALIZED_BY, Exact
 from encoderkit.text.opened import OpenWords
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.quick import Quick, quick_engine
@@ -88,8 +89,9 @@ class Tokenizer:
         with panics_explained("reading tokenizer.json", where):
             self._engine = Engine.from_str(content["tokenizer.json"].decode())
         if "encoderkit.json" not in content and (changed := _kept_apart(description)):
-            self._engine, content = Engine.from_str(changed), {**content, "tokenizer.json": changed.encode()}
+            self._engine, content = Engine.from_str(changed), {**content, **_as_changed(changed, content, where)}
         self._content, self._where = dict(content), where
+        self._exact = _exact(self._engine, content, where)
         self._quick: Quick | None = None
         self._opened: OpenWords | None = None
         self._engine.no_truncation()
@@ -115,8 +117,17 @@ class Tokenizer:
     @property
     def sentinels(self) -> list[int]:
         """The ids of <extra_id_0>, <extra_id_1> and so on, if the tokenizer has any (T5's)."""
-        found = takewhile(lambda id: id is not None, (self._engine.token_to_id(f"<extra_id_{i}>") for i in count()))
-        return [id for id in found if id is not None]
+        for name in ("<extra_id_{}>", "▁<extra_id_{}>"):  # the latter are pieces of sentencepiece's, in mT5
+            every = (self._engine.token_to_id(name.format(i)) for i in count())
+            found = [id for id in takewhile(lambda id: id is not None, every) if id is not None]
+            if found:
+                return found
+        return []
+
+    @property
+    def exact(self) -> bool:
+        """Whether texts are normalised by a model of sentencepiece, where tokenizer.json alone would do it otherwise."""
+        return self._exact is not None
 
     @property
     def fingerprint(self) -> str:
@@ -138,6 +149,7 @@ class Tokenizer:
             starts, straddling = token_starts(segmenter.words(texts), spans.characters, spans.offsets)
             return Encoded(spans.ids, starts, spans.offsets, int(np.count_nonzero(spans.ids == self.unk)), straddling)
         with self._explained(texts):
+            texts = self._exact.texts(texts) if self._exact else texts
             ids, offsets = self._quickly(texts) or self._laid(texts)
         ids = ids.astype(self.dtype, copy=False)
         starts = word_starts(ids, offsets, self._tables) if len(ids) else np.zeros(0, bool)
@@ -148,7 +160,8 @@ class Tokenizer:
     def spans(self, texts: Sequence[str]) -> Spans:
         """Texts to the same ids, with the characters of each."""
         with self._explained(texts):
-            encodings = self._engine.encode_batch(texts, add_special_tokens=False)
+            read = self._exact.texts(texts) if self._exact else texts
+            encodings = self._engine.encode_batch(read, add_special_tokens=False)
             lists = [(encoding.ids, encoding.offsets) for encoding in encodings]
         del encodings
         if any(len(text) > LONG_TEXT for text in texts):
@@ -156,9 +169,14 @@ class Tokenizer:
         offsets = _ends([len(ids) for ids, _ in lists])
         ids = np.fromiter(chain.from_iterable(ids for ids, _ in lists), self.dtype, offsets[-1])
         if self._opened is not None:
-            ids = self._opened.name(self._engine, texts, ids, offsets)
+            ids = self._opened.name(self._engine, read, ids, offsets)
         pairs = chain.from_iterable(chain.from_iterable(spans for _, spans in lists))
-        return Spans(ids, offsets, np.fromiter(pairs, np.int64, 2 * offsets[-1]).reshape(-1, 2))
+        characters = np.fromiter(pairs, np.int64, 2 * offsets[-1]).reshape(-1, 2)
+        for i, text in enumerate(texts):
+            if self._exact is not None and text is not read[i]:
+                part = slice(offsets[i], offsets[i + 1])
+                characters[part] = self._exact.places(text, characters[part])
+        return Spans(ids, offsets, characters)
 
     def open_up(self) -> list[str | None]:
         """From now on unknown words get ids beyond the vocabulary. The word of each id, None for special ones; it grows."""
@@ -255,7 +273,7 @@ class Tokenizer:
         with panics_explained("encoding text", self._where):
             try:
                 yield
-            except (TypeError, UnicodeEncodeError):
+            except (TypeError, UnicodeEncodeError, RuntimeError):
                 self._explain(texts)
                 raise
 
@@ -281,6 +299,20 @@ def _kept_apart(description: dict[str, Any]) -> str | None:
     names = [token["content"] for token in description.get("added_tokens") or [] if token["special"]]
     cut = json.loads(unspelled(names).__getstate__())
     return json.dumps({**description, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*steps, cut]}}, ensure_ascii=False)
+
+
+def _as_changed(tokenizer: str, content: Mapping[str, bytes], where: str | Path) -> dict[str, bytes]:
+    """The files of a tokenizer.json that was changed: transformers' class of the family would make up one of its own."""
+    said = {**_json(content, "tokenizer_config.json", where), "tokenizer_class": "PreTrainedTokenizerFast"}
+    return {"tokenizer.json": tokenizer.encode(), "tokenizer_config.json": json.dumps(said, indent=1).encode()}
+
+
+def _exact(engine: Engine, content: Mapping[str, bytes], where: str | Path) -> Exact | None:
+    """sentencepiece's way of normalising, for a tokenizer that says so and has its model."""
+    said = _json(content, "tokenizer_config.json", where).get(NORMALIZED_BY)
+    if said != "sentencepiece" or "tokenizer.model" not in content or engine.normalizer is None:
+        return None
+    return Exact(content["tokenizer.model"], engine.normalizer.normalize_str)
 
 
 def _ends(sizes: Sequence[int]) -> np.ndarray:

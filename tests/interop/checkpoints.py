@@ -34,6 +34,9 @@ UNIGRAM: dict[str, dict[str, Any]] = {
         "control_symbols": "[CLS],[SEP],[MASK]", "user_defined_symbols": "(,),-,.,£",
     },
     "XLNet": {"control_symbols": "<cls>,<sep>,<pad>,<mask>,<eod>", "user_defined_symbols": "<eop>,.,(,),-,£"},
+    "XLMRoberta": {},
+    "Camembert": {},
+    "MT5": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "user_defined_symbols": "▁<extra_id_1>,▁<extra_id_0>"},
     "DebertaV2": {
         "pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3,
         "pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]",
@@ -55,8 +58,11 @@ def sentencepiece_model(family: str) -> bytes:
 def tokenizer_files(family: str, folder: Path, lowercase: bool = True) -> None:
     """The files of a tokenizer as the family's authors published theirs."""
     if family in UNIGRAM:
-        name = "spm.model" if family == "DebertaV2" else "spiece.model"
+        name = {"DebertaV2": "spm.model", "XLMRoberta": "sentencepiece.bpe.model", "Camembert": "sentencepiece.bpe.model"}
+        name = name.get(family, "spiece.model")
         (folder / name).write_bytes(sentencepiece_model(family))
+        if family == "MT5":
+            (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 0}', encoding="utf-8")
     elif family in ("Bert", "Electra"):
         letters = sorted({c for text in TEXTS for c in (text + text.lower()) if not c.isspace()})
         special = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -126,6 +132,11 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
             "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
         },
     },
+    "XLMRoberta": {"odd": {"hidden_size": 21, "num_attention_heads": 3, "type_vocab_size": 1, "layer_norm_eps": 1e-5}},
+    "Camembert": {"odd": {"hidden_size": 18, "num_attention_heads": 3, "type_vocab_size": 1}},
+    "MT5": {
+        "odd": {"d_model": 21, "d_kv": 6, "num_heads": 3, "d_ff": 31, "num_layers": 3, "num_decoder_layers": 2},
+    },
     "ModernBert": {
         "odd": {"hidden_size": 18, "num_attention_heads": 3, "local_attention": 8, "num_hidden_layers": 5},
         "biased": {
@@ -165,6 +176,9 @@ HEADS: dict[str, tuple[str, ...]] = {
     "XLNet": ("Model", "LMHeadModel", "ForSequenceClassification"),
     "GPT2": ("Model", "LMHeadModel", "ForSequenceClassification"),
     "T5": ("EncoderModel", "ForConditionalGeneration"),
+    "MT5": ("EncoderModel", "ForConditionalGeneration"),
+    "XLMRoberta": ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
+    "Camembert": ("Model", "ForMaskedLM", "ForSequenceClassification"),
     "ModernBert": ("Model", "ForMaskedLM", "ForSequenceClassification"),
     "DebertaV2": ("Model", "ForMaskedLM", "ForSequenceClassification"),
 }
@@ -178,7 +192,7 @@ def published(folder: Path, family: str, shape: str, head: str, **more: Any) -> 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_files(family, folder)
     settings = {
-        **({} if family in ("XLNet", "GPT2", "T5") else SIZES),
+        **({} if family in ("XLNet", "GPT2", "T5", "MT5") else SIZES),
         **({"id2label": dict(enumerate(LABELS))} if head.endswith("Classification") else {}),
         **SHAPES[family][shape],
         **more,
@@ -189,12 +203,14 @@ def published(folder: Path, family: str, shape: str, head: str, **more: Any) -> 
     named = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     named |= {"cls": tokenizer.cls_token_id, "sep": tokenizer.sep_token_id} if family == "ModernBert" else {}
     ids = {f"{role}_token_id": id for role, id in named.items() if id is not None}
-    ids |= {"decoder_start_token_id": 0} if family == "T5" else {}
+    ids |= {"decoder_start_token_id": 0} if family in ("T5", "MT5") else {}
     ids |= {"pad_token_id": 0} if family == "GPT2" else {}
     torch.manual_seed(1)
     model = getattr(transformers, family + head)(config_class(vocab_size=len(tokenizer) + 3, **{**settings, **ids}))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.25)
     model.tie_weights()
+    if family == "MT5" and head == "ForConditionalGeneration":  # published with a head of its own, though it says tied
+        model.lm_head.weight = nn.Parameter(torch.randn_like(model.shared.weight) / 4)
     model.eval().save_pretrained(folder)
     return model

@@ -441,7 +441,7 @@ def test_uer(old: bool, tmp_path: Path) -> None:
     assert (logits - theirs(**arguments).logits)[inputs.mask].abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("family", ["GPT2", "Albert", "Bert", "Esmc", "ModernBert", "T5", "XLNet"])
+@pytest.mark.parametrize("family", ["GPT2", "Albert", "Bert", "Esmc", "ModernBert", "T5", "MT5", "XLMRoberta", "XLNet"])
 def test_what_a_config_does_not_say_is_what_transformers_takes(family: str) -> None:
     """Not its sizes, which every config.json has."""
     theirs: Any = getattr(transformers, f"{family}Config")()
