@@ -188,17 +188,23 @@ Masking = Literal["token", "within_word"]
 """What is hidden where a masked model is asked for a token: it alone, or with what follows in its word."""
 
 
+Likelihood = Literal["exact", "pseudo", "discriminator"]
+"""What a text's likelihood is: the product of its tokens' in one order; of each token's given all others; or the
+probability that a discriminator gives each token of being the original one, which is not that of the token."""
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """A learner that can say how likely a text is."""
 
     encoder: Encoder
     vocabulary: Vocabulary
+    likelihood: Likelihood
     maskings: tuple[Masking, ...]
-    """The ways to ask it; none where the likelihood is exact and there is only one."""
+    """The ways to ask it; none where nothing is hidden and there is only one."""
 
     def log_likelihoods(self, texts: Sequence[Any], masking: Masking | None, tokens: int) -> np.ndarray:
-        """(N,) float64: the log-likelihood of each text in nats, [CLS] and [SEP] not counted; exact, or pseudo- by masking.
+        """(N,) float64: the log of the `likelihood` of each text in nats, [CLS] and [SEP] not counted.
 
         `texts` are rows of one document (`data.blocks.Row`); `masking` is one of `maskings`, None: the first; about
         `tokens` tokens are computed at once. Called in evaluation mode, without gradients.

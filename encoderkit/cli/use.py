@@ -35,14 +35,17 @@ def evaluate(
         Suite | None,
         typer.Option(
             "--suite",
-            help="minimal_pairs (BLiMP's form) of a pretrained model; wordsim or analogy of the words of any.",
+            help="minimal_pairs (BLiMP's form) of a pretrained model, by likelihood, pseudo-likelihood or what a discriminator "
+            "says of each token; wordsim or analogy of the words of any.",
             show_default=False,
         ),
     ] = None,
     masking: Annotated[
         Literal["token", "within_word"] | None,
         typer.Option(
-            "--masking", help="Of minimal_pairs: hide each token alone, or with what follows in its word.", show_default=False
+            "--masking",
+            help="Of minimal_pairs, for masked models and T5's: hide each token alone, or with what follows in its word.",
+            show_default=False,
         ),
     ] = None,
     precision: PrecisionOption = "auto",

@@ -150,7 +150,11 @@ class Decoder(nn.Module):
 
     def logits(self, x: Tensor, shared: nn.Embedding) -> Tensor:
         """(..., D) -> (..., V)."""
-        return F.linear(x * self.scale, (self.out or self.tokens or shared).weight)
+        return F.linear(x * self.scale, self.table(shared))
+
+    def table(self, shared: nn.Embedding) -> Tensor:
+        """(V, D): what the last vectors, scaled, are multiplied with."""
+        return (self.out or self.tokens or shared).weight
 
     def causal(self, queries: int, keys: int) -> Tensor:
         """(1, H, Q, K): the bias of each distance, -inf for what comes later."""
@@ -179,11 +183,15 @@ class Writing:
 
     def read(self, tokens: Tensor) -> Tensor:
         """(N, n) the next tokens of each target -> (N, V) logits of the one after them."""
+        return self.decoder.logits(self.vectors(tokens), self.shared)
+
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """The same -> (N, D) vectors of the last of them, of which `Decoder.logits` makes those logits."""
         before = 0 if self._past[0] is None else self._past[0].key.shape[2]
         bias = self.decoder.causal(tokens.shape[1], before + tokens.shape[1])
         x, found = self.decoder.run(tokens, bias, self._past, self._across, self._memories, self.shared)
         self._past = list(found)
-        return self.decoder.logits(x[:, -1], self.shared)
+        return x[:, -1]
 
     def select(self, rows: Tensor) -> None:
         """Go on with the targets `rows` (M,)."""

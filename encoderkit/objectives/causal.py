@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Export, Mark, Masking, Picture, Reader, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Mark, Masking, Picture, Reader, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig, reading
@@ -29,6 +29,7 @@ from encoderkit.objectives.likelihood import Probe, log_likelihoods
 class Causal(nn.Module):
     """Encoder and vocabulary head under the causal objective; the head shares the encoder's word embeddings, or has its own."""
 
+    likelihood: Likelihood = "exact"
     maskings: tuple[Masking, ...] = ()
 
     def __init__(self, config: CausalConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:

@@ -4,14 +4,15 @@ Every objective that can say so has a method `log_likelihoods` (see `learner.Sco
 have it from here.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from encoderkit.learner import pad
+from encoderkit.data.blocks import Row
+from encoderkit.learner import Masking, pad
 from encoderkit.models.inputs import Inputs
 
 
@@ -26,6 +27,13 @@ class Probe(NamedTuple):
     """(K,) where it guesses."""
     labels: np.ndarray
     """(K,) the tokens that are right."""
+
+
+def in_turn(row: Row, masking: Masking | None) -> Iterator[tuple[int, int]]:
+    """For each token of a text, special ones left out: its place, and the end of what is hidden where it is asked for."""
+    ends = np.append(np.flatnonzero(row.starts | row.special), len(row.ids))  # a word ends where the next thing begins
+    for place in np.flatnonzero(~row.special).tolist():
+        yield place, int(ends[np.searchsorted(ends, place, "right")]) if masking == "within_word" else place + 1
 
 
 def log_likelihoods(

@@ -18,13 +18,13 @@ from torch.nn.functional import cross_entropy
 from encoderkit.data.blocks import Row
 from encoderkit.data.pairs import PairRow
 from encoderkit.errors import DataError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Masking, Picture, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Picture, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig, XlnetConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
-from encoderkit.objectives.likelihood import Probe, log_likelihoods
+from encoderkit.objectives.likelihood import Probe, in_turn, log_likelihoods
 from encoderkit.objectives.masking import Masker, pictures
 from encoderkit.objectives.pairs import build_pairs
 
@@ -32,6 +32,7 @@ from encoderkit.objectives.pairs import build_pairs
 class Masked(nn.Module):
     """Encoder and vocabulary head under the masked objective; the head shares the encoder's word embeddings, or has its own."""
 
+    likelihood: Likelihood = "pseudo"
     maskings: tuple[Masking, ...] = ("token", "within_word")
 
     def __init__(self, config: MaskedConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:
@@ -120,16 +121,14 @@ class Masked(nn.Module):
             hidden = self.head.transform(self.encoder(inputs).flatten(0, 1)[where])
             return judged(hidden, self.head.table(self.encoder.tokens.weight), self.head.bias, labels)[0]
 
-        probes = (probe for i, row in enumerate(texts) for probe in self._probes(i, row, masking == "within_word"))
+        probes = (probe for i, row in enumerate(texts) for probe in self._probes(i, row, masking))
         device = str(self.encoder.tokens.weight.device)
         return log_likelihoods(probes, len(texts), nats, self.vocabulary.pad, tokens, device)
 
-    def _probes(self, text: int, row: Row, within_word: bool) -> Iterator[Probe]:
-        ordinary = np.flatnonzero(~row.special)
-        ends = np.append(np.flatnonzero(row.starts | row.special), len(row.ids))  # a word ends where the next thing begins
-        for place in ordinary:
+    def _probes(self, text: int, row: Row, masking: Masking | None) -> Iterator[Probe]:
+        for place, end in in_turn(row, masking):
             shown = row.ids.copy()
-            shown[place : ends[np.searchsorted(ends, place, "right")] if within_word else place + 1] = self.vocabulary.mask
+            shown[place:end] = self.vocabulary.mask
             yield Probe(text, shown, np.array([place]), row.ids[[place]])
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Export, Masking, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Masking, Vocabulary, pad
 from encoderkit.models.build import build_vocabulary_head
 from encoderkit.models.config import EncoderConfig, XlnetConfig
 from encoderkit.models.inputs import Inputs
@@ -43,6 +43,7 @@ class Drawn(NamedTuple):
 class Permuted(nn.Module):
     """XLNet and its vocabulary head under the permuted objective; the head shares the word embeddings, or has its own."""
 
+    likelihood: Likelihood = "exact"
     maskings: tuple[Masking, ...] = ()
 
     def __init__(self, config: PermutedConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:

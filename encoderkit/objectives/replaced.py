@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Picture, Vocabulary
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Picture, Vocabulary
 from encoderkit.models.build import build_encoder, build_replaced_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart
 from encoderkit.objectives.config import ReplacedConfig
+from encoderkit.objectives.likelihood import Probe, log_likelihoods
 from encoderkit.objectives.masked import Masked
 
 TABLES = ("tokens", "positions", "segments")
@@ -55,6 +56,9 @@ class Replaced(nn.Module):
 
     Each tensor stands once in its state, and `encoder.tokens.weight` is what the encoder reads, however the two share.
     """
+
+    likelihood: Likelihood = "discriminator"
+    maskings: tuple[Masking, ...] = ()
 
     def __init__(self, config: ReplacedConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:
         """`length`: the tokens a row has at most."""
@@ -137,6 +141,25 @@ class Replaced(nn.Module):
         """(N, L) for N texts in the rows: the probability of each of their tokens of having been replaced; 0 for padding."""
         scores, real = apart(self.scores(inputs)[:, :, None], inputs)
         return scores.squeeze(-1).sigmoid() * real
+
+    def log_likelihoods(self, texts: Sequence[Row], masking: Masking | None, tokens: int) -> np.ndarray:
+        """(N,) sums, over the tokens of a text as it stands, of the discriminator's log-probability of being the original.
+
+        It is the encoder that is asked, as where it chooses between wordings without being fine-tuned for that (Xia et al.
+        2022, "Prompting ELECTRA"): the generator's pseudo-likelihood would be about another network. At its best the
+        discriminator tells how much likelier a token is in the data than with the generator (Clark et al. 2020,
+        "Pre-Training Transformers as Energy-Based Cloze Models"), so that the sum finds what is out of place, and is no
+        probability of the text.
+        """
+        if masking is not None:
+            raise UsageError("a discriminator hides none; it judges all tokens of a text as it stands", where="--masking")
+
+        def nats(inputs: Inputs, where: Tensor, labels: Tensor) -> Tensor:
+            return F.softplus(self.scores(inputs).flatten()[where])  # -log(1 - sigmoid)
+
+        ordinary = [np.flatnonzero(~row.special) for row in texts]
+        probes = (Probe(i, row.ids, at, row.ids[at]) for i, (row, at) in enumerate(zip(texts, ordinary, strict=True)))
+        return log_likelihoods(probes, len(texts), nats, self.vocabulary.pad, tokens, str(self.encoder.tokens.weight.device))
 
     def _compute(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(N, V) logits of the generator, (R,) logits of every place, and (R,) whether it was replaced, as 0 and 1."""

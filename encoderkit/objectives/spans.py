@@ -8,21 +8,24 @@ would go on in the next document of the row is two. Each document has its sentin
 sees no other. Only the encoder is kept by `embed` and `finetune`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Vocabulary, pad
 from encoderkit.models.build import build_encoder
+from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.decoder import Decoder
+from encoderkit.models.decoder import Decoder, Writing
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import SpansConfig
+from encoderkit.objectives.likelihood import Probe, in_turn, log_likelihoods
 
 STEP = 16
 """Targets are as wide as a multiple of this, so that batches have few shapes."""
@@ -44,6 +47,9 @@ class Pair(NamedTuple):
 
 class Spans(nn.Module):
     """Encoder and decoder under span corruption; they share the word embeddings where their widths are equal."""
+
+    likelihood: Likelihood = "pseudo"
+    maskings: tuple[Masking, ...] = ("token", "within_word")
 
     def __init__(self, config: SpansConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:
         """`length`: the tokens a row has at most."""
@@ -132,6 +138,27 @@ class Spans(nn.Module):
             "loss": float(observed["nats"].mean(dtype=np.float64)),
             "accuracy": float(observed["right"].mean(dtype=np.float64)),
         }
+
+    def log_likelihoods(self, texts: Sequence[Row], masking: Masking | None, tokens: int) -> np.ndarray:
+        """(N,) pseudo-log-likelihoods (Salazar et al. 2020): the sum over the tokens of a text, each taken out in turn.
+
+        The first sentinel stands in its place, and in that of what is hidden with it; the decoder reads its start and that
+        sentinel, and the token is what should come next.
+        """
+        shared, given = self.encoder.tokens, torch.tensor([[self.start, self.sentinels[0]]])
+
+        def nats(inputs: Inputs, where: Tensor, labels: Tensor) -> Tensor:
+            writing = Writing(self.head, self.encoder(inputs), inputs.mask, shared)
+            hidden = writing.vectors(given.to(labels.device).expand(len(labels), -1))  # a row has one token to guess
+            return judged(hidden * self.head.scale, self.head.table(shared), None, labels)[0]
+
+        probes = (probe for i, row in enumerate(texts) for probe in self._probes(i, row, masking))
+        return log_likelihoods(probes, len(texts), nats, self.vocabulary.pad, tokens, str(shared.weight.device))
+
+    def _probes(self, text: int, row: Row, masking: Masking | None) -> Iterator[Probe]:
+        for place, end in in_turn(row, masking):
+            shown = np.concatenate([row.ids[:place], self.sentinels[:1], row.ids[end:]])
+            yield Probe(text, shown, np.array([place]), row.ids[[place]])
 
     def exported(self) -> Export:
         """As transformers' T5."""

@@ -3,7 +3,9 @@
 Models of next tokens, and of permuted ones, say exactly how likely a sentence is. For masked ones it is the sum of the
 log-probabilities of its tokens, each hidden in turn (Salazar et al. 2020, "Masked Language Model Scoring", section 2.1), and
 with `within_word` the rest of its word behind it too, which would give a rare word away (Kauf and Ivanova 2023, "A Better Way
-to Do Masked Language Model Scoring"). Neither divides by the length, and neither counts [CLS] and [SEP].
+to Do Masked Language Model Scoring"). Models of spans are asked likewise: a sentinel stands for what is hidden, and the
+decoder says what comes after it. A discriminator is shown the sentence as it is, once, and says of each token how likely it
+is the original one. None divides by the length, and none counts [CLS] and [SEP].
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +20,10 @@ from encoderkit.data.records import MissingColumn, check_text, read_records
 from encoderkit.data.streams import blocks, find_sources
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import TOKENS, Engine
-from encoderkit.learner import Masking, Scorer
+from encoderkit.learner import Likelihood, Masking, Scorer
 from encoderkit.metrics import Answered, bootstrap_shares
 from encoderkit.objectives.causal import Causal
+from encoderkit.objectives.spans import Spans
 
 COLUMNS = {
     "good": ("sentence_good", "good"),
@@ -29,6 +32,12 @@ COLUMNS = {
     "phenomenon": ("linguistics_term", "phenomenon"),
 }
 """What the columns are called in BLiMP's own files, and elsewhere."""
+BY: dict[Likelihood, str] = {
+    "exact": "log-likelihood",
+    "pseudo": "pseudo-log-likelihood",
+    "discriminator": "a discriminator's log-probability that each token is the original one",
+}
+"""What is compared, for a person."""
 _WINDOW = 256  # pairs in memory at once, with all that is asked of each
 
 
@@ -102,6 +111,7 @@ def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = Non
     right = likely[:, 0] > likely[:, 1]
     figures = {
         "rows": len(pairs),
+        "likelihood": learner.likelihood,
         "masking": masking or "token" if learner.maskings else None,
         **_figures(pairs, right),
         "ties": int((likely[:, 0] == likely[:, 1]).sum()),
@@ -122,7 +132,9 @@ def score(paradigms: np.ndarray, right: np.ndarray) -> dict[str, float]:
 def _rows(engine: Engine, texts: Sequence[str]) -> tuple[list[Row], int]:
     """Each text as the tokenizer lays it out, and how many were cut."""
     tokenizer, (before, after) = engine.model.tokenizer, engine.model.tokenizer.template.around
-    if isinstance(engine.model.learner, Causal):  # however the tokenizer lays texts out, it learns to go on from [CLS]
+    learner = engine.model.learner
+    # However the tokenizer lays texts out, these have learnt them from [CLS] to [SEP]; but T5's, which has no [CLS].
+    if isinstance(learner, Causal) or (isinstance(learner, Spans) and tokenizer.cls != tokenizer.sep):
         before, after = [tokenizer.cls], [tokenizer.sep]
     room = engine.model.config["length"] - len(before) - len(after)
     encoded, rows, cut = tokenizer.encode(texts), [], 0
@@ -166,5 +178,5 @@ def describe(result: dict[str, Any]) -> str:
             low, high = entry["interval"]
             rows.append([kind, f"{entry['accuracy']:.4f}", f"{low:.4f} - {high:.4f}", f"{entry['pairs']:,}"])
         parts.extend([rows] if len(rows) > 1 else [])
-    head = f"{result['rows']:,} pairs, {result['unknown']['share']:.2%} of the tokens unknown"
+    head = f"{result['rows']:,} pairs by {BY[result['likelihood']]}, {result['unknown']['share']:.2%} of the tokens unknown"
     return "\n\n".join([head, *map(table, parts)])

@@ -15,12 +15,12 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("google.protobuf")  # with which transformers reads models of sentencepiece
 
 from encoderkit.config import validate  # noqa: E402
-from encoderkit.errors import DataError  # noqa: E402
-from encoderkit.inference import open_model  # noqa: E402
+from encoderkit.errors import DataError, UsageError  # noqa: E402
+from encoderkit.inference import open_model, start  # noqa: E402
 from encoderkit.learner import Export  # noqa: E402
 from encoderkit.models.inputs import Inputs  # noqa: E402
 from encoderkit.recipe import FinetuneRecipe  # noqa: E402
-from encoderkit.stages import export, import_model  # noqa: E402
+from encoderkit.stages import export, import_model, minimal_pairs  # noqa: E402
 from encoderkit.stages.finetune import finetune  # noqa: E402
 from encoderkit.stages.predict import predict  # noqa: E402
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer  # noqa: E402
@@ -254,6 +254,27 @@ def test_a_t5_is_fine_tuned_to_write_and_writes_the_same_there(family: str, shap
         both.append([row["written"] for row in predicted(model, tmp_path / name, 1)])
     assert len(both[0]) > 1 and any(both[0])
     assert all(longer.startswith(short.rstrip()) for short, longer in zip(*both, strict=True))  # 24 tokens at most, and 128
+
+
+@pytest.mark.parametrize("shape", SHAPES["T5"])
+@torch.no_grad()
+def test_a_t5_is_asked_for_sentences_as_it_reads_them(shape: str, tmp_path: Path) -> None:
+    """Token by token, by transformers: <extra_id_0> in its place, and what the decoder says after it."""
+    theirs = published(tmp_path / "hf", "T5", shape, "ForConditionalGeneration")
+    engine = start(imported(tmp_path / "hf", tmp_path / "ours"), "fp32")
+    [row], cut = minimal_pairs._rows(engine, [TEXTS[0]])
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ids, sentinel, expected = again(TEXTS[0])["input_ids"], again.convert_tokens_to_ids("<extra_id_0>"), 0.0
+    assert row.ids.tolist() == ids and ids[-1] == 1 and not cut
+    for place, token in enumerate(ids[:-1]):
+        read = torch.tensor([[*ids[:place], sentinel, *ids[place + 1 :]]])
+        logits = theirs(input_ids=read, labels=torch.tensor([[sentinel, token]])).logits
+        expected += float(logits[0, 1].log_softmax(-1)[token])
+    learner: Any = engine.model.learner
+    assert learner.log_likelihoods([row], None, 100) == pytest.approx([expected], rel=1e-4)
+    published(tmp_path / "alone", "T5", shape, "EncoderModel")
+    with pytest.raises(UsageError, match="no likelihood"):
+        minimal_pairs.evaluate(start(imported(tmp_path / "alone", tmp_path / "vectors"), "fp32"), [tmp_path])
 
 
 def prepared(family: str, text: str) -> str:

@@ -13,7 +13,7 @@ from encoderkit.config import validate
 from encoderkit.inference import open_model
 from encoderkit.objectives.spans import Spans
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
-from encoderkit.stages import embed, export, import_model
+from encoderkit.stages import embed, export, import_model, suites
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import prepare, pretrain
@@ -50,6 +50,10 @@ def run_dir(
 def test_it_is_evaluated_and_gives_vectors(run_dir: Path, store_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
     found = evaluate(run_dir / "step-0000006", store_dir)["metrics"]
     assert 0 < found["loss"] < 8 and 0 <= found["accuracy"] <= 1
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"good": "the film was good", "bad": "the the was good"}\n', encoding="utf-8")
+    scored = suites.evaluate("minimal_pairs", run_dir / "step-0000006", [pairs], "fp32", masking="within_word")
+    assert (scored["likelihood"], scored["masking"], scored["ties"]) == ("pseudo", "within_word", 0)
     embed.embed(run_dir / "step-0000006", labelled["dev"], tmp_path / "x.npy", "mean")
     assert np.load(tmp_path / "x.npy").shape == (30, 32)
 

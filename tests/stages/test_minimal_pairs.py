@@ -16,10 +16,12 @@ from encoderkit.errors import DataError, UsageError
 from encoderkit.learner import Masking, Scorer
 from encoderkit.metrics import Answered, bootstrap_shares
 from encoderkit.models.inputs import Inputs
+from encoderkit.objectives.config import SpansConfig
+from encoderkit.objectives.spans import Spans
 from encoderkit.preflight import find_step, only_for_suites, suite
 from encoderkit.stages import suites
 from encoderkit.stages.minimal_pairs import read_pairs
-from tests.training.runs import BOTH_WAYS, KINDS, LENGTH, causal, masked
+from tests.training.runs import BOTH_WAYS, KINDS, LENGTH, VOCABULARY, causal, encoder, masked, replaced
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 PAIRS = [
@@ -102,6 +104,58 @@ def test_likelihoods_are_the_product_of_the_next_tokens(kind: str, more: dict[st
         learner.log_likelihoods(rows, "token", 100)
 
 
+def spans(kind: str, **settings: Any) -> Spans:
+    torch.manual_seed(1)
+    return Spans(SpansConfig.model_validate(settings), encoder(kind, **BOTH_WAYS.get(kind, {})), VOCABULARY, LENGTH)
+
+
+OWN_SENTINELS = {"first_sentinel": 39, "sentinel_step": -1, "sentinels": 5}
+
+
+@pytest.mark.parametrize("masking", ["token", "within_word"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *((kind, {}) for kind in KINDS),
+        ("t5", {"decoder": {"head": "own", "start": "pad"}, **OWN_SENTINELS}),
+        ("bert", {"decoder": {"dim": 16, "heads": 2}}),
+    ],
+)
+@torch.inference_mode()
+def test_a_decoder_says_what_stood_where_a_sentinel_is(kind: str, settings: dict[str, Any], masking: Masking) -> None:
+    """The decoder reads its start and the sentinel as in training, all at once and without what `generate` keeps."""
+    learner, rows = shaken(spans(kind, **settings)), texts()
+    assert isinstance(learner, Scorer) and learner.likelihood == "pseudo"
+    sentinel, start = (39, 0) if "first_sentinel" in settings else (40, 2)
+    given, one, expected = torch.tensor([[start, sentinel]]), torch.ones(1, 2, dtype=torch.int64), []
+    for row in rows:
+        nats, ids = 0.0, row.ids.tolist()
+        for place in range(1, len(ids) - 1):
+            end = word_end(row, place) if masking == "within_word" else place + 1
+            read = Inputs.of(torch.tensor([[*ids[:place], sentinel, *ids[end:]]]))
+            scores = learner.head(given, one, read.documents, learner.encoder(read), learner.encoder.tokens)[0, 1]
+            nats += float(scores.log_softmax(-1)[ids[place]])
+        expected.append(nats)
+    for tokens in (1, 40, 10_000):
+        np.testing.assert_allclose(learner.log_likelihoods(rows, masking, tokens), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("generator", [{"share": 0.5}, None])
+@pytest.mark.parametrize("kind", ["electra", "deberta", "lstm"])
+@torch.inference_mode()
+def test_a_discriminator_judges_every_token_as_it_stands(kind: str, generator: dict[str, Any] | None) -> None:
+    learner, rows = shaken(replaced(kind, generator=generator)), texts()
+    assert isinstance(learner, Scorer) and learner.likelihood == "discriminator"
+    expected = []
+    for row in rows:
+        scores = learner.head(learner.encoder(Inputs.of(torch.from_numpy(row.ids)[None])))[0, 1:-1]
+        expected.append(float((1 - scores.sigmoid()).log().sum()))
+    for tokens in (1, 40, 10_000):
+        np.testing.assert_allclose(learner.log_likelihoods(rows, None, tokens), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UsageError, match="as it stands"):
+        learner.log_likelihoods(rows, "token", 100)
+
+
 def write(path: Path, rows: list[dict[str, str]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -124,7 +178,8 @@ def test_figures_by_paradigm_and_phenomenon(pretrained_dir: Path, tmp_path: Path
         "accuracy": (3 * ours + theirs) / 4,
         "interval": found["phenomena"]["syntax"]["interval"],
     }
-    assert "syntax" in suites.describe(found) and found["masking"] == "token"
+    assert "5 pairs by pseudo-log-likelihood" in suites.describe(found) and "syntax" in suites.describe(found)
+    assert (found["likelihood"], found["masking"]) == ("pseudo", "token")
     step = find_step(pretrained_dir)
     again = suites.evaluate("minimal_pairs", step, [file], "fp32", against=step, masking="within_word")
     assert again["rows"] == 5 and again["against"]["differences"]["macro_accuracy"]["value"] == 0

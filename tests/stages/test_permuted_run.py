@@ -78,7 +78,8 @@ def test_it_is_evaluated_on_rows_with_memory_and_fills_blanks(trained: Path, sto
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"sentence_good": "the film", "sentence_bad": "film the the"}\n', encoding="utf-8")
     scored = minimal_pairs.evaluate(engine, [pairs]).figures
-    assert scored["masking"] is None and scored["ties"] == 0 and scored["metrics"]["accuracy"] in (0.0, 1.0)
+    assert (scored["likelihood"], scored["masking"]) == ("exact", None)
+    assert scored["ties"] == 0 and scored["metrics"]["accuracy"] in (0.0, 1.0)
     with pytest.raises(DataError, match="has none"):
         source = tmp_path / "rows.txt"
         source.write_text("the film\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from encoderkit.config import validate
 from encoderkit.inference import open_model
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.stages import suites
 from encoderkit.stages.embed import embed
 from encoderkit.stages.evaluate import describe, evaluate
 from encoderkit.stages.finetune import load_pretrained, prepare
@@ -43,6 +44,11 @@ def test_the_whole_way(sharing: str, tokenizer_dir: Path, store_dir: Path, label
     assert [len(row["predictions"]) for row in rows] == [2, 0]
     first, second = rows[0]["predictions"]
     assert first["score"] >= second["score"] and first.keys() == {"place", "token", "replaced", "score"}
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"good": "the film was good", "bad": "the the was good"}\n', encoding="utf-8")
+    scored = suites.evaluate("minimal_pairs", step, [pairs], "fp32")
+    assert (scored["likelihood"], scored["masking"], scored["ties"]) == ("discriminator", None, 0)
+    assert "each token is the original one" in suites.describe(scored)
     embed(step, labelled["dev"], tmp_path / "vectors.npy", precision="fp32")
     assert np.load(tmp_path / "vectors.npy").shape == (30, 32)
     data = {name: str(path) for name, path in labelled.items()}
