@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,28 +112,48 @@ def finetune(a: argparse.Namespace) -> float:
 
 def embed(a: argparse.Namespace) -> float:
     """Texts a second, tokenizing included: sorted by length, 32 at a time, the mean over all tokens."""
-    texts = sorted((json.loads(line)["sentence"] for line in lines(a.data, 1e6)), key=len, reverse=True)
     if a.engine == "sentence-transformers":
         library = importlib.import_module("sentence_transformers").SentenceTransformer(str(a.model), device="cpu")
         library.max_seq_length = 128
-        library.encode(texts[: 32 * WARM], show_progress_bar=False)
-        started = time.perf_counter()
-        library.encode(texts, show_progress_bar=False)
-        return len(texts) / (time.perf_counter() - started)
+        return timed(partial(library.encode, show_progress_bar=False), sentences(a.data))
+    return computed(a, AutoModel, lambda vectors, mask: (vectors * mask).sum(1) / mask.sum(1))
+
+
+def predict(a: argparse.Namespace) -> float:
+    """Likewise, the probabilities of labels."""
+    if a.engine == "pipeline":
+        pipeline = transformers.pipeline("text-classification", model=str(a.model), device="cpu")
+        return timed(partial(pipeline, batch_size=32, truncation=True, max_length=128), sentences(a.data))
+    return computed(a, AutoModelForSequenceClassification, lambda logits, mask: logits.softmax(-1).max(-1))
+
+
+def sentences(path: Path) -> list[str]:
+    """The texts of a file, the longest first."""
+    return sorted((json.loads(line)["sentence"] for line in lines(path, 1e12)), key=len, reverse=True)
+
+
+def timed(work: Callable[[list[str]], Any], texts: list[str]) -> float:
+    """Texts a second of a function of them all, after a warm-up on a few."""
+    work(texts[: 32 * WARM])
+    started = time.perf_counter()
+    work(texts)
+    return len(texts) / (time.perf_counter() - started)
+
+
+def computed(a: argparse.Namespace, kind: Any, finish: Callable[[torch.Tensor, torch.Tensor], Any]) -> float:
+    """Texts a second of a model of transformers or what became of it; `finish` takes its outputs and the mask (B, T, 1)."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(a.model)
-    model = AutoModel.from_pretrained(a.model).eval()
-    hidden = model if a.engine == "transformers" else converted(model, a.engine)
-    started, done = 0.0, 0
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=a.precision == "bf16"):
-        for number, i in enumerate(range(0, len(texts), 32)):
-            if number == WARM:
-                started, done = time.perf_counter(), 0
+    model = kind.from_pretrained(a.model).eval()
+    run = model if a.engine == "transformers" else converted(model, a.engine)
+
+    def work(texts: list[str]) -> None:
+        for i in range(0, len(texts), 32):
             batch = tokenizer(texts[i : i + 32], padding=True, truncation=True, max_length=128, return_tensors="pt")
-            mask = batch["attention_mask"][:, :, None]
-            vectors = hidden(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
-            (torch.as_tensor(vectors).float() * mask).sum(1) / mask.sum(1)
-            done += len(batch["input_ids"])
-    return done / (time.perf_counter() - started)
+            outputs = run(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+            finish(torch.as_tensor(outputs).float(), batch["attention_mask"][:, :, None])
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=a.precision == "bf16"):
+        return timed(work, sentences(a.data))
 
 
 def converted(model: torch.nn.Module, engine: str) -> Any:
@@ -251,7 +271,7 @@ def train_tokenizer(a: argparse.Namespace) -> float:
     return a.corpus.stat().st_size / 1e6 / (time.perf_counter() - started)
 
 
-WORK = {f.__name__: f for f in (pretrain, finetune, embed, classifier, tokenize, train_tokenizer)}
+WORK = {f.__name__: f for f in (pretrain, finetune, embed, predict, classifier, tokenize, train_tokenizer)}
 
 
 def main() -> None:
@@ -261,7 +281,7 @@ def main() -> None:
     for name in ("tokenizer", "corpus", "model", "data"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--kind", help="of a tokenizer or a classifier")
-    parser.add_argument("--engine", default="transformers", help="or sentence-transformers, onnx, onnx-int8, openvino")
+    parser.add_argument("--engine", default="transformers", help="or sentence-transformers, pipeline, onnx, onnx-int8, openvino")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--compile", action="store_true")
     for name, value in (("updates", 20), ("batch", 64), ("layers", 4), ("dim", 256), ("heads", 4)):
