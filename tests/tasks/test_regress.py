@@ -49,7 +49,7 @@ def test_eight_numbers_are_memorised(kind: str) -> None:
     task.prepare(source)
     optimizers = build_optimizers(task, AdamWConfig(lr=5e-3, weight_decay=0.0), torch.float32)
     schedule = ScheduleConfig(kind="linear", warmup=0)
-    for update in updates(task, optimizers, source, plan(200, 8, clip=1.0, schedule=schedule)):
+    for update in updates(task, optimizers, source, plan(400, 8, clip=1.0, schedule=schedule)):
         if update.loss < 1e-4:
             break
     found = evaluate_source(task, source, 8, "cpu", "fp32")
