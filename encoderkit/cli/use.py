@@ -35,8 +35,7 @@ def evaluate(
         Suite | None,
         typer.Option(
             "--suite",
-            help="minimal_pairs (BLiMP's form) of a pretrained model, by likelihood, pseudo-likelihood or what a discriminator "
-            "says of each token; wordsim or analogy of the words of any.",
+            help="minimal_pairs (BLiMP's form) of a pretrained model; wordsim or analogy of the words of any.",
             show_default=False,
         ),
     ] = None,
@@ -79,10 +78,7 @@ def evaluate(
     from encoderkit.stages import evaluate as stage
 
     result = stage.evaluate(step, one, precision, batch, not no_baselines, other, errors, overwrite)
-    if json:
-        print_result(result, json)
-    else:
-        print(stage.describe(result))
+    print_result(result, json) if json else print(stage.describe(result))
 
 
 @app.command(rich_help_panel=USE)
