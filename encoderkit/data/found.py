@@ -50,9 +50,7 @@ def find(given: Given, columns: Sequence[str], txt: Literal["line", "conll"] = "
         source = source._replace(format=txt)
     if source.format == "txt" and not by_number(columns):
         return _lines(source)
-    source, content = open_content(source, Account())
-    text, encoding, broken = _decoded(b"".join(content))
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    source, text, encoding, broken, lines = _opened(source)
     if source.format == "jsonl":
         parsed = [_parsed(source, line, i) for i, line in enumerate(lines, start=1) if line and not line.isspace()]
         rows = [row for row in parsed if isinstance(row, Row)]
@@ -61,11 +59,16 @@ def find(given: Given, columns: Sequence[str], txt: Literal["line", "conll"] = "
     return Found(given, source, encoding, broken, lines, [Row(values, line, source.name) for line, values in records], [])
 
 
-def _lines(source: Source) -> Found:
-    """Of a file with a text a line."""
+def _opened(source: Source) -> tuple[Source, str, str, list[int], list[str]]:
+    """A file, its format known now; its text, its encoding, its broken lines, and its lines without their ends."""
     source, content = open_content(source, Account())
     text, encoding, broken = _decoded(b"".join(content))
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return source, text, encoding, broken, [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def _lines(source: Source) -> Found:
+    """Of a file with a text a line."""
+    source, _, encoding, broken, lines = _opened(source)
     rows = [Row({"text": line}, i, source.name) for i, line in enumerate(lines[: len(lines) - (not lines[-1])], start=1)]
     return Found(source.name, source, encoding, broken, lines, rows, [])
 

@@ -162,9 +162,7 @@ def _empty(split: Split, layout: Layout) -> set[int]:
     return {row.line for row in split.rows if not "".join(row.texts).strip() or checks.wordless(row, layout)}
 
 
-def _repaired_columns(
-    split: Split, twice: set[int], layout: Layout, widths: bool
-) -> tuple[list[str], dict[str, int], int]:  # fmt: skip
+def _repaired_columns(split: Split, twice: set[int], layout: Layout, widths: bool) -> tuple[list[str], dict[str, int], int]:
     """As `_repaired`, of a file for each column."""
     assert isinstance(split.found.given, Mapping)
     empty = _empty(split, layout)

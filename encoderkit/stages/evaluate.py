@@ -57,7 +57,7 @@ def evaluate(
             raise UsageError("neighbouring tokens are not independent, so two pretrained models are not tested on a store")
         if errors is not None:
             raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--errors")
-        return about | _store(engine, Path(name_of(data)))
+        return about | _store(engine, paths_of(data)[0])
     decided = judge(engine, data)
     train = _training(engine, task)
     found = about | _rows(decided, train, with_baselines)

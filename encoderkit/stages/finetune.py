@@ -140,9 +140,9 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
         held = partial(_fold, fold, recipe.folds)
         parts["train"], parts["dev"] = _hold_out(parts["train"], held, recipe.seed, alike)
         say(f"dev: {len(parts['dev']):,} of the rows of {name}, fold {fold} of {recipe.folds} (seed {recipe.seed})")
-    elif isinstance(data.dev, str | dict):
-        parts["dev"] = read(data.dev)
-    elif data.dev:
+    elif "dev" in data.files:
+        parts["dev"] = read(data.files["dev"])
+    elif isinstance(data.dev, float) and data.dev:
         parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), recipe.seed, alike)
         say(f"dev: {len(parts['dev']):,} of the rows of {name}, drawn at random (seed {recipe.seed})")
     if "dev" in parts and not (parts["dev"] and parts["train"]):

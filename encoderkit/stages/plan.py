@@ -55,8 +55,8 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
     learner.to(plan.device)
     dev = looks(recipe, len(material.dev or ()))
-    plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
-    seconds = Trial(learner, recipe.optimizer, material.train).speed(plan, 4)
+    plan = settle(plan, training, learner, material.train, dev, material.one_shape)
+    seconds = Trial(learner, material.train).speed(plan, recipe.optimizer, 4)
     if training.budget is not None:
         count = max(1, fitting(training.budget, seconds, dev, plan))
         plan = plan.model_copy(update={"updates": count, "examples": count * plan.batch})
@@ -136,7 +136,7 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
         assert isinstance(learner, nn.Module)
         learner.to(plan.device)
         say(f"measuring {layers} x {dim}")
-        seconds = Trial(learner, recipe.optimizer, material.train).speed(plan, 1)
+        seconds = Trial(learner, material.train).speed(plan, recipe.optimizer, 1)
         tokens = _batches(material, plan).tokens * budget / seconds
         inside = _parameters(learner)["layers"]
         found.append(

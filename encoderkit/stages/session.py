@@ -151,7 +151,7 @@ def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, 
         plan = by_first(lambda: draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, count))
         place(learner, plan.device, training.shard)
         dev = looks(recipe, len(material.dev or ()))
-        plan = settle(plan, training, learner, recipe.optimizer, material.train, dev, material.one_shape)
+        plan = settle(plan, training, learner, material.train, dev, material.one_shape)
         settled = plan
         by_first(lambda: _begin(recipe, material, settled, out, overwrite))
     else:

@@ -172,10 +172,10 @@ class Tokenizer:
             ids = self._opened.name(self._engine, read, ids, offsets)
         pairs = chain.from_iterable(chain.from_iterable(spans for _, spans in lists))
         characters = np.fromiter(pairs, np.int64, 2 * offsets[-1]).reshape(-1, 2)
-        for i, text in enumerate(texts):
-            if self._exact is not None and text is not read[i]:
+        if (exact := self._exact) is not None:
+            for i in (i for i, text in enumerate(texts) if text is not read[i]):
                 part = slice(offsets[i], offsets[i + 1])
-                characters[part] = self._exact.places(text, characters[part])
+                characters[part] = exact.places(texts[i], characters[part])
         return Spans(ids, offsets, characters)
 
     def open_up(self) -> list[str | None]:

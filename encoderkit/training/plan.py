@@ -83,12 +83,11 @@ def settle(
     plan: Plan,
     training: TrainingConfig,
     learner: Learner,
-    optimizer: OptimizerConfig,
     source: Source,
     looks: int,
     compilable: bool,
 ) -> Plan:
-    """Choose the micro-batch and whether to compile, and plan the updates that fit into `training.budget`.
+    """Choose the kernel of attention, the micro-batch and whether to compile; estimate the updates that fit into a budget.
 
     `looks`: held-out examples that will be evaluated in the whole run; they take time too. `compilable`: batches have
     one shape, so that compiling once is enough. Short runs are not measured, as they would be over before.
@@ -107,11 +106,11 @@ def settle(
     undecided = not sharded(learner) and (training.micro_batch == "auto" or (training.compile == "auto" and compilable))
     if training.budget is None and (plan.updates < FEW or not (undecided or training.attention == "auto")):
         return plan
-    trial = Trial(learner, optimizer, source)
+    trial = Trial(learner, source)
     plan, portion = _with_what_fits(plan, trial)
     length = training.budget if training.budget is not None else plan.updates * portion.update(plan)
     if training.attention == "auto" and length >= LONG_RUN:
-        plan = _with_best_attention(plan, trial)
+        plan, portion = _with_best_attention(plan, trial, portion)
     if undecided and length >= LONG_RUN:
         if training.micro_batch == "auto":
             plan, portion = _with_best_micro_batch(plan, trial, portion, started)
@@ -199,15 +198,14 @@ class Trial(NamedTuple):
     """Some of the work of a run, whose effect is then undone, to see how long it takes."""
 
     learner: Learner
-    optimizer: OptimizerConfig
     source: Source
 
     def portion(self, plan: Plan) -> Portion | None:
         """What single micro-batches cost after a first one (two where they are compiled); None if memory ran out."""
         learner = self.learner
         assert isinstance(learner, nn.Module)
-        rows = plan.micro_batch * world.size()
-        alone = plan.model_copy(update={"updates": _ENDLESS, "examples": _ENDLESS * rows, "batch": rows})
+        batch = plan.micro_batch * world.size()
+        alone = plan.model_copy(update={"updates": _ENDLESS, "examples": _ENDLESS * batch, "batch": batch})
         learner.train()
         seconds, tokens, rows, warm = 0.0, 0, 0, 2 if plan.compile else 1
         for n in range(warm + 3):
@@ -227,14 +225,14 @@ class Trial(NamedTuple):
         tokens = max(tokens, 1)
         return by_first(lambda: Portion(seconds / tokens, tokens / rows))
 
-    def speed(self, plan: Plan, count: int) -> float:
+    def speed(self, plan: Plan, optimizer: OptimizerConfig, count: int) -> float:
         """Seconds an update takes, the mean of `count` after a first one (which compiles); the learner is as before."""
         learner = self.learner
         assert isinstance(learner, nn.Module)
         before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
         endless = {"updates": _ENDLESS, "examples": _ENDLESS * plan.batch, "unfreeze": 0.0, "clock": None}  # as in the end
         times = [time.monotonic()]
-        optimizers = build_optimizers(learner, self.optimizer, DTYPES[plan.precision])
+        optimizers = build_optimizers(learner, optimizer, DTYPES[plan.precision])
         for _ in islice(updates(learner, optimizers, self.source, plan.model_copy(update=endless)), count + 1):
             times.append(time.monotonic())
         learner.load_state_dict(before)
@@ -250,19 +248,20 @@ def _with_what_fits(plan: Plan, trial: Trial) -> tuple[Plan, Portion]:
     return plan, portion
 
 
-def _with_best_attention(plan: Plan, trial: Trial) -> Plan:
-    """The plan with the kernel that is fastest for the rows of the run, where its encoder has a choice."""
+def _with_best_attention(plan: Plan, trial: Trial, portion: Portion) -> tuple[Plan, Portion]:
+    """The plan with the kernel that is fastest for the rows of the run, where its encoder has a choice; and its portion."""
     assert isinstance(trial.learner, nn.Module)
     parts = (part for part in trial.learner.modules() if type(part) is Attention and (plan.device == "cuda" or not part.dropout))
     if (part := next(parts, None)) is None:
-        return plan
+        return plan, portion
     rows, length = next(micro_batches(trial.learner, trial.source, plan, 0)).inputs.ids.shape
     width, dtype = part.out.in_features // part.heads, DTYPES[plan.precision]
     kernel: Kernel = by_first(lambda: fastest(plan.attention, rows, length, part.heads, width, dtype, plan.device))
-    if kernel != plan.attention:
-        say(f"attention by {'the fused kernel' if kernel == 'fused' else 'two products'}, which is faster here")
+    if kernel == plan.attention:
+        return plan, portion
+    say(f"attention by {'the fused kernel' if kernel == 'fused' else 'two products'}, which is faster here")
     train_by(kernel)
-    return plan.model_copy(update={"attention": kernel})
+    return _with_what_fits(plan.model_copy(update={"attention": kernel}), trial)
 
 
 def _with_best_micro_batch(plan: Plan, trial: Trial, portion: Portion, started: float) -> tuple[Plan, Portion]:

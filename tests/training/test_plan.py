@@ -27,7 +27,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, seconds: list[float], updates: int,
     learner, training = masked("bert"), TrainingConfig(updates=updates, micro_batch=8, attention="products")
     monkeypatch.setattr(learner, "compile", lambda: setattr(learner, "_compiled_call_impl", learner.forward))
     own = plan(updates, 8)
-    made = settle(own, training, learner, OPTIMIZER, rows(8), 0, compilable=True)
+    made = settle(own, training, learner, rows(8), 0, compilable=True)
     assert made.compile == (learner._compiled_call_impl is not None)
     assert made == own.model_copy(update={"compile": made.compile})
     return made.compile, learner
@@ -59,7 +59,7 @@ def test_without_a_compiler_a_long_run_says_so(monkeypatch: pytest.MonkeyPatch, 
     assert not settled(monkeypatch, [1.0], 301, compiler=False)[0]
     assert "not compiled: there is no C++ compiler" in capsys.readouterr().err
     with pytest.raises(UsageError, match="no C\\+\\+ compiler was found"):
-        settle(plan(5, 8, compile=True), TrainingConfig(updates=5), masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+        settle(plan(5, 8, compile=True), TrainingConfig(updates=5), masked("bert"), rows(8), 0, compilable=True)
 
 
 def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,12 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(planning, "_compile", lambda learner: None)
     monkeypatch.setattr(planning, "can_compile", lambda device: True)
     made = settle(
-        plan(400, 8), TrainingConfig(updates=400, micro_batch=8), masked("bert"), OPTIMIZER, rows(8), 0, compilable=True
+        plan(400, 8),
+        TrainingConfig(updates=400, micro_batch=8, attention="products"),
+        masked("bert"),
+        rows(8),
+        0,
+        compilable=True,
     )
     assert not made.compile
     assert "not compiled, as that failed: g++: fatal error\n" in capsys.readouterr().err
@@ -89,7 +94,7 @@ def by_the_clock(
     monkeypatch.setattr(planning.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Trial, "portion", lambda *_: Portion(guess / 8, 1))
     learner, source = masked("bert"), rows(8)
-    made = settle(plan(0, 8), TrainingConfig(budget=budget), learner, OPTIMIZER, source, 0, compilable=True)
+    made = settle(plan(0, 8), TrainingConfig(budget=budget), learner, source, 0, compilable=True)
     assert made.updates == max(1, int(budget / guess)) and made.clock and not made.clock.settled
     real_updates = planning.updates
 
@@ -135,7 +140,7 @@ def test_an_lstm_in_bf16_where_the_processor_has_none(monkeypatch: pytest.Monkey
 def test_measuring_the_speed_changes_nothing() -> None:
     learner = masked("bert")
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-    assert Trial(learner, OPTIMIZER, rows(20)).speed(plan(5, 8), 2) > 0
+    assert Trial(learner, rows(20)).speed(plan(5, 8), OPTIMIZER, 2) > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state_dict().items())
     assert all(p.grad is None for p in learner.parameters())
 
@@ -144,7 +149,7 @@ def test_a_portion_is_what_it_costs_and_leaves_nothing() -> None:
     """As long as the passes alone of an update; weights and gradients are as before."""
     learner, source = masked("bert"), rows(20)
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-    found = Trial(learner, OPTIMIZER, source).portion(plan(5, 8, 4))
+    found = Trial(learner, source).portion(plan(5, 8, 4))
     assert found and found.tokens == pytest.approx(sum(len(row.ids) for row in source) / 20, rel=0.2)
     assert 0 < found.update(plan(5, 8, 4)) == found.seconds * found.tokens * 8 < 10
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state_dict().items())
@@ -161,9 +166,7 @@ def test_what_does_not_fit_is_halved_before_the_run(monkeypatch: pytest.MonkeyPa
         return forward(inputs, targets)
 
     monkeypatch.setattr(learner, "forward", small)
-    made = settle(
-        plan(1000, 16, 16), TrainingConfig(updates=1000, compile="off"), learner, OPTIMIZER, rows(32), 0, compilable=True
-    )
+    made = settle(plan(1000, 16, 16), TrainingConfig(updates=1000, compile="off"), learner, rows(32), 0, compilable=True)
     assert made.micro_batch == 2 and "memory ran out with a micro-batch of 4 rows" in capsys.readouterr().err
 
 
@@ -176,8 +179,8 @@ def test_the_micro_batch_is_the_fastest(
     """From eight rows twice as many or half as many, as long as it gets faster; None: memory ran out."""
     costs = {size: Portion(second / 1000, 1) for size, second in seconds.items()}
     monkeypatch.setattr(Trial, "portion", lambda self, plan: costs.get(plan.micro_batch))
-    training = TrainingConfig(updates=10_000, compile="off")
-    made = settle(plan(10_000, 16, 8), training, masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+    training = TrainingConfig(updates=10_000, compile="off", attention="products")
+    made = settle(plan(10_000, 16, 8), training, masked("bert"), rows(8), 0, compilable=True)
     assert made.micro_batch == best
     assert ("rows at once are faster than 8" in capsys.readouterr().err) == (best != 8)
 
@@ -196,7 +199,7 @@ def test_attention_is_measured_for_long_runs_that_leave_it_open(
     monkeypatch.setattr(Trial, "portion", lambda *_: Portion(0.1, 1))
     learner, training = masked("bert", attention_dropout=dropout), TrainingConfig(updates=length, micro_batch=8, attention=wanted)
     began = plan(length, 8, attention="products" if wanted == "products" else "fused")
-    made = settle(began, training, learner, OPTIMIZER, rows(8), 0, compilable=False)
+    made = settle(began, training, learner, rows(8), 0, compilable=False)
     measured = wanted == "auto" and length == 1000 and not dropout
     assert asked == ([("fused", 8, 16, 2, 16, torch.float32, "cpu")] if measured else [])
     assert made.attention == used[-1] == ("products" if measured or wanted == "products" else "fused")
@@ -206,8 +209,8 @@ def test_nothing_is_tried_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> No
     """Sixteen rows would take two seconds twice, eight rows one and four half of one."""
     tried = []
     monkeypatch.setattr(Trial, "portion", lambda self, plan: tried.append(plan.micro_batch) or Portion(0.125, 1))
-    training = TrainingConfig(updates=1000, compile="off")
-    settle(plan(1000, 16, 8), training, masked("bert"), OPTIMIZER, rows(8), 0, compilable=True)
+    training = TrainingConfig(updates=1000, compile="off", attention="products")
+    settle(plan(1000, 16, 8), training, masked("bert"), rows(8), 0, compilable=True)
     assert tried == [8, 4]
 
 
