@@ -204,8 +204,7 @@ class Trial(NamedTuple):
         """What single micro-batches cost after a first one (two where they are compiled); None if memory ran out."""
         learner = self.learner
         assert isinstance(learner, nn.Module)
-        batch = plan.micro_batch * world.size()
-        alone = plan.model_copy(update={"updates": _ENDLESS, "examples": _ENDLESS * batch, "batch": batch})
+        alone = _endless(plan, plan.micro_batch * world.size())
         learner.train()
         seconds, tokens, rows, warm = 0.0, 0, 0, 2 if plan.compile else 1
         for n in range(warm + 3):
@@ -230,15 +229,21 @@ class Trial(NamedTuple):
         learner = self.learner
         assert isinstance(learner, nn.Module)
         before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-        endless = {"updates": _ENDLESS, "examples": _ENDLESS * plan.batch, "unfreeze": 0.0, "clock": None}  # as in the end
         times = [time.monotonic()]
         optimizers = build_optimizers(learner, optimizer, DTYPES[plan.precision])
-        for _ in islice(updates(learner, optimizers, self.source, plan.model_copy(update=endless)), count + 1):
+        for _ in islice(updates(learner, optimizers, self.source, _endless(plan, plan.batch)), count + 1):
             times.append(time.monotonic())
         learner.load_state_dict(before)
         learner.zero_grad(set_to_none=True)
         mean = (times[-1] - times[1]) / count
         return by_first(lambda: mean)
+
+
+def _endless(plan: Plan, batch: int) -> Plan:
+    """The plan of a run that is to be measured: by the clock it has no length yet, and what it trains in the end counts."""
+    return plan.model_copy(
+        update={"updates": _ENDLESS, "examples": _ENDLESS * batch, "batch": batch, "unfreeze": 0.0, "clock": None}
+    )
 
 
 def _with_what_fits(plan: Plan, trial: Trial) -> tuple[Plan, Portion]:
@@ -254,7 +259,7 @@ def _with_best_attention(plan: Plan, trial: Trial, portion: Portion) -> tuple[Pl
     parts = (part for part in trial.learner.modules() if type(part) is Attention and (plan.device == "cuda" or not part.dropout))
     if (part := next(parts, None)) is None:
         return plan, portion
-    rows, length = next(micro_batches(trial.learner, trial.source, plan, 0)).inputs.ids.shape
+    rows, length = next(micro_batches(trial.learner, trial.source, _endless(plan, plan.batch), 0)).inputs.ids.shape
     width, dtype = part.out.in_features // part.heads, DTYPES[plan.precision]
     kernel: Kernel = by_first(lambda: fastest(plan.attention, rows, length, part.heads, width, dtype, plan.device))
     if kernel == plan.attention:

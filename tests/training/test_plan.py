@@ -205,6 +205,16 @@ def test_attention_is_measured_for_long_runs_that_leave_it_open(
     assert made.attention == used[-1] == ("products" if measured or wanted == "products" else "fused")
 
 
+def test_a_long_budget_is_settled_with_everything_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is a length: nothing stands in for what is measured but the compiler, which is not there."""
+    monkeypatch.setattr(planning, "can_compile", lambda device: False)
+    began = plan(0, 16, 4)
+    assert began.examples == 0
+    made = settle(began, TrainingConfig(budget=600), masked("bert"), rows(40), 100, compilable=True)
+    assert made.clock and made.updates == made.clock.updates > made.clock.at > 2 and made.examples == 16 * made.updates
+    assert made.attention in ("fused", "products") and 1 <= made.micro_batch <= 16
+
+
 def test_nothing_is_tried_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen rows would take two seconds twice, eight rows one and four half of one."""
     tried = []
