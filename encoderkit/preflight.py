@@ -249,6 +249,26 @@ def evaluated(step: Path, data: Given) -> None:
         )
 
 
+def renamed(step: Path, given: list[str]) -> dict[str, str]:
+    """What the columns that the model in `step` was trained with are called in another file, from COLUMN=NAME each."""
+    pairs = [one.partition("=") for one in given]
+    task = _task(step)
+    known = [] if task is None else [*task.all_columns, *task.optional_columns]
+    for (column, _, name), one in zip(pairs, given, strict=True):
+        if task is None:
+            raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--column")
+        if not (column and name):
+            raise UsageError(
+                f"is a column of the model and what it is called in the file, found {shown(one)}",
+                where="--column",
+                fix=f"--column {known[0]}=NAME",
+            )
+        if column not in known:
+            message = f"{shown(column)} is no column that the model was trained with; those are {', '.join(known)}"
+            raise UsageError(message, where="--column", fix=f"--column {known[0]}={name}")
+    return {column: name for column, _, name in pairs}
+
+
 def suite(kind: str, step: Path, data: list[Path], against: Path | None = None, errors: Path | None = None) -> None:
     """The files of a suite are there, and for minimal pairs the model in `step` was pretrained and not fine-tuned."""
     if errors is not None:
@@ -261,6 +281,12 @@ def suite(kind: str, step: Path, data: list[Path], against: Path | None = None, 
             raise UsageError(
                 "was fine-tuned for a task, and gives sentences no likelihood", where=model, fix="the run it was fine-tuned from"
             )
+
+
+def only_for_rows(column: list[str] | None) -> None:
+    """Nothing was given that a suite has not; raises `UsageError`."""
+    if column:
+        raise UsageError("is for labelled rows, not for a suite", where="--column")
 
 
 def only_for_suites(data: list[Path], masking: str | None) -> Path | dict[str, str]:

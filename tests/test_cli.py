@@ -314,7 +314,7 @@ def test_a_missing_column_is_told_with_the_way_to_name_it(
         ("--set column=NAME", "tokenize", "--tokenizer", tokenizer_dir, "--data", rows, "--out", out),
         ("--set task.text=NAME", "finetune", finetuning, "--set", train, "--out", out),
         ("--set task.label=NAME", "finetune", finetuning, "--set", train, "--set", label, "--out", out),
-        ("name it so in the file", "evaluate", model, "--data", rows),
+        ("say what it is called in the file: --column", "evaluate", model, "--data", rows),
         ("--column NAME", "predict", model, rows),
         ("--column NAME", "embed", model, rows, "--out", tmp_path / "out.npy"),
     ):

@@ -59,6 +59,15 @@ def evaluate(
         typer.Option("--errors", metavar="FILE", help="Write all rows as .jsonl, the worst first.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --errors names.")] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="COLUMN=NAME",
+            help="What a column that the model was trained with is called in --data; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure a model on labelled data, beside simple baselines, or by a suite."""
@@ -67,6 +76,7 @@ def evaluate(
     step = preflight.find_step(model)
     other = None if against is None else preflight.find_step(against)
     if suite is not None:
+        preflight.only_for_rows(column)
         preflight.suite(suite, step, data, other, errors)
         from encoderkit.stages import suites
 
@@ -74,10 +84,11 @@ def evaluate(
         return print_result(found, json) if json else print(suites.describe(found))
     one = preflight.only_for_suites(data, masking)
     preflight.evaluated(step, one)
+    columns = preflight.renamed(step, column or [])
     preflight.file_out(errors, one, "--errors", overwrite)
     from encoderkit.stages import evaluate as stage
 
-    result = stage.evaluate(step, one, precision, batch, not no_baselines, other, errors, overwrite)
+    result = stage.evaluate(step, one, precision, batch, not no_baselines, other, errors, overwrite, columns)
     print_result(result, json) if json else print(stage.describe(result))
 
 

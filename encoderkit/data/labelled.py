@@ -1,6 +1,7 @@
 """Labelled rows for tasks: every row of the file, or an error that says which one is wrong."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -41,6 +42,16 @@ class Row(NamedTuple):
         for item in value:
             check_text(item, column, self.place)
         return value
+
+    def words(self, column: str) -> list[str]:
+        """A list of texts, such as tokens or tags, or a text with spaces or tabs between them."""
+        value = self._value(column)
+        if not isinstance(value, str):
+            return self.texts(column)
+        if _WRITTEN.match(value):
+            raise self._wrong(column, "a list of texts, or a text with spaces between them")
+        check_text(value, column, self.place)
+        return [word for word in re.split(r"[ \t]+", value) if word]
 
     def label(self, column: str) -> str:
         """A label: the number 1 and the text "1" are the same one, `true` is "true"."""
@@ -90,6 +101,10 @@ class Row(NamedTuple):
         value = self.values[column]
         found = "nothing" if value is None else shown(str(value), 40)
         return DataError(f"{shown(column)} should be {expected}, found {found}", where=self.place)
+
+
+_WRITTEN = re.compile(r"""\s*\[\s*['"].*\]\s*$""", re.DOTALL)
+"""A list that stands in a file as a text, as when Python's print wrote it."""
 
 
 def _label(value: object) -> str | None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoderkit.models.config import TransformerConfig
+from encoderkit.models.dropout import Between, between, drop_between
 from encoderkit.models.families import Direction
-from encoderkit.models.layers import drop
 
 
 def visible(documents: Tensor, window: int | None = None, direction: Direction = "both") -> Tensor:
@@ -51,10 +51,18 @@ def train_by(kernel: Kernel) -> None:
     _trained_by = kernel
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    dropout: float = 0.0,
+    scale: float | None = None,
+    seeds: Between | None = None,
+) -> Tensor:
     """softmax(Q K' / sqrt(K) + bias) V: (B, H, T, K) three times and (B, 1, T, T) -> (B, H, T, K). Vaswani et al. 2017, eq. 1.
 
-    `scale` instead of 1 / sqrt(K) if given; the bias may also be one for each head, (B, H, T, T).
+    `scale` instead of 1 / sqrt(K) if given; the bias may also be one for each head, (B, H, T, T). Weights are dropped by `seeds`.
 
     Which kernel is faster with gradients depends on the machine, the arithmetic and the shape, so runs choose it (`fastest`).
     Without them the fused one always was: on a CPU one and a quarter to four times as fast. On a CPU torch has none with
@@ -68,7 +76,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: flo
     scores = torch.matmul(query, key.transpose(-1, -2)) * factor + bias  # (B, H, T, T), fp32
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
     if dropout:
-        weights = drop(weights, dropout)
+        weights = drop_between(weights, dropout, seeds)
     return torch.matmul(weights, value)
 
 
@@ -229,7 +237,14 @@ class Attention(nn.Module):
         self.query_norm = nn.LayerNorm(width, config.norm_eps, bias=False) if norms else nn.Identity()
         self.key_norm = nn.LayerNorm(width, config.norm_eps, bias=False) if norms else nn.Identity()
 
-    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, ...] | None, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor,
+        rotation: tuple[Tensor, ...] | None,
+        memory: Memory | None = None,
+        seeds: Tensor | None = None,
+    ) -> Tensor:
         """`bias` is from `visible` and `BIASES`, `rotation` from `Rotary`, or None where positions are elsewhere.
 
         With a `memory`, `x` goes on from what was read before, and `bias` has a column for each token since then.
@@ -240,7 +255,7 @@ class Attention(nn.Module):
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         if memory is not None:
             key, value = memory.add(key, value)
-        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0, self.scale)
+        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0, self.scale, between(seeds))
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoderkit.models.config import CnnConfig
+from encoderkit.models.dropout import Dropout
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.layers import dropout, initialise
+from encoderkit.models.layers import initialise
 
 
 def _margin(config: CnnConfig, step: int) -> tuple[nn.Module, int]:
@@ -27,15 +28,16 @@ class DilatedBlock(nn.Module):
     def __init__(self, config: CnnConfig, index: int) -> None:
         super().__init__()
         step = 2**index
+        self.number = 1 + index
         self.norm = nn.LayerNorm(config.dim)
         self.margin, sides = _margin(config, step)
         self.convolution = nn.Conv1d(config.dim, config.dim, config.kernel, dilation=step, padding=sides)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`mask` is (B, T, 1), one for real tokens."""
+    def forward(self, x: Tensor, mask: Tensor, seeds: Tensor | None) -> Tensor:
+        """`mask` is (B, T, 1), one for real tokens; `seeds` (B, T) those of all layers."""
         seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
-        return x + self.dropout(F.gelu(self.convolution(self.margin(seen)).transpose(1, 2)))
+        return x + self.dropout(F.gelu(self.convolution(self.margin(seen)).transpose(1, 2)), seeds, self.number)
 
 
 class GatedBlock(nn.Module):
@@ -43,15 +45,16 @@ class GatedBlock(nn.Module):
 
     def __init__(self, config: CnnConfig, index: int) -> None:
         super().__init__()
+        self.number = 1 + index
         self.norm = nn.LayerNorm(config.dim)
         self.margin, sides = _margin(config, 1)
         self.convolution = nn.Conv1d(config.dim, 2 * config.dim, config.kernel, padding=sides)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`mask` is (B, T, 1), one for real tokens."""
+    def forward(self, x: Tensor, mask: Tensor, seeds: Tensor | None) -> Tensor:
+        """`mask` is (B, T, 1), one for real tokens; `seeds` (B, T) those of all layers."""
         seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
-        return x + self.dropout(F.glu(self.convolution(self.margin(seen)).transpose(1, 2), dim=-1))
+        return x + self.dropout(F.glu(self.convolution(self.margin(seen)).transpose(1, 2), dim=-1), seeds, self.number)
 
 
 BLOCKS = {"dilated": DilatedBlock, "gated": GatedBlock}
@@ -71,7 +74,7 @@ class Convolutional(nn.Module):
         self.dim, width = config.dim, config.embedding_dim or config.dim
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
         self.embedding_projection = nn.Linear(width, config.dim) if width != config.dim else nn.Identity()
-        self.embedding_dropout = dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(BLOCKS[config.style](config, i) for i in range(config.layers))
         self.final_norm = nn.LayerNorm(config.dim)
         # What a vector has seen of the tokens before its own, if it reads from left to right.
@@ -79,11 +82,11 @@ class Convolutional(nn.Module):
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        x = self.embedding_dropout(self.tokens(inputs.ids))
+        x = self.embedding_dropout(self.tokens(inputs.ids), inputs.seeds)
         x = self.embedding_projection(x).to(x.dtype)  # as in Transformer
         mask = inputs.mask[:, :, None].to(x.dtype)  # (B, T, 1)
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x, mask, inputs.seeds)
         return self.final_norm(x) * mask
 
     def read_on(self, ids: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from encoderkit.models.attention import attend, visible
 from encoderkit.models.config import DebertaConfig
+from encoderkit.models.dropout import Dropout, SharedDropout, between, fold
 from encoderkit.models.families import Distance
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.layers import ACTIVATIONS, PlainMlp, dropout, initialise
+from encoderkit.models.layers import ACTIVATIONS, PlainMlp, initialise
 
 BLOCK = 128
 """Rows whose products with distances are made at once."""
@@ -88,27 +89,28 @@ class DisentangledAttention(nn.Module):
     Distances are projected by the matrices of `qkv` (version 2's `share_att_key`) or by those of `relative`.
     """
 
-    def __init__(self, config: DebertaConfig) -> None:
+    def __init__(self, config: DebertaConfig, number: int = 0) -> None:
+        """`number`: of its layer."""
         super().__init__()
-        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.number, self.heads, self.dropout = number, config.heads, config.attention_dropout
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.out = nn.Linear(config.dim, config.dim)
-        self.table_dropout = dropout(config.dropout)
+        self.table_dropout = SharedDropout(config.dropout)
         self.terms = [TERMS[name] for name in config.terms]
         own = [] if config.share_projections else config.terms
         self.relative = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in own)
         width = config.dim // config.heads
         self.scale = ((1 + len(config.terms)) * width) ** -0.5  # of all terms: the more, the larger their sum
 
-    def forward(self, x: Tensor, bias: Tensor, table: Tensor, rows: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, table: Tensor, rows: Tensor, seeds: Tensor | None) -> Tensor:
         """`bias` is from `visible`; `table` (2S, D) of distances, of which `rows` (2T - 1,) names the one for each."""
         query, key, value = (self._split(y) for y in self.qkv(x).chunk(3, dim=-1))  # (B, H, T, K) each
-        distances = self.table_dropout(table)[rows]
+        distances = self.table_dropout(table, torch.arange(len(table), device=table.device), self.number)[rows]
         for (term, _), position in zip(self.terms, self._positions(distances), strict=True):
             bias = bias + term(query, key, position * self.scale)
         # `attend` divides by the root of K.
         query = query * (self.scale * query.shape[-1] ** 0.5)
-        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0)
+        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0, seeds=between(seeds))
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
     def _positions(self, distances: Tensor) -> list[Tensor]:
@@ -126,17 +128,17 @@ class DisentangledAttention(nn.Module):
 class DebertaBlock(nn.Module):
     """BERT's block around disentangled attention: (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, config: DebertaConfig) -> None:
+    def __init__(self, config: DebertaConfig, number: int) -> None:
         super().__init__()
-        self.attention = DisentangledAttention(config)
+        self.attention = DisentangledAttention(config, number)
         self.attention_norm = nn.LayerNorm(config.dim, config.norm_eps)
         self.mlp = PlainMlp(config.dim, config.inner, config.activation, bias=True)
         self.mlp_norm = nn.LayerNorm(config.dim, config.norm_eps)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor, table: Tensor, rows: Tensor) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, bias, table, rows)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+    def forward(self, x: Tensor, bias: Tensor, table: Tensor, rows: Tensor, seeds: Tensor | None) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, bias, table, rows, seeds), seeds, 1))
+        return self.mlp_norm(x + self.dropout(self.mlp(x), seeds, 2))
 
 
 class Convolution(nn.Module):
@@ -151,9 +153,9 @@ class Convolution(nn.Module):
         self.conv = nn.Conv1d(config.dim, config.dim, config.convolution, groups=config.convolution_groups)
         self.activation = ACTIVATIONS[config.convolution_activation]
         self.norm = nn.LayerNorm(config.dim, config.norm_eps)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, embedded: Tensor, x: Tensor, documents: Tensor) -> Tensor:
+    def forward(self, embedded: Tensor, x: Tensor, documents: Tensor, seeds: Tensor | None) -> Tensor:
         """`embedded`, and `x` behind the first layer."""
         reach = self.conv.kernel_size[0] // 2
         wide, numbers = F.pad(embedded, (0, 0, reach, reach)), F.pad(documents, (reach, reach), value=-1)
@@ -161,7 +163,7 @@ class Convolution(nn.Module):
         for step in range(2 * reach + 1):  # each token by its place before or behind
             near = wide[:, step : step + length] * (numbers[:, step : step + length] == documents)[:, :, None]
             total = total + F.conv1d(near.mT, self.conv.weight[:, :, step : step + 1], groups=self.conv.groups)
-        return self.norm(x + self.activation(self.dropout(total.mT)).to(x.dtype))
+        return self.norm(x + self.activation(self.dropout(total.mT, seeds, 3)).to(x.dtype))
 
 
 class Deberta(nn.Module):
@@ -180,11 +182,11 @@ class Deberta(nn.Module):
         widens = config.embedding_dim is not None
         self.projection = nn.Linear(width, config.dim, bias=False) if widens else nn.Identity()
         self.embedding_norm = nn.LayerNorm(config.dim, config.norm_eps)
-        self.embedding_dropout = dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.distances = nn.Embedding(2 * config.distance_rows, config.dim)
         self.distance_norm = nn.LayerNorm(config.dim, config.norm_eps) if config.distance_norm else nn.Identity()
         self.convolution = Convolution(config) if config.convolution else None
-        self.layers = nn.ModuleList(DebertaBlock(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(DebertaBlock(config, i) for i in range(config.layers))
         self._farthest = config.max_length - 1
         rows = buckets(config.max_length, config.distance_rows, config.max_length, config.buckets is not None)
         self.register_buffer("rows", rows, persistent=False)
@@ -193,16 +195,18 @@ class Deberta(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         x = self._embed(inputs)
         x = self.embedding_norm(self.projection(x).to(x.dtype))  # as in Transformer
-        x, bias, table = self.embedding_dropout(x), visible(inputs.documents), self.distance_norm(self.distances.weight)
+        x = self.embedding_dropout(x, inputs.seeds)
+        bias, table = visible(inputs.documents), self.distance_norm(self.distances.weight)
         # A packed row may be longer than any document; what is as far away as that is in another one.
         length = inputs.ids.shape[1]
         distances = torch.arange(1 - length, length, device=inputs.ids.device).clamp(-self._farthest, self._farthest)
         rows = self.rows[distances + self._farthest]
         embedded = x
         for i, layer in enumerate(self.layers):
-            x = layer(x, bias, table, rows)
+            seeds = None if inputs.seeds is None else fold(inputs.seeds, 1 + i)
+            x = layer(x, bias, table, rows, seeds)
             if i == 0 and self.convolution is not None:
-                x = self.convolution(embedded, x, inputs.documents)
+                x = self.convolution(embedded, x, inputs.documents, seeds)
         return x
 
     def _embed(self, inputs: Inputs) -> Tensor:

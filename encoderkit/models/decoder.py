@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from encoderkit.models.attention import BIASES, attend, distances, scale_of, split
 from encoderkit.models.config import DecoderConfig, EncoderConfig, T5Config, TransformerConfig
-from encoderkit.models.layers import MLPS, build_norm, dropout, initialise, initialise_by_inputs
+from encoderkit.models.dropout import Between, Dropout, along, between, fold
+from encoderkit.models.layers import MLPS, build_norm, initialise, initialise_by_inputs
 
 
 class Keys(NamedTuple):
@@ -31,6 +32,29 @@ class Keys(NamedTuple):
         return Keys(self.key.index_select(0, rows), self.value.index_select(0, rows))
 
 
+class Seeds(NamedTuple):
+    """What dropout goes by; nothing where there is none."""
+
+    own: Tensor | None = None
+    """(B, U) of the target's tokens."""
+    source: Tensor | None = None
+    """(B, T) of the encoder's vectors."""
+
+    @staticmethod
+    def of(source: Tensor | None, length: int) -> "Seeds":
+        """Of targets of so many tokens, a row each, by those of the sources."""
+        return UNSEEDED if source is None else Seeds(along(fold(source[:, 0], DECODER), length), source)
+
+    def of_layer(self, number: int) -> "Seeds":
+        """Of the layer with this number."""
+        return self if self.own is None else Seeds(fold(self.own, number), self.source)
+
+
+UNSEEDED = Seeds()
+DECODER = 1 << 21
+"""The use of a text's seeds that is a decoder's."""
+
+
 class CausalAttention(nn.Module):
     """Attention to what was read before: (B, U, D) -> (B, U, D) and the keys of all that is read now."""
 
@@ -41,12 +65,12 @@ class CausalAttention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * width, bias=config.bias)
         self.out = nn.Linear(width, config.dim, bias=config.bias)
 
-    def forward(self, x: Tensor, bias: Tensor, past: Keys | None) -> tuple[Tensor, Keys]:
+    def forward(self, x: Tensor, bias: Tensor, past: Keys | None, seeds: Between | None) -> tuple[Tensor, Keys]:
         """`past`: the keys of what stands before `x`."""
         query, key, value = (split(y, self.heads) for y in self.qkv(x).chunk(3, dim=-1))  # (B, H, U, K) each
         if past is not None:
             key, value = torch.cat((past.key, key), 2), torch.cat((past.value, value), 2)
-        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0, self.scale)
+        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0, self.scale, seeds)
         return self.out(mixed.transpose(1, 2).flatten(2)), Keys(key, value)
 
 
@@ -66,10 +90,10 @@ class CrossAttention(nn.Module):
         """Of (B, T, M) vectors of the encoder: made once, however many tokens are written."""
         return Keys(*(split(y, self.heads) for y in self.kv(memory).chunk(2, dim=-1)))
 
-    def forward(self, x: Tensor, bias: Tensor, keys: Keys) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, keys: Keys, seeds: Between | None) -> Tensor:
         """`bias`, (B, 1, U, T), says which of the keys may be seen."""
         rate = self.dropout if self.training else 0.0
-        mixed = attend(split(self.query(x), self.heads), keys.key, keys.value, bias, rate, self.scale)
+        mixed = attend(split(self.query(x), self.heads), keys.key, keys.value, bias, rate, self.scale, seeds)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -82,13 +106,16 @@ class DecoderBlock(nn.Module):
         self.cross_norm, self.cross = build_norm(config), CrossAttention(config, memory)
         self.mlp_norm = build_norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor, past: Keys | None, across: Tensor, memory: Keys) -> tuple[Tensor, Keys]:
-        mixed, keys = self.attention(self.attention_norm(x), bias, past)
-        x = x + self.dropout(mixed)
-        x = x + self.dropout(self.cross(self.cross_norm(x), across, memory))
-        return x + self.dropout(self.mlp(self.mlp_norm(x))), keys
+    def forward(
+        self, x: Tensor, bias: Tensor, past: Keys | None, across: Tensor, memory: Keys, seeds: "Seeds"
+    ) -> tuple[Tensor, Keys]:
+        own, source = seeds
+        mixed, keys = self.attention(self.attention_norm(x), bias, past, between(own))
+        x = x + self.dropout(mixed, own, 1)
+        x = x + self.dropout(self.cross(self.cross_norm(x), across, memory, between(own, source)), own, 2)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)), own, 3), keys
 
 
 class Decoder(nn.Module):
@@ -105,7 +132,7 @@ class Decoder(nn.Module):
         self.dim = blocks.dim
         self.tokens = None if shared == blocks.dim else nn.Embedding(vocab_size, blocks.dim, padding_idx=pad_id)
         self.distance_bias = BIASES[blocks.position](blocks, causal=True)
-        self.embedding_dropout = dropout(blocks.dropout)
+        self.embedding_dropout = Dropout(blocks.dropout)
         self.layers = nn.ModuleList(DecoderBlock(blocks, encoder.dim) for _ in range(blocks.layers))
         self.final_norm = build_norm(blocks)
         self.out = nn.Linear(blocks.dim, vocab_size, bias=False) if config.head == "own" else None
@@ -117,10 +144,19 @@ class Decoder(nn.Module):
         owner = blocks if self.tokens is not None else encoder
         self.scale = blocks.dim**-0.5 if isinstance(owner, T5Config) and self.out is None else 1.0
 
-    def forward(self, ids: Tensor, documents: Tensor, sources: Tensor, memory: Tensor, shared: nn.Embedding) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        documents: Tensor,
+        sources: Tensor,
+        memory: Tensor,
+        shared: nn.Embedding,
+        seeds: Tensor | None = None,
+    ) -> Tensor:
         """(B, U) tokens and their documents, and (B, T, M) vectors -> (B, U, V) logits of the tokens after them.
 
-        `sources` (B, T): the documents of the vectors. `shared`: the encoder's word embeddings.
+        `sources` (B, T): the documents of the vectors, and `seeds` what dropout goes by. `shared`: the encoder's word
+        embeddings.
         """
         width = ids.shape[1]
         own = documents[:, :, None] == documents[:, None, :]  # (B, U, U)
@@ -128,7 +164,8 @@ class Decoder(nn.Module):
         # Padding may see anything: it is never read, and a row of nothing but -inf would be no number.
         across = (documents[:, :, None] == sources[:, None, :]) | (documents == 0)[:, :, None]
         memories = [layer.cross.keys(memory) for layer in self.blocks()]
-        x, _ = self.run(ids, bias, [None] * len(self.layers), _hidden(across)[:, None], memories, shared)
+        found = Seeds.of(seeds, width)
+        x, _ = self.run(ids, bias, [None] * len(self.layers), _hidden(across)[:, None], memories, shared, found)
         return self.logits(x, shared)
 
     def run(
@@ -139,12 +176,13 @@ class Decoder(nn.Module):
         across: Tensor,
         memories: Sequence[Keys],
         shared: nn.Embedding,
+        seeds: Seeds = UNSEEDED,
     ) -> tuple[Tensor, list[Keys]]:
         """(B, U) tokens -> (B, U, D), and the keys of each layer for what is read after them."""
-        x = self.embedding_dropout((self.tokens or shared)(ids))
+        x = self.embedding_dropout((self.tokens or shared)(ids), seeds.own)
         found = []
-        for layer, before, memory in zip(self.layers, past, memories, strict=True):
-            x, keys = layer(x, bias, before, across, memory)
+        for i, (layer, before, memory) in enumerate(zip(self.layers, past, memories, strict=True), start=1):
+            x, keys = layer(x, bias, before, across, memory, seeds.of_layer(i))
             found.append(keys)
         return self.final_norm(x), found
 

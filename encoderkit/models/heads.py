@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoderkit.models.dropout import Dropout
 from encoderkit.models.families import Activation
-from encoderkit.models.layers import ACTIVATIONS, dropout, initialise
+from encoderkit.models.layers import ACTIVATIONS, initialise
 
 
 class WordHead(nn.Module):
@@ -74,17 +75,22 @@ class TableHead(WordHead):
         return hidden
 
 
+HEAD = 1 << 20
+"""The use of a text's seeds that is a head's: no encoder has as many layers."""
+
+
 class ClassificationHead(nn.Module):
     """Dropout and a linear layer on the vector of a text: (B, D) -> (B, L)."""
 
     def __init__(self, dim: int, labels: int, rate: float, bias: bool = True) -> None:
         super().__init__()
-        self.dropout = dropout(rate)
+        self.dropout = Dropout(rate)
         self.out = nn.Linear(dim, labels, bias=bias)
         initialise(self)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        return self.out(self.dropout(pooled))
+    def forward(self, pooled: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """`seeds` (B,): what dropout goes by."""
+        return self.out(self.dropout(pooled, seeds, HEAD))
 
 
 class DenseClassificationHead(nn.Module):
@@ -99,12 +105,13 @@ class DenseClassificationHead(nn.Module):
         self.dense = nn.Linear(dim, dim, bias=bias)
         self.activation = ACTIVATIONS[activation]
         self.norm = norm
-        self.dropout = dropout(rate)
+        self.dropout = Dropout(rate)
         self.out = nn.Linear(dim, labels)
         initialise(self)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        return self.out(self.dropout(self.norm(self.activation(self.dense(pooled)))))
+    def forward(self, pooled: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """`seeds` (B,): what dropout goes by."""
+        return self.out(self.dropout(self.norm(self.activation(self.dense(pooled))), seeds, HEAD))
 
 
 class Projection(nn.Module):

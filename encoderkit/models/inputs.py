@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from encoderkit.models.dropout import along, fold
+
 
 class Inputs(NamedTuple):
     """Rows of tokens, each row holding one document or several packed one after another.
@@ -24,6 +26,9 @@ class Inputs(NamedTuple):
     texts: Tensor | None = None
     """(N, L) int64: where the tokens of each text stand in (B * T), -1 after its last; None where each row is a text."""
 
+    seeds: Tensor | None = None
+    """(B, T) int64: what dropout of each token goes by (`models.dropout`); None: by torch's generator, or there is none."""
+
     @property
     def mask(self) -> Tensor:
         """(B, T) bool: True for real tokens."""
@@ -35,6 +40,20 @@ class Inputs(NamedTuple):
         documents = torch.ones_like(ids) if mask is None else mask.to(ids.dtype)
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) * documents
         return Inputs(ids, documents, positions, segments)
+
+    def seeded(self, seeds: Tensor | None) -> "Inputs":
+        """The same with (N,) seeds of its N texts, wherever these stand; None: as it is."""
+        if seeds is None:
+            return self
+        if self.texts is None:
+            return self._replace(seeds=along(seeds, self.ids.shape[1]))
+        real, laid = self.texts >= 0, torch.zeros_like(self.ids)
+        laid.view(-1)[self.texts[real]] = along(seeds, self.texts.shape[1])[real]
+        return self._replace(seeds=laid)
+
+    def again(self, number: int) -> "Inputs":
+        """The same for pass 0, 1, ... over it, each with a dropout of its own."""
+        return self if self.seeds is None or not number else self._replace(seeds=fold(self.seeds, -1 - number))
 
     def to(self, device: str) -> "Inputs":
         """The same rows on another device."""

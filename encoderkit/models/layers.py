@@ -1,9 +1,8 @@
-"""The small parts that blocks are made of: activations, the two kinds of MLP, dropout, initial weights."""
+"""The small parts that blocks are made of: activations, the two kinds of MLP, norms, initial weights."""
 
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,52 +26,6 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "tanh": torch.tanh,
 }
-
-
-_LEVELS = 1 << 16
-
-
-@torch.library.custom_op("encoderkit::survivors", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def survivors(like: Tensor, dropped: int) -> Tensor:
-    """bool in the shape of `like`, on the CPU: False for `dropped` of 65,536 places on average; follows torch's seed.
-
-    One number of torch's generator seeds a stream of numpy's fastest one. An operator of its own, since what the
-    compiler makes of random numbers on a CPU takes ten times as long. The values of `like` do not matter; it is
-    there so that two calls are never taken for one.
-    """
-    seed = int(torch.randint(1 << 62, ()))
-    words = np.random.Generator(np.random.SFC64(seed)).integers(0, 1 << 64, -(-like.numel() // 4), np.uint64)
-    levels = torch.from_numpy(words.view(np.int16)[: like.numel()])
-    return (levels >= dropped - _LEVELS // 2).view(like.shape)
-
-
-@survivors.register_fake
-def _(like: Tensor, dropped: int) -> Tensor:
-    return torch.empty(like.shape, dtype=torch.bool, device=like.device)
-
-
-def drop(x: Tensor, rate: float) -> Tensor:
-    """Zero a share of `x` and scale up the rest (Srivastava et al. 2014); on a CPU the share is exact to 1/65,536."""
-    if x.is_cuda:
-        return F.dropout(x, rate)
-    dropped = round(rate * _LEVELS)
-    return x * survivors(x.detach(), dropped) * (_LEVELS / (_LEVELS - dropped))
-
-
-class Dropout(nn.Module):
-    """`drop` in training, nothing in evaluation."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        return drop(x, self.rate) if self.training else x
-
-
-def dropout(rate: float) -> nn.Module:
-    """Dropout, or nothing at all (no kernel, no random numbers) where the rate is zero."""
-    return Dropout(rate) if rate else nn.Identity()
 
 
 class PlainMlp(nn.Module):

@@ -19,6 +19,17 @@ def apart(hidden: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
     return hidden.flatten(0, 1).index_select(0, places).view(*real.shape, -1), real
 
 
+def token_seeds(inputs: Inputs) -> Tensor | None:
+    """(N, L) what dropout goes by, where `apart` gives vectors."""
+    return None if inputs.seeds is None else apart(inputs.seeds[:, :, None], inputs)[0][:, :, 0]
+
+
+def text_seeds(inputs: Inputs) -> Tensor | None:
+    """(N,) what dropout of the vector of each text goes by: the seed of its first token."""
+    found = token_seeds(inputs)
+    return None if found is None else found[:, 0]
+
+
 def pool(kind: Pooling, hidden: Tensor, mask: Tensor) -> Tensor:
     """(B, T, D) and (B, T) bool -> (B, D): the first token, the mean or maximum over the real ones, or the last of them.
 

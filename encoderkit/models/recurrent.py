@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.models.config import GruConfig, LstmConfig, RecurrentConfig, RnnConfig
+from encoderkit.models.dropout import Dropout
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.layers import dropout, initialise
+from encoderkit.models.layers import initialise
 
 CELLS: dict[type[RecurrentConfig], type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {
     RnnConfig: nn.RNN,
@@ -89,7 +90,7 @@ class Recurrent(nn.Module):
         layer, self._lanes = LAYERS[config.stacks], 2 if config.stacks == "apart" else 1
         widths = [self._lanes * width] + [config.dim] * (config.layers - 1)
         self.layers = nn.ModuleList(layer(config, width) for width in widths)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         initialise(self)
         for layer in self.layers.modules():
             if isinstance(layer, nn.LSTM):
@@ -98,8 +99,8 @@ class Recurrent(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         mask, order = inputs.mask[:, :, None], reversal(inputs.mask)
         x = self.tokens(inputs.ids).repeat(1, 1, self._lanes)  # each of two stacks begins with the embeddings
-        for layer in self.layers:
-            x = layer(self.dropout(x), order)
+        for i, layer in enumerate(self.layers):
+            x = layer(self.dropout(x, inputs.seeds, i), order)
         return x * mask.to(x.dtype)
 
     def read_on(self, ids: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:

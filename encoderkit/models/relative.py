@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from encoderkit.models.attention import Attention, Memory, attend
 from encoderkit.models.config import TransformerConfig
-from encoderkit.models.layers import INIT_STD, dropout
+from encoderkit.models.dropout import SharedDropout, between
+from encoderkit.models.layers import INIT_STD
 
 
 def sinusoids(keys: int, queries: int, dim: int, like: Tensor) -> Tensor:
@@ -21,9 +22,13 @@ def sinusoids(keys: int, queries: int, dim: int, like: Tensor) -> Tensor:
     query) to 1 - queries. On the device of `like`.
     """
     rates = 10000.0 ** -(torch.arange(0, dim, 2, device=like.device, dtype=torch.float32) / dim)  # (D/2,)
-    distances = torch.arange(keys, -queries, -1, device=like.device, dtype=torch.float32)
-    angles = distances[:, None] * rates
+    angles = steps(keys, queries, like)[:, None] * rates
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def steps(keys: int, queries: int, like: Tensor) -> Tensor:
+    """(keys + queries,) int64: the distances of `sinusoids`."""
+    return torch.arange(keys, -queries, -1, device=like.device)
 
 
 def shifted(scores: Tensor, keys: int) -> Tensor:
@@ -78,11 +83,12 @@ class Distances(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.dim, self.longest, self.dropout = config.dim, config.max_length, dropout(config.dropout)
+        self.dim, self.longest, self.dropout = config.dim, config.max_length, SharedDropout(config.dropout)
 
     def forward(self, positions: Tensor) -> tuple[Tensor]:
         length = positions.shape[1]  # of a packed row, which may be longer than any of its documents
-        return (self.dropout(sinusoids(max(self.longest, length), length, self.dim, positions)),)
+        keys = max(self.longest, length)
+        return (self.dropout(sinusoids(keys, length, self.dim, positions), steps(keys, length, positions)),)
 
 
 class RelativeAttention(Attention):
@@ -92,7 +98,14 @@ class RelativeAttention(Attention):
         super().__init__(config)
         self.relative = RelativePositions(config.dim, config.heads, config.head_width, self.scale)
 
-    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, ...] | None, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor,
+        rotation: tuple[Tensor, ...] | None,
+        memory: Memory | None = None,
+        seeds: Tensor | None = None,
+    ) -> Tensor:
         """`bias` is from `visible`, `rotation` from `Distances`; `memory` as in any attention."""
         assert rotation is not None
         query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
@@ -101,5 +114,5 @@ class RelativeAttention(Attention):
             key, value = memory.add(key, value)
         keys, (table,) = key.shape[2], rotation
         query, added = self.relative(query, table[len(table) - keys - x.shape[1] :], keys)
-        mixed = attend(query, key, value, bias + added, self.dropout if self.training else 0.0, self.scale)
+        mixed = attend(query, key, value, bias + added, self.dropout if self.training else 0.0, self.scale, between(seeds))
         return self.out(mixed.transpose(1, 2).flatten(2))

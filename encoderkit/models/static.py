@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoderkit.models.config import StaticConfig
+from encoderkit.models.dropout import Dropout
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.layers import dropout
 
 Spelling = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(N,) ids to the rows of all their n-grams end to end, and (N,) how many each has."""
@@ -58,7 +58,7 @@ class Static(nn.Module):
         self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=pad_id)
         self.ngrams = nn.Embedding(config.ngrams, config.dim) if config.ngrams else None
         self.contexts = nn.Embedding(vocab_size, config.dim) if config.context == "add" else None
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.spelling: Spelling | None = None
         """To be set before use where there are n-grams."""
         with torch.no_grad():
@@ -73,7 +73,7 @@ class Static(nn.Module):
         else:
             ids, places = inputs.ids.unique(return_inverse=True)
             x = F.embedding(places, self.vectors(ids))
-        return self.dropout(x) * inputs.mask[:, :, None].to(x.dtype)
+        return self.dropout(x, inputs.seeds) * inputs.mask[:, :, None].to(x.dtype)
 
     def vectors(self, ids: Tensor) -> Tensor:
         """(N,) -> (N, D): the vectors of single tokens, their part as contexts included."""

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from encoderkit.models.attention import BIASES, Attention, Memory, Rotary, in_type, visible
 from encoderkit.models.config import TransformerConfig
+from encoderkit.models.dropout import Dropout, fold
 from encoderkit.models.families import Direction
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.layers import MLPS, build_norm, dropout, initialise, initialise_by_inputs
+from encoderkit.models.layers import MLPS, build_norm, initialise, initialise_by_inputs
 from encoderkit.models.relative import Distances, RelativeAttention
 
 
@@ -27,6 +28,8 @@ class Context(NamedTuple):
     """From `attention.Rotary` or `relative.Distances`; None where positions are elsewhere."""
     memory: Memory | None = None
     """Of the layer that is given this, where a text is read on token by token."""
+    seeds: Tensor | None = None
+    """(B, T): what this layer's dropout goes by."""
 
 
 class PostNormBlock(nn.Module):
@@ -38,11 +41,11 @@ class PostNormBlock(nn.Module):
         self.attention_norm = build_norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
         self.mlp_norm = build_norm(config)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, *context)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, *context), context.seeds, 1))
+        return self.mlp_norm(x + self.dropout(self.mlp(x), context.seeds, 2))
 
 
 class PreNormBlock(nn.Module):
@@ -60,11 +63,11 @@ class PreNormBlock(nn.Module):
         self.attention = _attention(config)
         self.mlp_norm = build_norm(config)
         self.mlp = MLPS[config.mlp](config.dim, config.inner, config.activation, config.bias)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), *context))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), *context), context.seeds, 1)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)), context.seeds, 2)
 
 
 BLOCKS = {"post": PostNormBlock, "pre": PreNormBlock}
@@ -116,7 +119,7 @@ class Transformer(nn.Module):
         self.positions = _positions(config, width)
         self.segments = nn.Embedding(config.segments, width) if config.segments else None
         self.embedding_norm = build_norm(config, width) if config.embedding_norm else nn.Identity()
-        self.embedding_dropout = dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         widens = config.embedding_dim is not None
         self.projection = nn.Linear(width, config.dim, bias=config.bias) if widens else nn.Identity()
         self.layers = nn.ModuleList(BLOCKS[config.norm_order](config, i) for i in range(len(config.uses)))
@@ -150,10 +153,11 @@ class Transformer(nn.Module):
                 parameter.mul_(factor)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        x = self._widened(self.embedding_dropout(self.embedding_norm(self._embed(inputs))))
+        x = self._widened(self.embedding_dropout(self.embedding_norm(self._embed(inputs)), inputs.seeds))
         contexts = self._contexts(inputs)
-        for block, kind in self._steps:
-            x = self.layers[block](x, contexts[kind])
+        for i, (block, kind) in enumerate(self._steps, start=1):
+            seeds = None if inputs.seeds is None else fold(inputs.seeds, i)
+            x = self.layers[block](x, contexts[kind]._replace(seeds=seeds))
         return self.final_norm(x)
 
     def read_on(self, ids: Tensor, state: list[Memory] | None) -> tuple[Tensor, list[Memory]]:

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from encoderkit.models.attention import attend
 from encoderkit.models.config import XlnetConfig
+from encoderkit.models.dropout import Between, Dropout, SharedDropout, along, between, fold
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.layers import ACTIVATIONS, INIT_STD, dropout, initialise
-from encoderkit.models.relative import RelativePositions, by_head, sinusoids
+from encoderkit.models.layers import ACTIVATIONS, INIT_STD, initialise
+from encoderkit.models.relative import RelativePositions, by_head, sinusoids, steps
 
 
 class View(NamedTuple):
@@ -35,6 +36,12 @@ class View(NamedTuple):
     """(B, Q, S) bool: whether query and key are in different segments; None where there is one segment."""
     places: Tensor | None = None
     """(B, Q): where the queries stand; None: they are the T tokens of the row."""
+    seeds: Between | None = None
+    """What dropout goes by: of the queries, and of the keys."""
+
+    def of_layer(self, number: int) -> "View":
+        """With the seeds of the layer of this number."""
+        return self if self.seeds is None else self._replace(seeds=(fold(self.seeds[0], number), self.seeds[1]))
 
 
 class Order(NamedTuple):
@@ -80,7 +87,7 @@ class XlnetAttention(nn.Module):
         asked, added = self.relative(query, view.table, key.shape[2], view.places)
         if view.different is not None:
             added = added + self._by_segment(query, view.different)
-        mixed = attend(asked, key, value, view.bias + added, self.dropout if self.training else 0.0)
+        mixed = attend(asked, key, value, view.bias + added, self.dropout if self.training else 0.0, seeds=view.seeds)
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
     def _by_segment(self, query: Tensor, different: Tensor) -> Tensor:
@@ -98,10 +105,10 @@ class XlnetMlp(nn.Module):
     def __init__(self, config: XlnetConfig) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(config.dim, config.inner), nn.Linear(config.inner, config.dim)
-        self.activation, self.dropout = ACTIVATIONS[config.activation], dropout(config.dropout)
+        self.activation, self.dropout = ACTIVATIONS[config.activation], Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(self.activation(self.up(x))))
+    def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
+        return self.down(self.dropout(self.activation(self.up(x)), seeds, 1))
 
 
 class XlnetBlock(nn.Module):
@@ -113,7 +120,7 @@ class XlnetBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.mlp = XlnetMlp(config)
         self.mlp_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.dropout = dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, content: Tensor, streams: Sequence[Tensor], views: Sequence[View], memory: Tensor | None = None
@@ -123,13 +130,31 @@ class XlnetBlock(nn.Module):
         return [self._step(x, keys, view) for x, view in zip(streams, views, strict=True)]
 
     def _step(self, x: Tensor, keys: tuple[Tensor, Tensor], view: View) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, keys, view)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+        seeds = None if view.seeds is None else view.seeds[0]
+        x = self.attention_norm(x + self.dropout(self.attention(x, keys, view), seeds, 2))
+        return self.mlp_norm(x + self.dropout(self.mlp(x, seeds), seeds, 3))
 
 
 def _bias(seen: Tensor) -> Tensor:
     """(B, Q, S) bool -> (B, 1, Q, S)."""
     return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)[:, None]
+
+
+LAST, QUERIES, MEMORY = 1 << 20, 1 << 21, 1 << 22
+"""Uses of a text's seeds beside those of layers."""
+
+
+def seeds_before(seeds: Tensor, count: int) -> Tensor:
+    """(B, T) seeds to (B, count) of the tokens that stand before the rows as memory."""
+    return along(fold(seeds[:, 0], MEMORY), count)
+
+
+def _seeds(seeds: Tensor | None, places: Tensor, memory: int) -> tuple[Between | None, Between | None]:
+    """Of the content and of the queries at `places`, and both times of the keys, so many of which are the memory's."""
+    if seeds is None:
+        return None, None
+    keys = torch.cat((seeds_before(seeds, memory), seeds), 1)
+    return between(seeds, keys), between(fold(seeds.gather(1, places), QUERIES), keys)
 
 
 class Xlnet(nn.Module):
@@ -145,44 +170,46 @@ class Xlnet(nn.Module):
         self.unknown = nn.Parameter(torch.empty(1, 1, config.dim).normal_(std=INIT_STD))
         """What each query is at first: it knows nothing of its token."""
         self.layers = nn.ModuleList(XlnetBlock(config) for _ in range(config.layers))
-        self.dropout = dropout(config.dropout)
+        self.dropout, self.table_dropout = Dropout(config.dropout), SharedDropout(config.dropout)
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """The content stream where each token sees its whole document: (B, T) -> (B, T, D)."""
-        content, view = self.dropout(self.tokens(inputs.ids)), self._view(inputs)
-        for layer in self.layers:
-            (content,) = layer(content, [content], [view])
-        return self.dropout(content)
+        content, view = self.dropout(self.tokens(inputs.ids), inputs.seeds), self._view(inputs)
+        for i, layer in enumerate(self.layers, start=1):
+            (content,) = layer(content, [content], [view.of_layer(i)])
+        return self.dropout(content, inputs.seeds, LAST)
 
     def queries(self, inputs: Inputs, order: Order, memory: Memory | None = None) -> Tensor:
         """(B, P, D): for each place of `order` what can be said of the token from those that come before it in the order."""
         before = [None] * len(self.layers) if memory is None else memory.layers
         views = self._ordered_views(inputs, order, memory)
-        content = self.dropout(self.tokens(inputs.ids))
-        query = self.dropout(self.unknown.to(content.dtype).expand(*order.places.shape, -1))
-        *layers, last = zip(self.layers, before, strict=True)
-        for layer, own in layers:
-            content, query = layer(content, [content, query], views, own)
-        layer, own = last  # nobody reads what it makes of the content
-        (query,) = layer(content, [query], views[1:], own)
-        return self.dropout(query)
+        there = None if views[1].seeds is None else views[1].seeds[0]
+        content = self.dropout(self.tokens(inputs.ids), inputs.seeds)
+        query = self.dropout(self.unknown.to(content.dtype).expand(*order.places.shape, -1), there)
+        *layers, last = enumerate(zip(self.layers, before, strict=True), start=1)
+        for i, (layer, own) in layers:
+            content, query = layer(content, [content, query], [view.of_layer(i) for view in views], own)
+        i, (layer, own) = last  # nobody reads what it makes of the content
+        (query,) = layer(content, [query], [views[1].of_layer(i)], own)
+        return self.dropout(query, there, LAST)
 
     @torch.no_grad()
     def remember(self, inputs: Inputs) -> Memory:
         """What the layers read in the tokens that stand before rows, each seeing its whole document."""
-        content, view = self.dropout(self.tokens(inputs.ids)), self._view(inputs)
+        content, view = self.dropout(self.tokens(inputs.ids), inputs.seeds), self._view(inputs)
         read = [content]
-        for layer in list(self.layers)[:-1]:
-            (content,) = layer(content, [content], [view])
+        for i, layer in enumerate(list(self.layers)[:-1], start=1):
+            (content,) = layer(content, [content], [view.of_layer(i)])
             read.append(content)
         return Memory(read, inputs.documents)
 
     def _view(self, inputs: Inputs) -> View:
         documents, segments, length = inputs.documents, inputs.segments, inputs.ids.shape[1]
-        table = self.dropout(sinusoids(length, length, self.dim, documents))
+        table = self.table_dropout(sinusoids(length, length, self.dim, documents), steps(length, length, documents))
         different = None if segments is None else segments[:, :, None] != segments[:, None, :]
-        return View(_bias(documents[:, :, None] == documents[:, None, :]), table, different)
+        bias = _bias(documents[:, :, None] == documents[:, None, :])
+        return View(bias, table, different, seeds=between(inputs.seeds))
 
     def _ordered_views(self, inputs: Inputs, order: Order, memory: Memory | None) -> list[View]:
         """What the content and the queries see; memory is known from the start, and of the first segment."""
@@ -198,5 +225,10 @@ class Xlnet(nn.Module):
         if inputs.segments is not None and segments is not None:
             different = inputs.segments[:, :, None] != segments[:, None]
             different_there = inputs.segments.gather(1, places)[:, :, None] != segments[:, None]
-        table = self.dropout(sinusoids(more + length, length, self.dim, documents))
-        return [View(_bias(content), table, different), View(_bias(query), table, different_there, places)]
+        sines, numbers = sinusoids(more + length, length, self.dim, documents), steps(more + length, length, documents)
+        table = self.table_dropout(sines, numbers)
+        seeds, seeds_there = _seeds(inputs.seeds, places, more)
+        return [
+            View(_bias(content), table, different, None, seeds),
+            View(_bias(query), table, different_there, places, seeds_there),
+        ]

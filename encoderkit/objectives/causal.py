@@ -21,6 +21,7 @@ from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Mark, Masking,
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig, reading
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import CausalConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
@@ -59,7 +60,7 @@ class Causal(nn.Module):
             pad([row.ids for row in examples], width, self.vocabulary.pad),
             pad([row.documents for row in examples], width, 0),
             pad([row.positions for row in examples], width, 0),
-        )
+        ).seeded(drawn(rngs))
         targets = {}
         for term, step in zip(self._terms, (1, -1), strict=False):
             targets[term] = pad([self.neighbours(row, step) for row in examples], width, IGNORE)

@@ -20,6 +20,7 @@ from encoderkit.data.blocks import Row
 from encoderkit.learner import IGNORE, Batch, Encoder, Export, Picture, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.dropout import along, drawn, fold
 from encoderkit.models.heads import Projection
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
@@ -67,6 +68,10 @@ class Contrastive(nn.Module):
             pad([row.positions for row in examples] * times, width, 0),
             texts=torch.cat([texts, again]),
         )
+        seeds = drawn(rngs)
+        if seeds is not None:  # each copy has a dropout of its own
+            copied = torch.cat([fold(seeds, copy) for copy in range(times)])
+            inputs = inputs._replace(seeds=along(copied, width))
         counts: dict[str, float] = {"contrastive": len(places)}
         if self.config.masked:
             counts["masked"] = int((targets["labels"] != IGNORE).sum())

@@ -22,6 +22,7 @@ from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Maski
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig, XlnetConfig
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, in_turn, log_likelihoods
@@ -79,7 +80,7 @@ class Masked(nn.Module):
             pad([row.documents for row in rows], width, 0),
             pad([row.positions for row in rows], width, 0),
             None if laid.segments is None else pad(laid.segments, width, 0),
-        )
+        ).seeded(drawn(rngs))
         told = self.pairs.targets(laid, width)
         targets = {"where": torch.from_numpy(where.reshape(-1)), "labels": torch.from_numpy(labels.reshape(-1)), **told}
         counts = {"masked": int((labels != IGNORE).sum()), **self.pairs.counts(told)}

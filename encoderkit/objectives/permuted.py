@@ -23,8 +23,9 @@ from encoderkit.errors import UsageError
 from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Masking, Vocabulary, pad
 from encoderkit.models.build import build_vocabulary_head
 from encoderkit.models.config import EncoderConfig, XlnetConfig
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.xlnet import Order, Xlnet
+from encoderkit.models.xlnet import Order, Xlnet, seeds_before
 from encoderkit.objectives.config import PermutedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
 
@@ -61,16 +62,16 @@ class Permuted(nn.Module):
     def collate(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
         """Rows to a batch of fixed width: their ranks, the places to guess (0 in slots that are not used), and their memory."""
         slots = max(1, round(self.length / self.config.one_in))
-        drawn = [self.draw(row, rng, slots) for row, rng in zip(examples, rngs, strict=True)]
-        labels = [row.ids[order.places] for row, order in zip(examples, drawn, strict=True)]
+        orders = [self.draw(row, rng, slots) for row, rng in zip(examples, rngs, strict=True)]
+        labels = [row.ids[order.places] for row, order in zip(examples, orders, strict=True)]
         inputs = Inputs(
             pad([row.ids for row in examples], self.length, self.vocabulary.pad),
             pad([row.documents for row in examples], self.length, 0),
             pad([row.positions for row in examples], self.length, 0),
-        )
+        ).seeded(drawn(rngs))
         targets = {
-            "ranks": pad([order.ranks for order in drawn], self.length, 0),
-            "places": pad([_with_idle(order.places, row, slots) for row, order in zip(examples, drawn, strict=True)], slots, 0),
+            "ranks": pad([order.ranks for order in orders], self.length, 0),
+            "places": pad([_with_idle(order.places, row, slots) for row, order in zip(examples, orders, strict=True)], slots, 0),
             "labels": pad(labels, slots, IGNORE),
             **self._memory(examples),
         }
@@ -122,7 +123,9 @@ class Permuted(nn.Module):
         memory = None
         if targets and "before" in targets:
             documents = targets["before_documents"]
-            memory = self.encoder.remember(Inputs(targets["before"], documents, torch.zeros_like(documents)))
+            seeds = None if inputs.seeds is None else seeds_before(inputs.seeds, documents.shape[1])
+            told = Inputs(targets["before"], documents, torch.zeros_like(documents), seeds=seeds)
+            memory = self.encoder.remember(told)
         hidden = self.encoder.queries(inputs, order, memory)
         return self.head(hidden.flatten(0, 1), self.encoder.tokens.weight).view(*order.places.shape, -1).float()
 

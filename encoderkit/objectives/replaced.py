@@ -165,7 +165,7 @@ class Replaced(nn.Module):
         """(N, V) logits of the generator, (R,) logits of every place, and (R,) whether it was replaced, as 0 and 1."""
         logits = self.guesses(inputs, targets)
         shown, replaced = self.replace(inputs, targets, logits.detach())
-        return logits, self.scores(shown), replaced.float()
+        return logits, self.scores(shown.again(1)), replaced.float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the hidden tokens, and of the decision on every real one."""

@@ -23,6 +23,7 @@ from encoderkit.models.build import build_encoder
 from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder, Writing
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import SpansConfig
 from encoderkit.objectives.likelihood import Probe, in_turn, log_likelihoods
@@ -76,7 +77,7 @@ class Spans(nn.Module):
             pad([pair.ids for pair in pairs], width, self.vocabulary.pad),
             pad([pair.documents for pair in pairs], width, 0),
             pad([pair.positions for pair in pairs], width, 0),
-        )
+        ).seeded(drawn(rngs))
         most = -(-max(len(pair.given) for pair in pairs) // STEP) * STEP
         targets = {
             "given": pad([pair.given for pair in pairs], most, self.vocabulary.pad),
@@ -115,10 +116,9 @@ class Spans(nn.Module):
         return np.array(given, np.int64), np.array(labels, np.int64), np.array(documents, np.int64)
 
     def _logits(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
-        memory, shared = self.encoder(inputs), self.encoder.tokens
-        return (
-            self.head(targets["given"], targets["documents"], inputs.documents, memory, shared).float().flatten(0, 1)
-        )  # (B * U, V)
+        memory, shared, given = self.encoder(inputs), self.encoder.tokens, (targets["given"], targets["documents"])
+        logits = self.head(*given, inputs.documents, memory, shared, inputs.seeds)  # (B, U, V)
+        return logits.float().flatten(0, 1)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the targets, sentinels and ends included."""

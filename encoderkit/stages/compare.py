@@ -90,7 +90,7 @@ def compare(
             entries[-1]["suites"] = {kind: _figures(kind, one, asked_of[0][kind]) for kind, one in asked_of[-1].items()}
         rows = data or labelled
         if rows is not None:
-            judged.append(judge(start(open_model(find_step(entry["model"]))), rows))
+            judged.append(judge(start(open_model(find_step(entry["model"]))), rows, {}))
             entries[-1] |= _judged(judged, rows)
         _keep(out, entries)
     return {"recipes": entries, "out": str(out)}

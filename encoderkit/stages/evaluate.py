@@ -1,6 +1,6 @@
 """`encoderkit evaluate`: how good a model is on data of your own, how sure that is, and what simple models reach there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +38,13 @@ def evaluate(
     against: Path | None = None,
     errors: Path | None = None,
     overwrite: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the model in `step` on `data`: labelled rows, or a token store for a pretrained model.
 
     `against`: another model, to tell whether the difference on these rows is more than chance. `errors`: a file to write with
-    all rows, the worst first (`overwrite`: in place of what is there). Raises `DataError` with file and line for a row that
-    cannot be used, before anything is computed.
+    all rows, the worst first (`overwrite`: in place of what is there). `columns`: what those that the model was trained with
+    are called in `data`. Raises `DataError` with file and line for a row that cannot be used, before anything is computed.
     """
     if errors is not None:
         files.refuse_existing(errors, overwrite, flag="--errors")
@@ -58,7 +59,7 @@ def evaluate(
         if errors is not None:
             raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--errors")
         return about | _store(engine, paths_of(data)[0])
-    decided = judge(engine, data)
+    decided = judge(engine, data, columns or {})
     train = _training(engine, task)
     found = about | _rows(decided, train, with_baselines)
     if errors is not None:
@@ -66,7 +67,7 @@ def evaluate(
         worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, near, overwrite)
         say(f"{len(decided.rows):,} rows, the worst first: {errors}")
     if against is not None:
-        other = judge(start(open_model(against), precision, batch), data)
+        other = judge(start(open_model(against), precision, batch), data, columns or {})
         found["against"] = {"model": str(against), "differences": differences(decided, other)}
     return found
 
@@ -90,12 +91,12 @@ class Training(NamedTuple):
     gold: np.ndarray
 
 
-def judge(engine: Engine, data: Given) -> Judged:
-    """What the model says of each row of `data`, beside what is right."""
+def judge(engine: Engine, data: Given, columns: Mapping[str, str]) -> Judged:
+    """What the model says of each row of `data`, beside what is right; `columns` as in `evaluate`."""
     task = engine.model.task
     if task is None:
         raise UsageError("is a pretrained model, which has no answers to labelled rows", where=engine.model.path)
-    rows = _read(task, data)
+    rows = _read(task, data, columns)
     examples = task.encode(rows, engine.model.tokenizer)
     if isinstance(task, Span) and "recipe" not in engine.model.config:  # an import does not say in which language it answers
         task.prepare(examples)
@@ -164,10 +165,20 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
     }
 
 
-def _read(task: Task, given: Given) -> list[Row]:
-    columns = task.config.all_columns
-    with named_by(dict.fromkeys(columns, "name it so in the file; the model reads the columns that it was trained with")):
-        return read_rows(given, columns, task.config.optional_columns, txt=task.config.txt)
+def _read(task: Task, given: Given, columns: Mapping[str, str]) -> list[Row]:
+    """Rows whose columns are called as the model was trained with, and in the file as `columns` says."""
+    wanted, optional = task.config.all_columns, task.config.optional_columns
+    there = {column: columns.get(column, column) for column in (*wanted, *optional)}
+    ways = {there[column]: f"say what it is called in the file: --column {column}=NAME" for column in wanted}
+    with named_by(ways):
+        rows = read_rows(given, [there[column] for column in wanted], [there[c] for c in optional], txt=task.config.txt)
+    if not columns:
+        return rows
+    called = {column: name for column, name in there.items() if column != name}
+    return [
+        row._replace(values=row.values | {column: row.values[name] for column, name in called.items() if name in row.values})
+        for row in rows
+    ]
 
 
 def _training(engine: Engine, task: Task) -> Training | None:
@@ -184,7 +195,7 @@ def _training(engine: Engine, task: Task) -> Training | None:
     if manifest.is_file() and files.read_json(manifest).get("inputs", {}).get("data.train") != hash_of(given):
         warn(f"{name_of(given)} has changed since the model was trained on it; what it is now is what is compared with")
     try:
-        rows = _read(task, given)
+        rows = _read(task, given, {})
         return Training(rows, [task.texts(row) for row in rows], task.gold(rows))
     except UserError as error:
         warn(f"the training data cannot be used, so there are no baselines: {error.where}: {error.message}")

@@ -21,7 +21,7 @@ def read_tags(row: Row, config: TagConfig, plain: bool = False) -> list[Entity] 
 
     Raises `DataError` for tags that are of no scheme or not as many as tokens.
     """
-    tokens, tags = row.texts(config.tokens or ""), row.texts(config.tags or "")
+    tokens, tags = row.words(config.tokens or ""), row.words(config.tags or "")
     if len(tokens) != len(tags):
         found = f"{shown(config.tokens or '')} has {len(tokens)} entries and {shown(config.tags or '')} {len(tags)}"
         raise DataError(f"{found}; each token has one tag", where=row.place)

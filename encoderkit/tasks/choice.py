@@ -20,8 +20,9 @@ from encoderkit.metrics import bootstrap_means
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoding import NEVER
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, pool
+from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks.config import ChoiceConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
@@ -99,9 +100,10 @@ class Choice(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Examples to a batch, all options in it one after the other; nothing is random."""
+        """Examples to a batch, all options in it one after the other; nothing is drawn but dropout, in training."""
         rows = [text for example in examples for text in example.texts]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs)
+        seeds = drawn(rngs, [len(example.texts) for example in examples])
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(seeds)
         targets, size = {"options": torch.tensor([len(example.texts) for example in examples])}, sum(len(row.ids) for row in rows)
         if examples[0].target is None:
             return Batch(inputs, targets, {}, size)
@@ -111,7 +113,7 @@ class Choice(EncoderTask):
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, M questions with an option in them, to (M, 1) scores."""
         pooling = self.vocabulary.pooling(self.config.pooling)
-        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
+        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)).float()
 
     def _apart(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """For each of N questions (n,) the scores of its options."""
@@ -122,7 +124,8 @@ class Choice(EncoderTask):
         goal = self._goal(targets)
         return in_passes(
             self.weights,
-            lambda: pad_sequence([*self._apart(inputs, targets)], batch_first=True, padding_value=NEVER),
+            inputs,
+            lambda inputs: pad_sequence([*self._apart(inputs, targets)], batch_first=True, padding_value=NEVER),
             lambda scores: cross_entropy(scores, goal, reduction="none"),
             disagreement,
         )

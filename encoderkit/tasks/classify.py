@@ -28,8 +28,9 @@ from encoderkit.metrics import (
 )
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, pool
+from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks.calibration import best_cut
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.losses import (
@@ -168,11 +169,12 @@ class Classify(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Examples to a batch, packed where the encoder can; nothing is random but word dropout, in training."""
+        """Examples to a batch, packed where the encoder can; in training words are drawn that are dropped, and dropout is."""
         rows = [example.tokens for example in examples]
         if self.config.word_dropout and progress is not None:
             rows = [self._with_words_dropped(row, rng) for row, rng in zip(rows, rngs, strict=True)]
-        inputs, size = inputs_of(rows, self.vocabulary.pad, self.encoder.packs), sum(len(row.ids) for row in rows)
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
+        size = sum(len(row.ids) for row in rows)
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         labels = torch.from_numpy(np.array([example.target for example in examples]))
@@ -199,7 +201,7 @@ class Classify(EncoderTask):
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N texts in them, to (N, L) scores before softmax (sigmoid for several labels)."""
         pooling = self.vocabulary.pooling(self.config.pooling)
-        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
+        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy (several labels: of each label on its own), weighted and smoothed; of two passes the mean.
@@ -207,7 +209,7 @@ class Classify(EncoderTask):
         With R-Drop also by how much two passes disagree.
         """
         distance = partial(disagreement, chances=self._chances)
-        return in_passes(self.weights, lambda: self.logits(inputs), lambda logits: self._loss(logits, targets), distance)
+        return in_passes(self.weights, inputs, self.logits, lambda logits: self._loss(logits, targets), distance)
 
     def _loss(self, logits: Tensor, targets: dict[str, Tensor]) -> Tensor:
         """(N,), of several labels (N, L): against the labels and, by its share, against the teacher."""

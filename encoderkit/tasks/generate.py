@@ -19,8 +19,9 @@ from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder, Writing
 from encoderkit.models.decoding import Sampling, beam_search, greedy, sample
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart
+from encoderkit.models.pooling import apart, token_seeds
 from encoderkit.tasks import wording
 from encoderkit.tasks.config import GenerateConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
@@ -109,9 +110,10 @@ class Generate(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Sources packed where the encoder can, targets one a row; nothing is random."""
+        """Sources packed where the encoder can, targets one a row; nothing is drawn but dropout, in training."""
         rows = [example.tokens for example in examples]
-        inputs, size = inputs_of(rows, self.vocabulary.pad, self.encoder.packs), sum(len(row.ids) for row in rows)
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
+        size = sum(len(row.ids) for row in rows)
         known = [example.target for example in examples if example.target is not None]
         if len(known) < len(examples):
             return Batch(inputs, {}, {}, size)
@@ -126,10 +128,13 @@ class Generate(EncoderTask):
         """(N, L, M) vectors of each source, and (N, L) which are real."""
         return apart(self.encoder(inputs), inputs)
 
-    def _logits(self, memory: Tensor, real: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """(N, U, V) of each token of the targets."""
+    def _logits(self, memory: Tensor, real: Tensor, targets: dict[str, Tensor], seeds: Tensor | None = None) -> Tensor:
+        """(N, U, V) of each token of the targets; `seeds` (N, L): what dropout goes by."""
         documents = (targets["labels"] != IGNORE).long()
-        return self.head(targets["given"], documents, real.long(), memory, self.encoder.tokens).float()
+        return self.head(targets["given"], documents, real.long(), memory, self.encoder.tokens, seeds).float()
+
+    def _taught(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
+        return self._logits(*self._memory(inputs), targets, token_seeds(inputs))
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the targets, ends included, smoothed (Szegedy et al. 2016).
@@ -139,7 +144,8 @@ class Generate(EncoderTask):
         labels = targets["labels"]
         return in_passes(
             self.weights,
-            lambda: self._logits(*self._memory(inputs), targets),
+            inputs,
+            lambda inputs: self._taught(inputs, targets),
             lambda logits: _nats(logits, labels, self.config.label_smoothing),
             lambda first, second: disagreement(first, second)[labels != IGNORE],
         )

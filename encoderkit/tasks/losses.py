@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from encoderkit.errors import DataError, listed, shown
+from encoderkit.models.inputs import Inputs
 
 Chances = Callable[[Tensor], Tensor]
 """(..., L) logits to probabilities: `one_of` or `each_of` several."""
@@ -59,16 +60,17 @@ def weights_of(term: str, rdrop: float) -> dict[str, float]:
 
 def in_passes(
     weights: dict[str, float],
-    run: Callable[[], Tensor],
+    inputs: Inputs,
+    run: Callable[[Inputs], Tensor],
     nats: Callable[[Tensor], Tensor],
     distance: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """The terms that `weights_of` names, summed: the `nats` of what a pass (`run`) gives.
+    """The terms that `weights_of` names, summed: the `nats` of what a pass (`run`) over the inputs gives.
 
     With R-Drop their mean over two passes, which dropout makes differ, and the `distance` between what these give.
     """
     term, *others = weights
-    found = [run() for _ in weights]  # as many passes as terms
+    found = [run(inputs.again(i)) for i in range(len(weights))]  # as many passes as terms
     terms = {term: torch.stack([nats(one).sum() for one in found]).mean()}
     return {**terms, "rdrop": distance(*found).sum()} if others else terms
 

@@ -17,8 +17,9 @@ from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_numbers, numbers
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, pool
+from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks.config import RegressConfig
 from encoderkit.tasks.losses import in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
@@ -102,9 +103,10 @@ class Regress(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Examples to a batch, packed where the encoder can; nothing is random."""
+        """Examples to a batch, packed where the encoder can; nothing is drawn but dropout, in training."""
         rows = [example.tokens for example in examples]
-        inputs, size = inputs_of(rows, self.vocabulary.pad, self.encoder.packs), sum(len(row.ids) for row in rows)
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
+        size = sum(len(row.ids) for row in rows)
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         targets = torch.from_numpy(np.stack([example.target for example in examples])).float()  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -112,7 +114,7 @@ class Regress(EncoderTask):
 
     def _standard(self, inputs: Inputs) -> Tensor:
         pooling = self.vocabulary.pooling(self.config.pooling)
-        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
+        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)).float()
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N texts in them, to (N, L) numbers in the units of the data."""
@@ -121,7 +123,7 @@ class Regress(EncoderTask):
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed squared error, in units of the variance of each number; with R-Drop that of two passes."""
         goal = (targets["numbers"] - self.mean) / self.scale
-        return in_passes(self.weights, lambda: self._standard(inputs), lambda found: _error(found, goal), _error)
+        return in_passes(self.weights, inputs, self._standard, lambda found: _error(found, goal), _error)
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The numbers of each example."""

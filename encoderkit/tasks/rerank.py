@@ -19,8 +19,9 @@ from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means, ranked
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, pool
+from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks.config import RerankConfig
 from encoderkit.tasks.losses import disagreement, each_of, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
@@ -90,9 +91,10 @@ class Rerank(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Examples to a batch, packed where the encoder can; nothing is random."""
+        """Examples to a batch, packed where the encoder can; nothing is drawn but dropout, in training."""
         rows = [example.tokens for example in examples]
-        inputs, size = inputs_of(rows, self.vocabulary.pad, self.encoder.packs), sum(len(row.ids) for row in rows)
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
+        size = sum(len(row.ids) for row in rows)
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         targets = torch.tensor([example.target for example in examples], dtype=torch.float32)
@@ -101,14 +103,15 @@ class Rerank(EncoderTask):
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N pairs in them, to (N, 1) logits of being relevant."""
         pooling = self.vocabulary.pooling(self.config.pooling)
-        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs))).float()
+        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy with the share of the greatest relevance; with R-Drop that of two passes."""
         goal = (targets["relevance"] / self.most).clamp(max=1)[:, None]
         return in_passes(
             self.weights,
-            lambda: self.logits(inputs),
+            inputs,
+            self.logits,
             lambda logits: binary_cross_entropy_with_logits(logits, goal, reduction="none"),
             partial(disagreement, chances=each_of),
         )

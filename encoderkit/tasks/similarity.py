@@ -23,6 +23,7 @@ from encoderkit.errors import DataError, UsageError
 from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means, bootstrap_numbers, candidates, numbers, ranks, retrieved, searched
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import SimilarityConfig
@@ -111,9 +112,10 @@ class Similarity(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Examples to a batch, all their texts in it one after the other; nothing is random."""
+        """Examples to a batch, all their texts in it one after the other; nothing is drawn but dropout, in training."""
         rows = [text for example in examples for text in example.texts]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs)
+        seeds = drawn(rngs, [len(example.texts) for example in examples])
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(seeds)
         targets = {"keys": torch.tensor([example.keys for example in examples])}
         if examples[0].target is not None:
             targets["scores"] = torch.tensor([example.target for example in examples], dtype=torch.float32)

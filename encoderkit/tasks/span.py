@@ -21,8 +21,9 @@ from encoderkit.metrics import bootstrap_means, objects
 from encoderkit.models.build import build_span_head
 from encoderkit.models.config import EncoderConfig, reading
 from encoderkit.models.decoding import NEVER
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart
+from encoderkit.models.pooling import apart, token_seeds
 from encoderkit.tasks.answers import Language, answers_of, compared, is_chinese, locate, word_cutter
 from encoderkit.tasks.config import SpanConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
@@ -169,9 +170,10 @@ class Span(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Examples to a batch, packed where the encoder can; nothing is random."""
+        """Examples to a batch, packed where the encoder can; nothing is drawn but dropout, in training."""
         rows = [example.tokens for example in examples]
-        inputs, size = inputs_of(rows, self.vocabulary.pad, self.encoder.packs), sum(len(row.ids) for row in rows)
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
+        size = sum(len(row.ids) for row in rows)
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         allowed = np.zeros((len(rows), max(len(row.ids) for row in rows)), bool)
@@ -186,7 +188,7 @@ class Span(EncoderTask):
     def logits(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """(B, T) tokens, N texts in them, to (N, L, 2) scores: that an answer begins, and ends; (N, L) which are real."""
         hidden, real = apart(self.encoder(inputs), inputs)
-        return self.head(hidden).float(), real
+        return self.head(hidden, token_seeds(inputs)).float(), real
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of beginnings and ends, among the tokens of the passage and [CLS].
@@ -195,7 +197,8 @@ class Span(EncoderTask):
         """
         return in_passes(
             self.weights,
-            lambda: self.logits(inputs)[0].mT.masked_fill(~targets["allowed"][:, None], NEVER),  # (N, 2, T)
+            inputs,
+            lambda inputs: self.logits(inputs)[0].mT.masked_fill(~targets["allowed"][:, None], NEVER),  # (N, 2, T)
             lambda scores: cross_entropy(scores.mT, targets["labels"], reduction="none"),
             disagreement,
         )

@@ -23,6 +23,7 @@ from encoderkit.metrics import bootstrap_counts, confusion, objects, per_class, 
 from encoderkit.models.build import build_tagging_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.crf import TOGETHER, Scores, Transitions, forbidding, marginals, nats, together, viterbi
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.annotations import known, read_entities, read_tags
 from encoderkit.tasks.config import TagConfig
@@ -73,7 +74,7 @@ class Tag(EncoderTask):
             scheme = "bio" if config.scheme == "auto" else config.scheme
             found = {one.label for row in rows for one in read_entities(row, config.spans, row.text(config.text))}
         else:
-            used = {tag for row in rows for tag in row.texts(config.tags or "")}
+            used = {tag for row in rows for tag in row.words(config.tags or "")}
             scheme = recognise(used) if config.scheme == "auto" else config.scheme
             if scheme == "plain":
                 if len(used) < 2:
@@ -99,10 +100,10 @@ class Tag(EncoderTask):
 
     def _laid(self, row: Row) -> Laid:
         column, given = self.config.columns[0], row.values.get(self.config.columns[0])
-        if self.config.text is not None or isinstance(given, str):
+        if self.config.text is not None or (isinstance(given, str) and self.config.tags not in row.values):
             text = row.text(column)
             return Laid(text, characters(text) if self.characters else words(text), None)
-        tokens = row.texts(column)
+        tokens = row.words(column)
         return Laid(*joined(tokens), tokens)
 
     def _gold(self, row: Row) -> Any:
@@ -175,8 +176,9 @@ class Tag(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Examples to a batch; nothing is random."""
-        inputs = inputs_of([example.tokens for example in examples], self.vocabulary.pad, self.encoder.packs)
+        """Examples to a batch; nothing is drawn but dropout, in training."""
+        rows = [example.tokens for example in examples]
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
         width, most = inputs.ids.shape[1], max(len(example.places) for example in examples)
         if inputs.texts is None:
             found = [i * width + example.places for i, example in enumerate(examples)]
@@ -195,7 +197,7 @@ class Tag(EncoderTask):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens to (B, T, L) logits."""
-        return self.head(self.encoder(inputs)).float()
+        return self.head(self.encoder(inputs), inputs.seeds).float()
 
     def emissions(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         """(N, S, L) the logits of the slots of each example, 0 after its last."""
@@ -204,8 +206,9 @@ class Tag(EncoderTask):
 
     def _slots(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         """(M, L) the logits of all slots."""
-        places = targets["places"]
-        return self.head(self.encoder(inputs).flatten(0, 1).index_select(0, places[places >= 0])).float()
+        places = targets["places"][targets["places"] >= 0]
+        seeds = None if inputs.seeds is None else inputs.seeds.flatten()[places]
+        return self.head(self.encoder(inputs).flatten(0, 1).index_select(0, places), seeds).float()
 
     def _nats(self, emissions: Tensor, targets: dict[str, Tensor], scores: Scores | None) -> Tensor:
         """(N,) the summed cross-entropy of the tags of each example, or that of its chain with the CRF's `scores`."""
@@ -222,7 +225,8 @@ class Tag(EncoderTask):
         smoothing, power = self.config.label_smoothing, self.config.focal
         return in_passes(
             self.weights,
-            lambda: self._slots(inputs, targets),
+            inputs,
+            lambda inputs: self._slots(inputs, targets),
             lambda logits: labelled(logits, labels, self.class_weights, smoothing, power),
             disagreement,
         )

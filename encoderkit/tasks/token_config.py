@@ -14,9 +14,10 @@ class TagConfig(RowsConfig):
 
     kind: Literal["tag"] = "tag"
     tokens: Column | None = None
-    """The column of the tokens, a list; tokens if there is no text. In .conll files it is the first column; all are 1, 2 ..."""
+    """The column of the tokens, a list or a text with spaces between them; tokens if there is no text. In .conll files it is the
+    first column; all are 1, 2 ..."""
     tags: Column | None = None
-    """The column of their tags, a list as long; tags if there is no text. Of .conll files tags is the last column."""
+    """The column of their tags, as many; tags if there is no text. Of .conll files tags is the last column."""
     text: Column | None = None
     """The column of a text, in place of tokens and tags."""
     spans: Column | None = None

@@ -1,7 +1,8 @@
 """The one training loop: a generator that yields an `Update` for each step of the optimizer.
 
 It knows only the `Learner`. Everything random in update n depends on (seed, n) and on which examples are in it, so
-resuming needs only n, and evaluating or logging between updates cannot change training.
+resuming needs only n, and evaluating or logging between updates cannot change training. Nor can micro-batches or the
+number of processes, but for the order of sums; on a GPU they also change what dropout draws (`models.dropout`).
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -292,13 +293,13 @@ def halved(plan: Plan) -> Plan:
     if plan.device == "cuda":
         torch.cuda.empty_cache()
     size = plan.micro_batch
-    message = f"memory ran out with a micro-batch of {size} rows; going on with {size // 2}"
-    warn(f"{message}, which changes nothing but what dropout draws")
+    changed = "what dropout draws" if plan.device == "cuda" else "the order of sums"
+    warn(f"memory ran out with a micro-batch of {size} rows; going on with {size // 2}, which changes nothing but {changed}")
     return plan.model_copy(update={"micro_batch": size // 2})
 
 
 def _seed(seed: int, update: int, rank: int) -> int:
-    """Of dropout; so far apart for two processes that no update of one has the masks of a later update of another.
+    """Of torch's dropout; so far apart for two processes that no update of one has the masks of a later update of another.
 
     Also in the lower 32 bits, which are all that torch's generator of the CPU looks at.
     """
@@ -306,11 +307,13 @@ def _seed(seed: int, update: int, rank: int) -> int:
 
 
 def _sow(plan: Plan, update: int) -> None:
-    """Seed torch's generators of the device alone; `torch.manual_seed`, where there is no GPU, notes the stack each time."""
-    seed = _seed(plan.seed, update, world.rank())
-    torch.default_generator.manual_seed(seed)
+    """Seed torch's generators, that of the CPU alike in all processes: what all texts share is dropped by it.
+
+    Of the device alone: `torch.manual_seed`, where there is no GPU, notes the stack each time.
+    """
+    torch.default_generator.manual_seed(_seed(plan.seed, update, 0))
     if plan.device == "cuda":
-        torch.cuda.manual_seed_all(seed)
+        torch.cuda.manual_seed_all(_seed(plan.seed, update, world.rank()))
 
 
 def _finite(value: float) -> bool:

@@ -31,7 +31,7 @@ def test_scores_are_those_of_the_paper_pair_by_pair(length: int) -> None:
             row = rows[i - j + length - 1]
             scores[i, j] = query[i] @ key[j] + query[i] @ position_key[row] + position_query[row] @ key[j]
     expected = attention.out((scores / (3 * 6) ** 0.5).softmax(-1) @ value)
-    torch.testing.assert_close(attention(x, torch.zeros(1, 1, length, length), table, rows)[0], expected)
+    torch.testing.assert_close(attention(x, torch.zeros(1, 1, length, length), table, rows, None)[0], expected)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from encoderkit.errors import DataError, UsageError
-from encoderkit.preflight import evaluated, find_step
+from encoderkit.preflight import evaluated, find_step, only_for_rows, renamed
 from encoderkit.stages.evaluate import describe, evaluate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines
@@ -64,6 +64,40 @@ def test_batch_and_padding_change_nothing(classifier_dir: Path, labelled: dict[s
         assert found["expected_error"] == pytest.approx(calibration["expected_error"], abs=1e-6)
         assert [part["answers"] for part in found["bins"]] == [part["answers"] for part in calibration["bins"]]
         assert result == results[0]
+
+
+def test_columns_may_be_called_otherwise(classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    """Also where another column has the name that the model knows, and where both models of a test are asked."""
+    step, other = find_step(classifier_dir), tmp_path / "other.jsonl"
+    lines = [{"text": row["label"], "review": row["text"], "stars": row["label"]} for row in _rows(labelled["dev"])]
+    other.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    columns = renamed(step, ["text=review", "label=stars"])
+    expected = evaluate(step, labelled["dev"], "fp32", against=step)
+    assert evaluate(step, other, "fp32", against=step, columns=columns) == expected | {"data": str(other)}
+    with pytest.raises(DataError, match=r'no column "review".*\n*') as error:
+        evaluate(step, labelled["dev"], "fp32", columns=columns)
+    assert error.value.fix == "say what it is called in the file: --column text=NAME"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("text", r'is a column of the model and what it is called in the file, found "text"'),
+        ("=review", "is a column of the model and what"),
+        ("txt=review", r'"txt" is no column that the model was trained with; those are text, label\n'),
+    ],
+)
+def test_what_does_not_say_what_a_column_is_called(classifier_dir: Path, given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        renamed(find_step(classifier_dir), [given])
+    assert error.value.where == "--column" and str(error.value.fix).startswith("--column text=")
+
+
+def test_columns_are_of_labelled_rows(pretrained_dir: Path) -> None:
+    assert renamed(find_step(pretrained_dir), []) == {}
+    for ask in (lambda: renamed(find_step(pretrained_dir), ["text=review"]), lambda: only_for_rows(["text=review"])):
+        with pytest.raises(UsageError, match="labelled rows"):
+            ask()
 
 
 def test_the_order_of_the_rows_changes_nothing(pairs_dir: Path, pairs: dict[str, Path], tmp_path: Path) -> None:

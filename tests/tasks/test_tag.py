@@ -1,5 +1,6 @@
 """Tags: their schemes against seqeval, where pieces and units meet, windows, and the way from files to predictions."""
 
+import csv
 import json
 import warnings
 from itertools import pairwise
@@ -389,7 +390,8 @@ def test_the_whole_way_from_spans(
     made = recipe(
         tokenizer_dir, tagged["spans-train.jsonl"], tagged["spans-dev.jsonl"], model, text="text", head="crf", scheme="bioes"
     )
-    finetune(made.model_copy(update={"optimizer": AdamWConfig(lr=4e-2)}), tmp_path / "run")
+    more = {"optimizer": AdamWConfig(lr=4e-2), "training": made.training.model_copy(update={"updates": 60})}
+    finetune(made.model_copy(update=more), tmp_path / "run")
     step = find_step(tmp_path / "run")
     result = evaluate(step, tagged["spans-dev.jsonl"], "fp32")
     assert result["metrics"]["f1"] > 0.9 and result["baselines"]["commonest_in_text"]["f1"] > 0.3
@@ -418,6 +420,24 @@ def test_models_of_other_schemes_are_compared_by_their_entities(
         evaluate(one, tagged["dev.jsonl"], "fp32", against=plain)
 
 
+def test_a_line_of_tokens_and_one_of_tags(tokenizer_dir: Path, tagged: dict[str, Path], tmp_path: Path) -> None:
+    """Two files, as slot filling has them (seq.in, seq.out), or two columns of a .csv: the same weights as from lists."""
+    rows = [{"tokens": one["tokens"], "tags": one["tags"]} for one in lines(tagged["dev.jsonl"])]
+    made = recipe(tokenizer_dir, tagged["dev.jsonl"], tagged["dev.jsonl"])
+    expected = finetune(made, tmp_path / "lists")
+    files = {"tokens": str(tmp_path / "seq.in"), "tags": str(tmp_path / "seq.out")}
+    for column, path in files.items():
+        Path(path).write_text("".join(" ".join(row[column]) + "\n" for row in rows), encoding="utf-8")
+    with open(tmp_path / "rows.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["tokens", "tags"], *([" ".join(row["tokens"]), "\t".join(row["tags"])] for row in rows)])
+    beside = made.model_copy(update={"data": made.data.model_copy(update={"train": files, "dev": files})})
+    of_csv = recipe(tokenizer_dir, tmp_path / "rows.csv", tmp_path / "rows.csv")
+    for name, one in (("beside", beside), ("csv", of_csv)):
+        assert finetune(one, tmp_path / name)["dev"] == expected["dev"]
+    found = evaluate(find_step(tmp_path / "lists"), tmp_path / "rows.csv", "fp32")
+    assert found["metrics"] == evaluate(find_step(tmp_path / "lists"), tagged["dev.jsonl"], "fp32")["metrics"]
+
+
 def test_plain_tags_seeds_and_txt(tokenizer_dir: Path, tagged: dict[str, Path], tmp_path: Path) -> None:
     made = recipe(tokenizer_dir, tagged["train.txt"], tagged["dev.jsonl"], scheme="plain")
     result = finetune(made.model_copy(update={"seeds": [1, 2]}), tmp_path / "run")
@@ -433,7 +453,12 @@ def test_plain_tags_seeds_and_txt(tokenizer_dir: Path, tagged: dict[str, Path], 
     [
         ({}, '{"tokens": ["a", "b"], "tags": ["O"]}', r'd\.jsonl:1: "tokens" has 2 entries and "tags" 1; each token has one tag'),
         ({}, '{"tokens": ["a", "b"], "tags": ["B-x", "X-x"]}', r'd\.jsonl:1: the tag "X-x" is neither O nor begins'),
-        ({}, '{"tokens": "a b", "tags": ["O"]}', r'd\.jsonl:1: "tokens" should be a list of texts, found "a b"'),
+        ({}, '{"tokens": "a b", "tags": ["O"]}', r'd\.jsonl:1: "tokens" has 2 entries and "tags" 1; each token has one tag'),
+        (
+            {},
+            """{"tokens": "['a']", "tags": "O"}""",
+            r'd\.jsonl:1: "tokens" should be a list of texts, or a text with spaces between them, found "\[\'a\'\]"',
+        ),
         (
             {},
             '{"tokens": ["a", "b"], "tags": ["O", "B-org"]}',

@@ -14,7 +14,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from encoderkit import preflight
 from encoderkit.config import validate
+from encoderkit.data.order import rng
 from encoderkit.errors import DataError, UsageError
+from encoderkit.models.dropout import Dropout
+from encoderkit.models.pooling import token_seeds
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.tasks import choice, rerank, span
@@ -40,23 +43,13 @@ RDROP: dict[str, dict[str, Any]] = {
     "span": {},
     "rerank": {},
     "regress": {},
-    "generate": {"label_smoothing": 0.1},
+    "generate": {"label_smoothing": 0.1, "decoder": {"dropout": 0.3}},
 }
 """The tasks that have it, and what they have besides."""
 
 
-class Alternating(nn.Module):
-    """Dropout that is one mask for the first of two passes and another for the second, however an update is cut."""
-
-    passes = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.passes += 1
-        return x * 2 * (torch.rand(x.shape[-1], generator=torch.Generator().manual_seed(self.passes % 2)) < 0.5)
-
-
 def learner(name: str, **settings: Any) -> Any:
-    """A task with fresh weights, whose head drops alternately."""
+    """A task with fresh weights, whose head drops, or whose decoder does."""
     torch.manual_seed(1)
     more = (encoder("cnn" if name == "generate" else "bert"), VOCABULARY, LENGTH)
     pooled = {"dropout": 0, "pooling": "mean", **settings}
@@ -73,28 +66,26 @@ def learner(name: str, **settings: Any) -> Any:
             task = Regress(RegressConfig.model_validate(pooled), *more, ["a", "b"])
         case _:
             task = Generate(GenerateConfig.model_validate(settings), *more)
-    if name == "generate":
-        task.head.final_norm = nn.Sequential(task.head.final_norm, Alternating())
-    else:
-        task.head.dropout = Alternating()
+    if name != "generate":
+        task.head.dropout = Dropout(0.5)
         nn.init.normal_(task.head.out.weight)  # fresh scores are all about the same
     return task.train()
 
 
 def examples(name: str, task: Any, count: int = 11) -> list[Any]:
     """Of several lengths, with labels that say nothing."""
-    rng, found = np.random.default_rng(3), []
+    draw, found = np.random.default_rng(3), []
     if name in ("choice", "rerank", "generate"):
         return {"choice": questions, "rerank": candidates, "generate": pairs}[name](count)
     for i, ids in enumerate(sequences(count)):
         tokens, held = Tokens(ids, None, 0), len(ids) - 4
         if name == "regress":
-            found.append(Example(tokens, rng.normal(50, 20, 2), i))
+            found.append(Example(tokens, draw.normal(50, 20, 2), i))
         elif name == "tag":
-            found.append(task.probe(tokens)._replace(targets=rng.integers(0, 5, len(ids)), gold=frozenset(), row=i))
+            found.append(task.probe(tokens)._replace(targets=draw.integers(0, 5, len(ids)), gold=frozenset(), row=i))
         else:
             characters = np.stack([np.arange(held), 1 + np.arange(held)], axis=1)
-            place = 3 + int(rng.integers(held))
+            place = 3 + int(draw.integers(held))
             passage = Passage("x" * held, characters, ("x",))
             found.append(span.Example(tokens, passage, 0, held, 3, 0, (place, place) if i % 3 else (0, 0), i))
     return found
@@ -116,26 +107,27 @@ def targets(name: str, task: Any, source: list[Any], batch: Any) -> list[tuple[T
         return found
     labels = batch.targets["labels"]
     read = batch.inputs.documents, task.encoder(batch.inputs), task.encoder.tokens
-    logits = task.head(batch.targets["given"], (labels >= 0).long(), *read)
+    logits = task.head(batch.targets["given"], (labels >= 0).long(), *read, token_seeds(batch.inputs))
     return list(zip(logits[labels >= 0], labels[labels >= 0].tolist(), strict=True))
 
 
 def halved(name: str, task: Any, source: list[Any], batch: Any, alpha: float) -> Tensor:
     """Equation 4 of the paper over two passes; with squared differences where a number is learnt."""
+    passes = [batch.inputs.again(i) for i in range(2)]
     if name == "regress":
         goal = (torch.tensor(np.array([one.target for one in source]), dtype=torch.float32) - task.mean) / task.scale
-        first, second = ((task.logits(batch.inputs) - task.mean) / task.scale for _ in range(2))
+        first, second = ((task.logits(inputs) - task.mean) / task.scale for inputs in passes)
         return (mse_loss(first, goal) + mse_loss(second, goal) + alpha * mse_loss(first, second)) / 2
     if name == "rerank":
         goal = torch.tensor([one.target for one in source]) / 2
-        logits = [task.logits(batch.inputs)[:, 0] for _ in range(2)]
+        logits = [task.logits(inputs)[:, 0] for inputs in passes]
         nats = sum(binary_cross_entropy_with_logits(one, goal) for one in logits)
         p, q = (Bernoulli(logits=one) for one in logits)
         return (nats + alpha / 2 * (kl_divergence(p, q) + kl_divergence(q, p)).mean()) / 2
     found = []
     smoothing = task.config.label_smoothing if name != "span" else 0.0
-    passes = [targets(name, task, source, batch) for _ in range(2)]
-    for (first, gold), (second, _) in zip(*passes, strict=True):
+    said = (targets(name, task, source, batch._replace(inputs=inputs)) for inputs in passes)
+    for (first, gold), (second, _) in zip(*said, strict=True):
         nats = sum(cross_entropy(one, torch.tensor(gold), label_smoothing=smoothing) for one in (first, second))
         p, q = Categorical(logits=first), Categorical(logits=second)
         found.append((nats + alpha / 2 * (kl_divergence(p, q) + kl_divergence(q, p))) / 2)
@@ -148,7 +140,7 @@ def test_rdrop_is_equation_4_halved(name: str) -> None:
     task = learner(name, rdrop=3.0, **RDROP[name])
     source = examples(name, task)
     task.prepare(source)
-    batch = task.collate(source)
+    batch = task.collate(source, [rng(1, 0, i) for i in range(len(source))], 0.0)
     terms = task(batch.inputs, batch.targets)
     assert terms.keys() == task.weights.keys() == {name, "rdrop"} and terms["rdrop"] > 1e-3
     found = sum(task.weights[term] * terms[term] / batch.counts[term] for term in terms)
@@ -184,7 +176,7 @@ def test_weights_and_smoothing_of_tags_are_those_of_torch(weights: Any, smoothin
     labels = np.concatenate([one.targets for one in source])
     balanced = compute_class_weight("balanced", classes=np.arange(5), y=labels)
     values = balanced if weights == "balanced" else [(weights or {}).get(tag, 1.0) for tag in TAGS]
-    task.head.dropout = nn.Identity()
+    task.head.dropout = Dropout(0)
     batch = task.collate(source)
     logits = torch.stack([own for own, _ in targets("tag", task, source, batch)])
     expected = nn.CrossEntropyLoss(torch.tensor(values, dtype=torch.float32), label_smoothing=smoothing)
@@ -197,7 +189,7 @@ def test_weights_and_smoothing_of_tags_are_those_of_torch(weights: Any, smoothin
 def test_focal_loss_of_tags_is_its_equation() -> None:
     """How far two passes differ is a mean over tags, whatever they weigh."""
     task = learner("tag", focal=2.0, class_weights={"O": 0.25}, rdrop=1.0)
-    task.head.dropout = nn.Identity()
+    task.head.dropout = Dropout(0)
     source = examples("tag", task)
     task.prepare(source)
     batch = task.collate(source)

@@ -94,11 +94,11 @@ def replaced(kind: str = "bert", more: dict[str, Any] | None = None, **settings:
     return Replaced(config, encoder(kind, **(more or {})), VOCABULARY, LENGTH)
 
 
-def classify(kind: str, labels: int = 2, dropout: float = 0.0, **settings: Any) -> Classify:
-    """A classifier with fresh weights, the same each time."""
+def classify(kind: str, labels: int = 2, dropout: float = 0.0, model: dict[str, Any] | None = None, **settings: Any) -> Classify:
+    """A classifier with fresh weights, the same each time; `model`: settings of its encoder."""
     torch.manual_seed(1)
     config = ClassifyConfig(dropout=dropout, pooling="mean", **settings)
-    return Classify(config, encoder(kind), VOCABULARY, LENGTH, [str(i) for i in range(labels)])
+    return Classify(config, encoder(kind, **(model or {})), VOCABULARY, LENGTH, [str(i) for i in range(labels)])
 
 
 def sequences(count: int, seed: int = 0) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ from encoderkit.training.optim import build_optimizers
 from tests.training.runs import classify, examples, finetuning, go, plan, pretraining, weights
 from tests.training.several import Run, several
 
-BERT = {"kind": "bert", "dim": 32, "layers": 2, "heads": 2, "max_length": 64, "dropout": 0.0, "attention_dropout": 0.0}
+BERT = {"kind": "bert", "dim": 32, "layers": 2, "heads": 2, "max_length": 64, "dropout": 0.1, "attention_dropout": 0.1}
 # eps well above the rounding of gradients, which Adam would otherwise blow up where they are zero
 SAME = {"model": BERT, "optimizer": {"kind": "adamw", "lr": 3e-3, "eps": 1e-3}}
 
@@ -79,7 +79,7 @@ def test_pretraining_is_that_of_one_process(tokenizer_dir: Path, store_dir: Path
 
 def test_fine_tuning_is_that_of_one_process(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
     """With a last batch of ten rows, and metrics that need all of the data."""
-    task = {"kind": "classify", "dropout": 0.0, "class_weights": {"positive": 3.0}}
+    task = {"kind": "classify", "dropout": 0.1, "class_weights": {"positive": 3.0}}
     data = {"train": str(labelled["train"]), "dev": str(labelled["dev"]), "test": str(labelled["dev"]), "length": 24}
     recipe = finetuning(tokenizer_dir, labelled, task=task, data=data, **SAME)
     expected, [found] = go(recipe, tmp_path / "one"), several(2, [Run(recipe, tmp_path / "several")])
@@ -91,7 +91,7 @@ def test_runs_with_several_seeds_are_those_of_one_process(
     tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
 ) -> None:  # fmt: skip
     """One after the other in the same processes."""
-    recipe = finetuning(tokenizer_dir, labelled, seeds=[1, 2], task={"kind": "classify", "dropout": 0.0}, **SAME)
+    recipe = finetuning(tokenizer_dir, labelled, seeds=[1, 2], task={"kind": "classify", "dropout": 0.1}, **SAME)
     go(recipe, tmp_path / "one")
     several(2, [Run(recipe, tmp_path / "several")])
     for seed in ("seed-1", "seed-2"):
@@ -102,10 +102,8 @@ def test_a_pretraining_loss_of_the_whole_update_is_that_of_one_process(
     tokenizer_dir: Path, store_dir: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     """With another term beside it, which is not."""
-    # Dropout that is next to none: without any the two passes of a text would be refused.
-    model = {**BERT, "dropout": 1e-6}
     objective = {"kind": "contrastive", "masked": 0.5, "pooling": "mean"}
-    recipe = pretraining(tokenizer_dir, store_dir, **{**SAME, "model": model}, objective=objective)
+    recipe = pretraining(tokenizer_dir, store_dir, **SAME, objective=objective)
     go(recipe, tmp_path / "one")
     several(2, [Run(recipe, tmp_path / "several")])
     assert_close(tmp_path / "one", tmp_path / "several")
@@ -133,7 +131,7 @@ def test_tricks_are_those_of_one_process(
 ) -> None:
     """Layers that are frozen for a while stay as they are in all processes."""
     go(pretraining(tokenizer_dir, store_dir, **SAME), tmp_path / "pretrained")
-    task = {"kind": "classify", "dropout": 0.0, "sampling": "balanced", "focal": 1.0}
+    task = {"kind": "classify", "dropout": 0.1, "sampling": "balanced", "focal": 1.0}
     recipe = finetuning(
         tokenizer_dir,
         labelled,

@@ -16,13 +16,37 @@ from torch import Tensor, nn
 
 from encoderkit.data.order import examples_of
 from encoderkit.errors import UsageError
+from encoderkit.models import dropout
+from encoderkit.objectives.config import ContrastiveConfig, PermutedConfig, SpansConfig
+from encoderkit.objectives.contrastive import Contrastive
+from encoderkit.objectives.permuted import Permuted
+from encoderkit.objectives.spans import Spans
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
-from encoderkit.tasks.classify import Example
+from encoderkit.tasks.classify import Classify, Example
 from encoderkit.tasks.texts import Tokens
 from encoderkit.training.loop import WIDE, Plan, micro_batches, portions, updates
 from encoderkit.training.machine import can_compile
 from tests.reliability.small import assert_same, result
-from tests.training.runs import classify, examples, finetuning, go, go_until, masked, plan, pretraining, rows, weights
+from tests.training.runs import (
+    BOTH_WAYS,
+    KINDS,
+    LENGTH,
+    TRANSFORMERS,
+    VOCABULARY,
+    causal,
+    classify,
+    encoder,
+    examples,
+    finetuning,
+    go,
+    go_until,
+    masked,
+    plan,
+    pretraining,
+    replaced,
+    rows,
+    weights,
+)
 
 Make = Callable[..., PretrainRecipe | FinetuneRecipe]
 MODELS = {
@@ -151,6 +175,44 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(kind: str, micro_batch:
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
+DROPPED = {"dropout": 0.3}
+MAKES: dict[str, Any] = {
+    **{kind: lambda kind=kind: masked(kind, **_dropped(kind), **BOTH_WAYS.get(kind, {})) for kind in KINDS},
+    "transformer_xl": lambda: masked("bert", position="transformer_xl", **_dropped("bert")),
+    "causal": lambda: causal("gpt", **_dropped("gpt")),
+    "elmo": lambda: causal("lstm", stacks="apart", **DROPPED),
+    "rdrop": lambda: classify("bert", 3, rdrop=1.0, dropout=0.3, model=_dropped("bert")),
+    "spans": lambda: Spans(SpansConfig(), encoder("t5", **_dropped("t5")), VOCABULARY, LENGTH),
+    "permuted": lambda: Permuted(PermutedConfig(memory=4), encoder("xlnet", **DROPPED), VOCABULARY, LENGTH),
+    "replaced": lambda: replaced(more=_dropped("bert")),
+    "contrastive": lambda: Contrastive(ContrastiveConfig(masked=0.1), encoder("bert", **_dropped("bert")), VOCABULARY, LENGTH),
+}
+
+
+def _dropped(kind: str) -> dict[str, Any]:
+    return DROPPED | ({"attention_dropout": 0.3} if kind in TRANSFORMERS else {})
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_dropout_does_not_depend_on_the_micro_batch(name: str) -> None:
+    """Of any encoder or objective, of texts that stand beside other ones and in rows of other widths."""
+    learner = MAKES[name]()
+    source: Any = examples(11, 3) if isinstance(learner, Classify) else rows(11)
+    if name == "permuted":
+        source = [row._replace(before=row.ids[:size]) for row, size in zip(source, [0, 4, 2, 3] * 3, strict=False)]
+    if isinstance(learner, Classify):
+        learner.prepare(source)
+    whole, losses = gradients(learner, source, 8)
+    parts, portioned = gradients(learner, source, 3)
+    assert losses == pytest.approx(portioned, abs=1e-5)
+    for expected, found in zip((g for step in whole for g in step), (g for step in parts for g in step), strict=True):
+        if expected is not None:
+            torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dropout, "_level", lambda rate: 0)
+        assert gradients(MAKES[name](), source, 8)[1] != losses
+
+
 def cost(lengths: list[int], cuts: tuple[int, ...] | list[int], fixed: int, packed: bool) -> float:
     """Of the parts between `cuts`: `fixed` for each, and its tokens with the padding or with the price of wide rows."""
     parts = [lengths[a:b] for a, b in pairwise([0, *cuts, len(lengths)])]
@@ -191,9 +253,9 @@ def test_long_rows_do_not_make_short_ones_wide(kind: str) -> None:
 
 @pytest.mark.parametrize("micro_batch", [4, 2])
 def test_the_weights_do_not_depend_on_the_micro_batch(make: Make, tmp_path: Path, micro_batch: int) -> None:
-    """Without dropout; eps well above the rounding of gradients, which Adam would otherwise blow up where they are zero."""
-    model = MODELS["bert"] | {"dropout": 0.0, "attention_dropout": 0.0}
-    task = {"task": {"dropout": 0.0}} if make().model_dump().get("task") else {}
+    """With dropout; eps well above the rounding of gradients, which Adam would otherwise blow up where they are zero."""
+    model = MODELS["bert"] | {"dropout": 0.1, "attention_dropout": 0.1}
+    task = {"task": {"dropout": 0.1}} if make().model_dump().get("task") else {}
     found = []
     for size in (8, micro_batch):
         training = {"updates": 6, "batch": 8, "micro_batch": size}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from encoderkit.data.order import rng
 from encoderkit.objectives.config import ContrastiveConfig
 from encoderkit.objectives.contrastive import Contrastive
 from encoderkit.training import loop, run
@@ -87,18 +88,33 @@ def test_each_epoch_and_update_draws_anew_and_knows_how_far_it_is() -> None:
     assert len({value for _, drawn in seen for value in drawn.values()}) == 16
 
 
-def test_dropout_is_another_in_each_update_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = classify("bert", dropout=0.5).train()
-    [batch] = micro_batches(learner, examples(6), plan(1, 6), 0)
+def test_dropout_is_another_each_time_an_example_is_seen() -> None:
+    """And the same whichever process computes it."""
+    learner, source = classify("bert", dropout=0.5).train(), examples(6)
 
-    def drawn(update: int, rank: int) -> torch.Tensor:
-        monkeypatch.setattr(loop.world, "rank", lambda: rank)
-        loop._sow(plan(9, 6), update)
+    def drawn(epoch: int) -> torch.Tensor:
+        batch = learner.collate(source, [rng(3, epoch, i) for i in range(6)], 0.0)
         return learner.logits(batch.inputs).detach()
 
-    first, again, later, other = drawn(0, 0), drawn(0, 0), drawn(1, 0), drawn(0, 1)
-    assert torch.equal(first, again) and not torch.equal(first, later) and not torch.equal(first, other)
-    assert not torch.equal(later, other)
+    first, later = drawn(0), drawn(1)
+    assert torch.equal(first, drawn(0)) and not torch.isclose(first, later).any()
+    turned = learner.collate(source[::-1], [rng(3, 0, 5 - i) for i in range(6)], 0.0)
+    torch.testing.assert_close(learner.logits(turned.inputs), first.flip(0))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_torchs_generators_differ_by_update_and_on_a_gpu_by_process(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """What all texts share is dropped by that of the CPU; what a GPU drops, by its own."""
+    seen: list[int] = []
+    monkeypatch.setattr(loop.torch.cuda, "manual_seed_all", seen.append)
+
+    def sown(update: int, rank: int) -> int:
+        monkeypatch.setattr(loop.world, "rank", lambda: rank)
+        loop._sow(plan(9, 6, device=device), update)
+        return torch.initial_seed()
+
+    assert sown(0, 0) == sown(0, 0) == sown(0, 1) != sown(1, 0)
+    assert (len(seen), len(set(seen))) == ((4, 3) if device == "cuda" else (0, 0))
 
 
 def test_intervals_are_minutes_epochs_or_updates(monkeypatch: pytest.MonkeyPatch) -> None:
