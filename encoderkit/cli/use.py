@@ -19,18 +19,29 @@ Column = Annotated[
     typer.Option("--column", metavar="NAME", help="The column of the text, or its number; twice for a pair.", show_default=False),
 ]
 
+Measured = Annotated[
+    list[Path],
+    typer.Option(
+        "--data",
+        help="Labelled rows, or COLUMN=FILE for each column; for a pretrained model, a token store; of a suite, files.",
+        show_default=False,
+    ),
+]
+Called = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="COLUMN=NAME",
+        help="What a column that the model was trained with is called in --data; repeatable.",
+        show_default=False,
+    ),
+]
+
 
 @app.command(rich_help_panel=USE)
 def evaluate(
     model: Model,
-    data: Annotated[
-        list[Path],
-        typer.Option(
-            "--data",
-            help="Labelled rows, or COLUMN=FILE for each column; for a pretrained model, a token store; of a suite, files.",
-            show_default=False,
-        ),
-    ],
+    data: Measured,
     suite: Annotated[
         Suite | None,
         typer.Option(
@@ -59,15 +70,7 @@ def evaluate(
         typer.Option("--errors", metavar="FILE", help="Write all rows as .jsonl, the worst first.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --errors names.")] = False,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="COLUMN=NAME",
-            help="What a column that the model was trained with is called in --data; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    column: Called = None,
     json: Json = False,
 ) -> None:
     """Measure a model on labelled data, beside simple baselines, or by a suite."""
