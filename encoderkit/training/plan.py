@@ -32,8 +32,8 @@ START = 2.0
 """Seconds that measuring takes at most before the first update, but for compiling, and for what one portion takes."""
 SLOW = 0.5
 """Seconds that are long enough to measure: a portion that takes so long is computed once."""
-MEASURED, MEASURING = 3, 0.05
-"""Updates by whose speed a budget is planned: this share of them, and no fewer than so many."""
+FEWEST, ENOUGH, MEASURING = 3, 7, 0.05
+"""Updates by whose speed a budget is planned: this share of them; of short runs so many, while these are less than a seventh."""
 GAIN = 0.97
 """What is to be faster must take less than this share of the time, or the measurement may be noise."""
 _ENDLESS = 1_000_000
@@ -122,7 +122,8 @@ def settle(
     seconds = by_first(lambda: budget - (time.monotonic() - started))
     count = max(1, fitting(seconds, portion.update(plan), looks, plan))
     say(f"about {count:,} updates fit into the budget")
-    clock = Clock(at=min(count, max(MEASURED, int(MEASURING * count))), updates=count, seconds=seconds, looks=looks)
+    at = min(count, max(FEWEST, min(ENOUGH, count // 7), int(MEASURING * count)))
+    clock = Clock(at=at, updates=count, seconds=seconds, looks=looks)
     return plan.model_copy(update={"updates": count, "examples": count * plan.batch, "clock": clock})
 
 
@@ -175,7 +176,7 @@ def _settled(plan: Plan, clock: Clock, took: Sequence[float], spent: float) -> P
     left = by_first(lambda: clock.seconds - spent)
     count = clock.at + max(0, fitting(left, pace, clock.looks, plan))
     say(f"{pace:.2g} s an update, by {len(known)} of them: {count:,} updates fit into the budget")
-    if len(known) < 2 * MEASURED:
+    if len(known) < ENOUGH - 1:
         warn("so few say little, and the run may end early or late by a good part; training.updates says exactly how many")
     done = {"updates": count, "examples": count * plan.batch, "clock": clock.model_copy(update={"settled": True})}
     return plan.model_copy(update=done)

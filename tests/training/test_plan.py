@@ -111,9 +111,9 @@ def by_the_clock(
 def test_a_budget_is_settled_by_the_first_updates(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], guess: float, real: float
 ) -> None:
-    """A twentieth of the estimate, by all of them but the first; then the run ends with the time."""
+    """Seven, or a twentieth of the estimate, by all of them but the first; then the run ends with the time."""
     done = by_the_clock(monkeypatch, 20, guess, real)
-    at = int(0.05 * int(20 / guess))
+    at = max(7, int(0.05 * int(20 / guess)))
     assert [step.plan.clock and step.plan.clock.settled for step in done] == [False] * (at - 1) + [True] * (len(done) - at + 1)
     assert done[-1].update.number == len(done) == done[-1].plan.updates == int(20 / real) - 2
     assert f"{real:.2g} s an update, by {at - 1} of them: {len(done)} updates fit" in capsys.readouterr().err
