@@ -82,6 +82,7 @@ class Convolutional(nn.Module):
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """(B, T) tokens to their vectors, (B, T, D)."""
         x = self.embedding_dropout(self.tokens(inputs.ids), inputs.seeds)
         x = self.embedding_projection(x).to(x.dtype)  # as in Transformer
         mask = inputs.mask[:, :, None].to(x.dtype)  # (B, T, 1)

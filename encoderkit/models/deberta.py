@@ -193,6 +193,7 @@ class Deberta(nn.Module):
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """(B, T) tokens to their vectors, (B, T, D)."""
         x = self._embed(inputs)
         x = self.embedding_norm(self.projection(x).to(x.dtype))  # as in Transformer
         x = self.embedding_dropout(x, inputs.seeds)

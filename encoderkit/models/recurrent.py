@@ -97,6 +97,7 @@ class Recurrent(nn.Module):
                 _open_forget_gate(layer)
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """(B, T) tokens to their vectors, (B, T, D)."""
         mask, order = inputs.mask[:, :, None], reversal(inputs.mask)
         x = self.tokens(inputs.ids).repeat(1, 1, self._lanes)  # each of two stacks begins with the embeddings
         for i, layer in enumerate(self.layers):

@@ -67,6 +67,7 @@ class Static(nn.Module):
             self.tokens.weight[pad_id] = 0
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """(B, T) tokens to their vectors, (B, T, D)."""
         if self.ngrams is None:
             x = self.tokens(inputs.ids)
             x = x if self.contexts is None else x + self.contexts(inputs.ids)

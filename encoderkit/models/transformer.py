@@ -153,6 +153,7 @@ class Transformer(nn.Module):
                 parameter.mul_(factor)
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """(B, T) tokens to their vectors, (B, T, D)."""
         x = self._widened(self.embedding_dropout(self.embedding_norm(self._embed(inputs)), inputs.seeds))
         contexts = self._contexts(inputs)
         for i, (block, kind) in enumerate(self._steps, start=1):
