@@ -173,8 +173,6 @@ def _check_word_vectors(
 
 def _check_columns(data: LabelledData, task: TaskConfig) -> None:
     for name, given in data.files.items():
-        if isinstance(given, dict) and task.txt == "conll":
-            raise ValueError(f"data.{name}: a line of a file for one column is a text, and {task.all_columns[0]} are a list")
         if isinstance(given, dict) and (reason := misnamed(given, task.all_columns, task.optional_columns)):
             raise ValueError(f"data.{name}: {reason}")
 

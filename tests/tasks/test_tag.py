@@ -430,7 +430,7 @@ def test_a_line_of_tokens_and_one_of_tags(tokenizer_dir: Path, tagged: dict[str,
         Path(path).write_text("".join(" ".join(row[column]) + "\n" for row in rows), encoding="utf-8")
     with open(tmp_path / "rows.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["tokens", "tags"], *([" ".join(row["tokens"]), "\t".join(row["tags"])] for row in rows)])
-    beside = made.model_copy(update={"data": made.data.model_copy(update={"train": files, "dev": files})})
+    beside = validate(FinetuneRecipe, made.model_dump() | {"data": {"train": files, "dev": files, "length": 12}}, "recipe")
     of_csv = recipe(tokenizer_dir, tmp_path / "rows.csv", tmp_path / "rows.csv")
     for name, one in (("beside", beside), ("csv", of_csv)):
         assert finetune(one, tmp_path / name)["dev"] == expected["dev"]
