@@ -4,7 +4,7 @@ Each token of a batch has a seed, drawn for its text (by the run's seed, the epo
 mask is a hash of that seed, of which dropout of the model it is, and of the column. So a text is dropped alike whatever it
 is packed with, however an update is cut into micro-batches or dealt to processes, and whether or not the run was resumed.
 
-This holds on the CPU. On a GPU, or for inputs without seeds, torch's own dropout is used, which follows its generator.
+This holds on the CPU. Inputs on a GPU have no seeds, and torch's own dropout is used, which follows its generator.
 """
 
 from collections.abc import Sequence
@@ -112,7 +112,7 @@ def _scaled(x: Tensor, mask: Tensor, dropped: int) -> Tensor:
 
 def drop(x: Tensor, rate: float, seeds: Tensor | None) -> Tensor:
     """(..., D), and (...) seeds: a share of `x` zeroed, the rest scaled up. Srivastava et al. 2014."""
-    if seeds is None or x.is_cuda:
+    if seeds is None:
         return F.dropout(x, rate)
     return _scaled(x, kept(seeds, x.shape[-1], _level(rate)), _level(rate))
 
@@ -123,7 +123,7 @@ Between = tuple[Tensor, Tensor]
 
 def drop_between(weights: Tensor, rate: float, seeds: Between | None) -> Tensor:
     """(B, H, Q, S) weights of attention: the same."""
-    if seeds is None or weights.is_cuda:
+    if seeds is None:
         return F.dropout(weights, rate)
     return _scaled(weights, kept_between(*seeds, weights.shape[1], _level(rate)), _level(rate))
 

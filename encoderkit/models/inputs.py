@@ -56,5 +56,6 @@ class Inputs(NamedTuple):
         return self if self.seeds is None or not number else self._replace(seeds=fold(self.seeds, -1 - number))
 
     def to(self, device: str) -> "Inputs":
-        """The same rows on another device."""
-        return Inputs(*(None if t is None else t.to(device, non_blocking=True) for t in self))  # pyright: ignore[reportArgumentType]
+        """The same rows on another device; on a GPU without seeds, which are the CPU's."""
+        kept = self if device == "cpu" else self._replace(seeds=None)
+        return Inputs(*(None if t is None else t.to(device, non_blocking=True) for t in kept))  # pyright: ignore[reportArgumentType]
