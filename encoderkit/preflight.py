@@ -253,10 +253,10 @@ def renamed(step: Path, given: list[str]) -> dict[str, str]:
     """What the columns that the model in `step` was trained with are called in another file, from COLUMN=NAME each."""
     pairs = [one.partition("=") for one in given]
     task = _task(step)
+    if given and task is None:
+        raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--column")
     known = [] if task is None else [*task.all_columns, *task.optional_columns]
     for (column, _, name), one in zip(pairs, given, strict=True):
-        if task is None:
-            raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--column")
         if not (column and name):
             raise UsageError(
                 f"is a column of the model and what it is called in the file, found {shown(one)}",

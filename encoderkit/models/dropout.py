@@ -122,10 +122,11 @@ Between = tuple[Tensor, Tensor]
 
 
 def drop_between(weights: Tensor, rate: float, seeds: Between | None) -> Tensor:
-    """(B, H, Q, S) weights of attention: the same."""
+    """(B, H, Q, S) weights of attention: the same, as use 0 of the queries' seeds."""
     if seeds is None:
         return F.dropout(weights, rate)
-    return _scaled(weights, kept_between(*seeds, weights.shape[1], _level(rate)), _level(rate))
+    queries, keys = seeds
+    return _scaled(weights, kept_between(fold(queries, 0), keys, weights.shape[1], _level(rate)), _level(rate))
 
 
 class Dropout(nn.Module):
@@ -172,4 +173,4 @@ def _(rows: Tensor) -> Tensor:
 
 def between(seeds: Tensor | None, keys: Tensor | None = None) -> Between | None:
     """The seeds of attention: of tokens to one another, or to `keys`."""
-    return None if seeds is None else (fold(seeds, 0), seeds if keys is None else keys)
+    return None if seeds is None else (seeds, seeds if keys is None else keys)
