@@ -6,7 +6,7 @@ no real token ever sees it; no row of the softmax is empty, so there is no NaN t
 
 import math
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -221,6 +221,19 @@ BIASES = {"t5_bias": T5Bias, "alibi": AlibiBias}
 """Positions that are added to the scores of attention: made once a forward pass, for all layers."""
 
 
+class Context(NamedTuple):
+    """What layers of one kind (global or local) share in a forward pass."""
+
+    bias: Tensor
+    """(B, 1, T, T) from `visible`, or (B, H, T, T) with positions from `BIASES`; a column for each token of a memory as well."""
+    rotation: tuple[Tensor, ...] | None
+    """From `Rotary` or `relative.Distances`; None where positions are elsewhere."""
+    memory: Memory | None = None
+    """Of the layer that is given this, where a text is read on token by token."""
+    seeds: Tensor | None = None
+    """(B, T): what this layer's dropout goes by."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention: (B, T, D) -> (B, T, D). Vaswani et al. 2017, section 3.2.
 
@@ -237,18 +250,9 @@ class Attention(nn.Module):
         self.query_norm = nn.LayerNorm(width, config.norm_eps, bias=False) if norms else nn.Identity()
         self.key_norm = nn.LayerNorm(width, config.norm_eps, bias=False) if norms else nn.Identity()
 
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor,
-        rotation: tuple[Tensor, ...] | None,
-        memory: Memory | None = None,
-        seeds: Tensor | None = None,
-    ) -> Tensor:
-        """`bias` is from `visible` and `BIASES`, `rotation` from `Rotary`, or None where positions are elsewhere.
-
-        With a `memory`, `x` goes on from what was read before, and `bias` has a column for each token since then.
-        """
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """With a memory, `x` goes on from what was read before."""
+        bias, rotation, memory, seeds = context
         query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, H * K) each
         query, key, value = (self._split(y) for y in (self.query_norm(query), self.key_norm(key), value))
         if rotation is not None:

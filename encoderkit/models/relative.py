@@ -9,7 +9,7 @@ distance in the row is the distance in the document, and what is outside is mask
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.attention import Attention, Memory, attend
+from encoderkit.models.attention import Attention, Context, attend
 from encoderkit.models.config import TransformerConfig
 from encoderkit.models.dropout import SharedDropout, between
 from encoderkit.models.layers import INIT_STD
@@ -98,15 +98,9 @@ class RelativeAttention(Attention):
         super().__init__(config)
         self.relative = RelativePositions(config.dim, config.heads, config.head_width, self.scale)
 
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor,
-        rotation: tuple[Tensor, ...] | None,
-        memory: Memory | None = None,
-        seeds: Tensor | None = None,
-    ) -> Tensor:
-        """`bias` is from `visible`, `rotation` from `Distances`; `memory` as in any attention."""
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """The rotation is from `Distances`."""
+        bias, rotation, memory, seeds = context
         assert rotation is not None
         query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
         query, key, value = (self._split(y) for y in (self.query_norm(query), self.key_norm(key), value))

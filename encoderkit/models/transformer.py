@@ -5,31 +5,17 @@ part chosen when the model is built.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.attention import BIASES, Attention, Memory, Rotary, in_type, visible
+from encoderkit.models.attention import BIASES, Attention, Context, Memory, Rotary, in_type, visible
 from encoderkit.models.config import TransformerConfig
 from encoderkit.models.dropout import Dropout, fold
 from encoderkit.models.families import Direction
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.layers import MLPS, build_norm, initialise, initialise_by_inputs
 from encoderkit.models.relative import Distances, RelativeAttention
-
-
-class Context(NamedTuple):
-    """What layers of one kind (global or local) share in a forward pass."""
-
-    bias: Tensor
-    """(B, 1, T, T) from `attention.visible`, or (B, H, T, T) with positions from `attention.BIASES`."""
-    rotation: tuple[Tensor, ...] | None
-    """From `attention.Rotary` or `relative.Distances`; None where positions are elsewhere."""
-    memory: Memory | None = None
-    """Of the layer that is given this, where a text is read on token by token."""
-    seeds: Tensor | None = None
-    """(B, T): what this layer's dropout goes by."""
 
 
 class PostNormBlock(nn.Module):
@@ -44,7 +30,7 @@ class PostNormBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, *context), context.seeds, 1))
+        x = self.attention_norm(x + self.dropout(self.attention(x, context), context.seeds, 1))
         return self.mlp_norm(x + self.dropout(self.mlp(x), context.seeds, 2))
 
 
@@ -66,7 +52,7 @@ class PreNormBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), *context), context.seeds, 1)
+        x = x + self.dropout(self.attention(self.attention_norm(x), context), context.seeds, 1)
         return x + self.dropout(self.mlp(self.mlp_norm(x)), context.seeds, 2)
 
 

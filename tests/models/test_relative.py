@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.attention import visible
+from encoderkit.models.attention import Context, visible
 from encoderkit.models.config import BertConfig, GptConfig
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.relative import RelativeAttention, RelativePositions, sinusoids
@@ -71,7 +71,9 @@ def test_attention_is_a_softmax_of_those_scores_within_a_document(width: int, sc
             mixed[i, h] = found.double().softmax(0) @ value[mine, h]
     expected = attention.out.double()(mixed.view(1, 6, 2 * width)).float()
     attention.out.float()
-    torch.testing.assert_close(attention(x, visible(documents), (sinusoids(6, 6, 8, x),)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        attention(x, Context(visible(documents), (sinusoids(6, 6, 8, x),))), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 @torch.no_grad()
