@@ -13,6 +13,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, repeat
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, Literal, NamedTuple, get_args
@@ -272,6 +273,9 @@ def lines(decoded: Iterable[str], limit: int = LINE) -> Iterator[tuple[int, str,
         complete = text.split("\n")
         complete[0] = rest + complete[0]
         rest = complete.pop()
+        if complete and max(map(len, complete)) <= limit and "\r" not in text and "\r" not in complete[0]:  # in one go
+            yield from zip(count(number), complete, repeat(True))
+            number, complete = number + len(complete), []
         for line in complete:
             line = line[:-1] if line.endswith("\r") else line
             if len(line) <= limit:

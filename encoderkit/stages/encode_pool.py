@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import accumulate, chain
@@ -55,18 +55,17 @@ def encode_all(
     one was killed. A tokenizer that was quickened is compared with the slow one all along, and `Disagreement` raised where
     they differ.
     """
-    if tokenizer.quick:
-        jobs = _compared(jobs, tokenizer)
     if size is not None:
         workers = min(workers, -(-size // (_WORTH_QUICK if tokenizer.quick else _WORTH)))
-    if workers <= 1 or tokenizer.threaded:
-        yield from ((extra, encode(tokenizer, texts, segmenter)) for texts, extra in jobs)
+    if tokenizer.threaded or workers <= 1:
+        yield from _here(jobs, tokenizer, segmenter, beside=workers > 1)
         return
     context = multiprocessing.get_context("spawn")  # threads of a library do not survive a fork
     pool = ProcessPoolExecutor(workers, context, _start, (path, tokenizer.quick, segmenter and segmenter.given))
     under_way: deque[tuple[T, Future[Encoded]]] = deque()
     try:
-        for texts, extra in jobs:
+        for number, (texts, extra) in enumerate(jobs):
+            _compare(number, texts, tokenizer)
             with _apart():  # the processes start when the first job is submitted
                 under_way.append((extra, pool.submit(_encode, texts)))
             if len(under_way) >= 3 * workers:
@@ -82,11 +81,28 @@ def encode_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _compared(jobs: Iterable[tuple[list[str], T]], tokenizer: Tokenizer) -> Iterator[tuple[list[str], T]]:
-    for number, (texts, extra) in enumerate(jobs):
-        if number % _COMPARED == 0 and not tokenizer.agrees(units(texts[0])[:1]):
-            raise Disagreement
-        yield texts, extra
+def _here(
+    jobs: Iterable[tuple[list[str], T]], tokenizer: Tokenizer, segmenter: Segmenter | None, beside: bool
+) -> Iterator[tuple[T, Encoded]]:
+    """In this process; `beside`: a job is encoded while the next ones are read and the last one is used."""
+
+    def encoded(number: int, texts: list[str]) -> Encoded:
+        _compare(number, texts, tokenizer)
+        return encode(tokenizer, texts, segmenter)
+
+    with ThreadPoolExecutor(1, "encoder") as encoder:
+        under_way: deque[tuple[T, Future[Encoded]]] = deque()
+        for number, (texts, extra) in enumerate(jobs):
+            under_way.append((extra, encoder.submit(encoded, number, texts)))
+            if len(under_way) > 2 * beside:
+                done, future = under_way.popleft()
+                yield done, future.result()
+        yield from ((done, future.result()) for done, future in under_way)
+
+
+def _compare(number: int, texts: list[str], tokenizer: Tokenizer) -> None:
+    if tokenizer.quick and number % _COMPARED == 0 and not tokenizer.agrees(units(texts[0])[:1]):
+        raise Disagreement
 
 
 def units(text: str) -> list[str]:

@@ -5,8 +5,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from itertools import chain
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,11 +38,17 @@ class _Given(NamedTuple):
     """What the store is made from: the files as they were before they were read."""
 
     sources: list[Source]
-    files: list[SourceFile]
+    hashed: Future[list[SourceFile]]
+    """As soon as it is known: reading begins meanwhile."""
     times: list[int]
     config: CorpusConfig
     tokenizer_path: Path
     segmenter: Segmenter | None
+
+    @property
+    def files(self) -> list[SourceFile]:
+        """What the sources held."""
+        return self.hashed.result()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -79,13 +87,12 @@ def run(
     segmenter = None if segment is None else Segmenter(read_segmentation(segment))
     sources, tokenizer = find_sources(paths), open_tokenizer(tokenizer_path)
     times = [_time(source) for source in sources]  # before the hashes, which take a while
-    hashes = [_hash(source) for source in sources]
-    given = _Given(sources, hashes, times, config, tokenizer_path, segmenter)
     piped = any(source.path is None for source in sources)
-    if not piped and (reused := _same(out, given.files, tokenizer, given.options, overwrite)):
+    workers = workers or os.cpu_count() or 1
+    given = _Given(sources, _hashed(sources), times, config, tokenizer_path, segmenter)
+    if not piped and (reused := _same(out, given, tokenizer, overwrite)):
         say(f"{out}: made of the same text, tokenizer and options: used as it is (fingerprint {reused.fingerprint[:12]})")
         return _result(reused, out, time.monotonic() - started, reused=True)
-    workers = workers or os.cpu_count() or 1
     try:
         quick = not piped and segmenter is None  # a pipe is read only once; a segmenter needs places, which it has not
         meta = _write(out, paths, given, tokenizer, workers, overwrite, quick)
@@ -127,6 +134,20 @@ def _result(meta: StoreMeta, out: Path, seconds: float, reused: bool) -> dict[st
     }
 
 
+def _hashed(sources: Sequence[Source]) -> Future[list[SourceFile]]:
+    """Found out by another thread, which does not hold the program up when it ends early."""
+    found: Future[list[SourceFile]] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result([_hash(source) for source in sources])
+        except BaseException as error:
+            found.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return found
+
+
 def _hash(source: Source) -> SourceFile:
     if source.path is None:
         return SourceFile("-", source.format, 0, "")  # known when it has been read
@@ -140,9 +161,7 @@ def _time(source: Source) -> int:
     return 0 if source.path is None else source.path.stat().st_mtime_ns
 
 
-def _same(
-    out: Path, sources: list[SourceFile], tokenizer: Tokenizer, options: dict[str, Any], overwrite: bool
-) -> StoreMeta | None:
+def _same(out: Path, given: _Given, tokenizer: Tokenizer, overwrite: bool) -> StoreMeta | None:
     """The store at `out` if it is made of the same things; None if there is none, or it may be replaced."""
     if not (out / "meta.json").is_file():
         return None
@@ -152,13 +171,13 @@ def _same(
         if overwrite:
             return None
         raise
-    if meta.fingerprint == fingerprint(sources, tokenizer.fingerprint, options):
+    if meta.fingerprint == fingerprint(given.files, tokenizer.fingerprint, given.options):
         return meta
     if overwrite:
         return None
-    content = [[(s.format, s.bytes, s.sha256) for s in group] for group in (meta.sources, sources)]
-    names = [*options, *(name for name in meta.options if name not in options)]
-    differs = [f"options ({name})" for name in names if meta.options.get(name) != options.get(name)]
+    content = [[(s.format, s.bytes, s.sha256) for s in group] for group in (meta.sources, given.files)]
+    names = [*given.options, *(name for name in meta.options if name not in given.options)]
+    differs = [f"options ({name})" for name in names if meta.options.get(name) != given.options.get(name)]
     differs += ["tokenizer"] if meta.tokenizer.get("fingerprint") != tokenizer.fingerprint else []
     differs += ["corpus"] if content[0] != content[1] else []
     message = f"holds a store made of something else; what differs: {', '.join(differs) or 'the format'}"
@@ -193,7 +212,7 @@ def _fill(folder: Path, jobs: Iterator[Job], account: Account, given: _Given, to
             straddling += encoded.straddling
             bar.advance(len(places), f"{writer.tokens:,} tokens")
     if not writer.tokens:
-        raise DataError("the tokenizer makes no token of this text", where=given.files[0].name)
+        raise DataError("the tokenizer makes no token of this text", where=given.sources[0].name)
     _check_unchanged(given)
     files.make_folder(folder / "tokenizer")
     for name, data in tokenizer.save_files().items():
@@ -220,10 +239,10 @@ def _fill(folder: Path, jobs: Iterator[Job], account: Account, given: _Given, to
 
 def _size(given: _Given) -> int | None:
     """About how many bytes of text there are."""
-    if any(source.path is None for source in given.sources):
+    known = [(source.path.stat().st_size, source) for source in given.sources if source.path is not None]
+    if len(known) < len(given.sources):
         return None
-    packed = [source.compression != "" or source.format == "parquet" for source in given.sources]
-    return sum(file.bytes * (4 if small else 1) for file, small in zip(given.files, packed, strict=True))
+    return sum(size * (4 if source.compression or source.format == "parquet" else 1) for size, source in known)
 
 
 def _check_unchanged(given: _Given) -> None:

@@ -8,7 +8,7 @@ once and remembered. As no sum is long, pieces do not depend on how sums are rou
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -29,7 +29,7 @@ _BITS = 22
 """Of a table of pairs of characters. Pairs that fall on one place are taken to stand in a piece: parts are longer, no more."""
 _REMEMBERED = 1 << 25
 """Characters of parts, each part counted as 64 more: half a million parts at most, some hundred bytes each."""
-_CHARACTERS = 0x110000
+CHARACTERS = 0x110000
 
 
 class Characters:
@@ -38,11 +38,11 @@ class Characters:
     def __init__(self, description: Mapping[str, Any]) -> None:
         """`description`: its tokenizer.json."""
         self._engine = Engine.from_str(json.dumps(description))
-        self._number, self._rows = np.full(_CHARACTERS, -1, np.int32), _Rows()
+        self._number, self._rows = np.full(CHARACTERS, -1, np.int32), _Rows()
 
     def encode(self, texts: Sequence[str]) -> Laid:
         """The ids of the texts."""
-        texts, codes = _composed(texts, self._engine)
+        texts, codes = composed(texts, self._engine)
         new = np.unique(codes[self._number[codes] < 0])
         if len(new):
             encodings = self._engine.encode_batch_fast(list(map(chr, new)), add_special_tokens=False)
@@ -62,22 +62,21 @@ class Parts:
         self._model = self._engine.model
         steps = description["pre_tokenizer"] or {}
         self._words = any(s["type"] == "Metaspace" and s.get("split", True) for s in steps.get("pretokenizers", [steps]) if s)
-        self._pieces = pieces = [piece for piece, _ in description["model"]["vocab"]]
-        self._scores = np.array([score for _, score in description["model"]["vocab"]])
-        self._id = np.full(_CHARACTERS, -1, np.int32)  # of the piece that is this one character
+        pieces = [piece for piece, _ in description["model"]["vocab"]]
+        self._id = np.full(CHARACTERS, -1, np.int32)  # of the piece that is this one character
         for number, piece in enumerate(pieces):
             if len(piece) == 1:
                 self._id[ord(piece)] = number
         self._beside = np.zeros(1 << _BITS, bool)
-        self._beside[_pairs(_codes(chr(_TEXT).join(piece for piece in pieces if len(piece) > 1)))] = True
+        self._beside[_pairs(codes_of(chr(_TEXT).join(piece for piece in pieces if len(piece) > 1)))] = True
         self._known: dict[str, int] = {}
         self._rows, self._held = _Rows(), 0
 
     def encode(self, texts: Sequence[str]) -> Laid:
         """The ids of the texts."""
-        texts, _ = _composed(texts, self._engine)
+        texts, _ = composed(texts, self._engine)
         normal: list[str] = self._normalizer.normalize(texts)  # pyright: ignore[reportAttributeAccessIssue]
-        codes = _codes("".join(text + chr(_TEXT) for text in normal))
+        codes = codes_of("".join(text + chr(_TEXT) for text in normal))
         ends = self._ends_of_parts(codes)
         begins = np.concatenate([np.zeros(1, np.int64), ends + 1])[:-1]
         first = codes[begins]
@@ -95,21 +94,6 @@ class Parts:
         ids[after[alone] - 1] = piece[alone]
         ids[_ranges(after[rest] - several, several)] = self._rows.ids(numbers)
         return ids, np.concatenate([np.zeros(1, np.int64), after[closing]])
-
-    def same(self, one: Laid, other: Laid) -> bool:
-        """Whether two results are the same pieces, or of the same text others that are as likely.
-
-        Of 慢慢慢 慢慢 + 慢 is as likely as 慢 + 慢慢: which of them comes out is a matter of rounding what stands before.
-        """
-        if len(one[1]) != len(other[1]):
-            return False
-        for a, b in zip(*(np.split(ids, offsets[1:-1]) for ids, offsets in (one, other)), strict=True):
-            if not np.array_equal(a, b):
-                likely = [self._scores[ids].sum() for ids in (a, b)]
-                texts = ["".join(self._pieces[i] for i in ids) for ids in (a, b)]
-                if texts[0] != texts[1] or not math.isclose(*likely, rel_tol=1e-9):
-                    return False
-        return True
 
     def _ends_of_parts(self, codes: np.ndarray) -> np.ndarray:
         """Where the last character of each part stands. Unknown characters beside one another are one token, and stay so."""
@@ -139,6 +123,27 @@ class Parts:
         return np.fromiter(map(self._known.__getitem__, parts), np.int64, len(parts))
 
 
+def same_pieces(description: Mapping[str, Any]) -> Callable[[Laid, Laid], bool]:
+    """Whether two results of a unigram's tokenizer.json are the same pieces, or of the same text others that are as likely.
+
+    Of 慢慢慢 慢慢 + 慢 is as likely as 慢 + 慢慢: which of them comes out is a matter of rounding what stands before.
+    """
+    pieces, scores = ([row[side] for row in description["model"]["vocab"]] for side in (0, 1))
+
+    def same(one: Laid, other: Laid) -> bool:
+        if len(one[1]) != len(other[1]):
+            return False
+        for a, b in zip(*(np.split(ids, offsets[1:-1]) for ids, offsets in (one, other)), strict=True):
+            if not np.array_equal(a, b):
+                likely = [sum(scores[i] for i in ids) for ids in (a, b)]
+                texts = ["".join(pieces[i] for i in ids) for ids in (a, b)]
+                if texts[0] != texts[1] or not math.isclose(*likely, rel_tol=1e-9):
+                    return False
+        return True
+
+    return same
+
+
 class _Rows:
     """Rows of ids, which are looked up by their numbers."""
 
@@ -164,21 +169,21 @@ class _Rows:
         return self._ids[_ranges(self._ends[numbers], self.sizes(numbers))]
 
 
-def _composed(texts: Sequence[str], engine: Engine) -> tuple[list[str], np.ndarray]:
+def composed(texts: Sequence[str], engine: Engine) -> tuple[list[str], np.ndarray]:
     """The texts, those normalised in which a character may have to do with the one before it, and their characters end to end.
 
     Of all others the normaliser can be applied to each character by itself. Raises `UnicodeEncodeError` for half a pair.
     """
     texts, codes = list(texts), np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
-    places = np.flatnonzero(_composers()[codes])
+    places = np.flatnonzero(composers()[codes])
     if engine.normalizer is not None and len(places):
         for i in np.unique(np.searchsorted(np.cumsum([*map(len, texts)]), places, "right")):
             texts[i] = engine.normalizer.normalize_str(texts[i])
-        codes = _codes("".join(texts))
+        codes = codes_of("".join(texts))
     return texts, codes
 
 
-def _codes(text: str) -> np.ndarray:
+def codes_of(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
@@ -195,13 +200,13 @@ def _ranges(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _composers() -> np.ndarray:
-    """Which characters may become one with what stands before them, or change places with it (UAX #15, section 9)."""
+def composers() -> np.ndarray:
+    """(0x110000,) which characters may become one with what stands before them, or change places with it (UAX #15, section 9)."""
     codes = [chr(c) for c in range(0x30000) if not 0xD800 <= c < 0xE000]  # no character beyond composes
     pairs = [found.split() for c in codes if (found := decomposition(c)) and not found.startswith("<")]
     second = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2}
     second |= {*map(chr, range(0x1161, 0x1176)), *map(chr, range(0x11A8, 0x11C3))}  # Korean letters, composed by a formula
     first = {c: normalize("NFKD", c)[0] for c in codes if combining(c) or decomposition(c) or c in second}
-    found = np.zeros(_CHARACTERS, bool)
+    found = np.zeros(CHARACTERS, bool)
     found[[ord(c) for c, begun in first.items() if combining(begun) or begun in second]] = True
     return found

@@ -20,6 +20,7 @@ from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, ResourceError, UsageError
 from encoderkit.stages import encode_pool, tokenize_corpus
 from encoderkit.stages.tokenize_corpus import run
+from encoderkit.text import lattice, quick
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.text.quick import Quick
 from encoderkit.text.tokenizers import open_tokenizer
@@ -226,18 +227,24 @@ def test_the_faster_library_makes_the_same_store(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_remembered_parts_make_the_same_store(
-    tmp_path: Path, texts: list[str], workers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["numba", "remembered parts"])
+def test_a_faster_unigram_makes_the_same_store(
+    tmp_path: Path, texts: list[str], workers: int, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unigram, data = tmp_path / "unigram", tmp_path / "data.txt"
     unigram.mkdir()
-    for name, content_of in train(iter(texts), TokenizerConfig(kind="unigram", vocab_size=60)).files.items():
-        (unigram / name).write_bytes(content_of)
+    for file, content_of in train(iter(texts), TokenizerConfig(kind="unigram", vocab_size=60)).files.items():
+        (unigram / file).write_bytes(content_of)
     data.write_text("\n".join(texts), encoding="utf-8")
+    if name == "numba":
+        pytest.importorskip(name)
+        monkeypatch.setattr(lattice, "_SHARE", 300)
+    else:
+        monkeypatch.setattr(quick, "Lattice", None)
     monkeypatch.setattr(encode_pool, "_WORTH_QUICK", 1000)
     monkeypatch.setattr(tokenize_corpus, "_JOB", 2000)
     run([data], unigram, CONFIG, tmp_path / "fast", workers=workers)
-    assert "encoding with remembered parts: the same ids as tokenizers for a sample of " in capsys.readouterr().err
+    assert f"encoding with {name}: the same ids as tokenizers for a sample of " in capsys.readouterr().err
     monkeypatch.setattr("encoderkit.text.tokenizers.quick_engine", lambda *_: None)
     run([data], unigram, CONFIG, tmp_path / "slow", workers=1)
     assert content(tmp_path / "fast") == content(tmp_path / "slow")

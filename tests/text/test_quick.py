@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
 
+from encoderkit.compiled import compiled
 from encoderkit.errors import DataError
-from encoderkit.text import quick
+from encoderkit.text import lattice, quick
 from encoderkit.text.quick import Laid, Quick
 from encoderkit.text.tokenizers import Tokenizer
 from tests.text.text_samples import CHINESE, CONFIGS, MIXED
@@ -19,13 +20,13 @@ LIBRARIES = {
     "wordpiece-uncased": "nanotoken",
     "bpe": "gigatoken",
     "bpe-nfkc": "gigatoken",
-    "unigram": "sentencepiece",
-    "unigram-bytes": "sentencepiece",
-    "unigram-split": "sentencepiece",
+    "unigram": "numba",
+    "unigram-bytes": "numba",
+    "unigram-split": "numba",
     "char": "tokenizers",
 }
 """What each kind needs."""
-NAMES = {"sentencepiece": "remembered parts", "tokenizers": "a table of characters"}
+NAMES = {"tokenizers": "a table of characters"}
 NASTY = [
     *CHINESE.split("\n"),
     *MIXED,
@@ -119,3 +120,6 @@ def test_without_the_library_nothing_changes(tokenizers: dict[str, Tokenizer], m
 
     monkeypatch.setattr(quick.importlib, "import_module", missing)
     assert tokenizers["wordpiece"].quicken(["two words"]) is None
+    monkeypatch.setattr(lattice, "compiled", compiled.__wrapped__)
+    assert tokenizers["unigram"].quicken(["two words"]) == "remembered parts"
+    tokenizers["unigram"].slow()
