@@ -146,6 +146,13 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class SingleThreaded(Learner, Protocol):
+    """A learner that may work by compiled code of its own, beside which more threads of torch are in the way of the reader."""
+
+    single_threaded: bool
+
+
+@runtime_checkable
 class Coupled(Learner, Protocol):
     """A learner whose loss couples the examples of an update, as negatives from the same batch do; an objective or a task.
 

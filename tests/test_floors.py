@@ -23,7 +23,8 @@ SIBLINGS = ({"text", "data", "models"}, {"objectives", "tasks"})
 """Parts that never import one another."""
 WITHOUT_TORCH = [
     "errors", "world", "units", "config", "files", "console", "compiled", "models.config", "text.config", "data.config",
-    "objectives.config", "tasks.config", "training.config", "recipe", "preflight", "stages.show", "stages.init", "data.docstrings", "cli.main",
+    "objectives.config", "tasks.config", "training.config", "recipe", "preflight",
+    "stages.show", "stages.init", "data.docstrings", "cli.main",
 ]  # fmt: skip
 
 

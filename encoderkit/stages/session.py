@@ -19,7 +19,7 @@ from encoderkit.config import dump, parse_yaml
 from encoderkit.console import say, warn
 from encoderkit.errors import DataError, ExitCode, UsageError
 from encoderkit.inference import read_config
-from encoderkit.learner import Learner
+from encoderkit.learner import Learner, SingleThreaded
 from encoderkit.models.attention import train_by
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
@@ -137,6 +137,16 @@ def _different(before: Any, now: Any) -> list[str]:
 
 def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, overwrite: bool) -> tuple[State, Plan]:
     """Train `material` as the recipe says, from the newest checkpoint in `out` if there is one (unless `overwrite`)."""
+    threads, learner = torch.get_num_threads(), material.learner
+    if isinstance(learner, SingleThreaded) and learner.single_threaded:
+        torch.set_num_threads(1)
+    try:
+        return _run(recipe, material, out, overwrite)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, overwrite: bool) -> tuple[State, Plan]:
     learner = material.learner
     assert isinstance(learner, nn.Module)
     training = recipe.training

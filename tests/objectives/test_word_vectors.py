@@ -16,12 +16,14 @@ from encoderkit.data.blocks import Row, Rows
 from encoderkit.data.cooccurrence import Portion, cooccurrences
 from encoderkit.data.store import open_store
 from encoderkit.errors import UserError
-from encoderkit.learner import Vocabulary
+from encoderkit.learner import SingleThreaded, Vocabulary
 from encoderkit.models.config import StaticConfig
 from encoderkit.models.static import Static
+from encoderkit.objectives import cbow, places
 from encoderkit.objectives.cbow import Cbow
 from encoderkit.objectives.config import CbowConfig, GloveConfig, SkipGramConfig
 from encoderkit.objectives.glove import Glove
+from encoderkit.objectives.places import Places
 from encoderkit.objectives.skipgram import SkipGram
 from encoderkit.objectives.windows import Sampled
 from encoderkit.recipe import PretrainRecipe
@@ -94,9 +96,15 @@ def naive(learner: Sampled, words: torch.Tensor, outputs: torch.Tensor) -> tuple
     return total, targets
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradients_are_those_word_by_word(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "by"), [("skipgram", "torch"), ("cbow", "torch"), ("cbow", "numba")])
+def test_loss_and_gradients_are_those_word_by_word(kind: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by == "torch":
+        monkeypatch.setattr(cbow, "compiled", lambda *_, **__: None)
+    else:
+        pytest.importorskip("numba")
     learner = sampled(kind)
+    if kind == "cbow":
+        assert isinstance(learner, SingleThreaded) and learner.single_threaded == (by == "numba")
     assert isinstance(learner.encoder, Static)
     batch = learner.collate(ROWS, rngs(), 0.5)
     loss = learner(batch.inputs, batch.targets)[kind]
@@ -110,6 +118,44 @@ def test_loss_and_gradients_are_those_word_by_word(kind: str) -> None:
         torch.testing.assert_close(ours.grad.to_dense().double(), theirs.grad, rtol=1e-5, atol=1e-5)
     observed = {name: t.detach().numpy() for name, t in learner.observe(batch.inputs, batch.targets).items()}
     assert learner.metrics(observed)["loss"] == pytest.approx(expected.item() / targets, rel=1e-6)
+
+
+def test_scores_out_of_the_tables_range_have_the_losses_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    found = {}
+    for name, scale in ((n, s) for s in (0.1, 3.0, 100.0) for n in ("numba", "torch")):
+        with monkeypatch.context() as patch:
+            if name == "torch":
+                patch.setattr(cbow, "compiled", lambda *_, **__: None)
+            learner = sampled("cbow")
+            with torch.no_grad():
+                learner.outputs.mul_(scale)
+            batch = learner.collate(ROWS, rngs(), 0.5)
+            loss = learner(batch.inputs, batch.targets)["cbow"]
+            (3 * loss).backward()
+            found[name] = (loss.detach(), *(p.grad.to_dense() for p in learner.parameters() if p.grad is not None))
+        if name == "torch":
+            for one, other in zip(found["numba"], found["torch"], strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_a_word_alone_has_no_loss_and_no_gradient() -> None:
+    learner = sampled("cbow")
+    batch = learner.collate([row([5])], rngs(1), 0.5)
+    loss = learner(batch.inputs, batch.targets)["cbow"]
+    loss.backward()
+    assert loss.item() == 0 and batch.counts == {"cbow": 0}
+    assert all(not p.grad.to_dense().any() for p in learner.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("ids", [[[3, 1], [3, 3]], [[0]], [], [[7, 5, 5, 9, 0, 9]]])
+def test_places_are_the_same_by_counting_and_by_sorting(ids: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    given = np.array(ids, np.int64)
+    counted = Places.of(given)
+    monkeypatch.setattr(places, "compiled", lambda _: None)
+    for one, other in zip(counted, Places.of(given), strict=True):
+        assert torch.equal(one, other) and one.dtype == other.dtype
 
 
 @pytest.mark.parametrize("kind", KINDS)
