@@ -199,7 +199,24 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype, steps: int = 5) -> Tensor:
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    if dtype != torch.bfloat16 and x.shape[-1] >= 2 * x.shape[-2]:
+        x = _gathered(x @ x.mT, (a, b, c), steps) @ x
+    else:
+        for _ in range(steps):
+            square = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _gathered(square: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """(N, R, R) products of matrices with themselves to what the steps multiply the matrices by in all: only the short side is
+    worked on, in half the time where the other is four times as long. bfloat16 has not digits enough for it.
+    """
+    a, b, c = coefficients
+    gathered = square
+    for step in range(steps):
+        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        gathered = factor @ gathered if step else factor
+        square = factor @ square @ factor if step < steps - 1 else square
+    return gathered

@@ -106,6 +106,21 @@ def test_orthogonal_keeps_the_singular_vectors(shape: tuple[int, int]) -> None:
     assert (found - torch.diag_embed(diagonal)).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("shape", [(64, 16), (16, 32)])
+@pytest.mark.parametrize("lowest", [-1, -4, -8])
+def test_working_on_the_short_side_gives_the_steps_one_by_one(shape: tuple[int, int], lowest: float) -> None:
+    torch.manual_seed(0)
+    u, _, vt = torch.linalg.svd(torch.randn(3, *shape, dtype=torch.float64), full_matrices=False)
+    given = u @ torch.diag(torch.logspace(lowest, 0, min(shape), dtype=torch.float64)) @ vt
+    x = given / given.norm(dim=(-2, -1), keepdim=True)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    assert (orthogonal(given, torch.float64) - x).abs().max() < 1e-6
+    assert (orthogonal(given.float(), torch.float32) - x).abs().max() < 1e-3
+    assert not orthogonal(torch.zeros(1, *shape), torch.float32).any()
+
+
 @pytest.mark.parametrize("shape", [(32, 16), (16, 32)])
 def test_muon_is_that_of_torch(shape: tuple[int, int]) -> None:
     """torch's computes in bfloat16: the same direction within 2 degrees, and the same length within one percent."""
