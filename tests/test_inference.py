@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from encoderkit.data.labelled import Row
-from encoderkit.inference import TOKENS, Account, Engine, batches, fill, open_model, start, with_blanks
+from encoderkit.inference import TOKENS, Account, Engine, fill, open_model, start, with_blanks
 from encoderkit.models.inputs import Inputs
 from encoderkit.preflight import find_step
 
@@ -20,14 +20,14 @@ def engine(classifier_dir: Path) -> Engine:
     return start(open_model(find_step(classifier_dir)), "fp32")
 
 
-def test_batches_hold_every_row_once_within_the_budget() -> None:
-    lengths = np.random.default_rng(0).integers(1, 600, size=500).tolist()
-    found = list(batches(lengths))
+def test_batches_hold_every_row_once_within_the_budget(engine: Engine) -> None:
+    lengths, most = np.random.default_rng(0).integers(1, 600, size=500).tolist(), TOKENS[engine.device]
+    found = list(engine.batches(lengths))
     assert sorted(np.concatenate(found)) == list(range(500))
-    assert all(len(batch) * max(lengths[i] for i in batch) <= TOKENS for batch in found)
-    assert [len(batch) for batch in batches([5] * 7, rows=3)] == [3, 3, 1]
-    assert [len(batch) for batch in batches([2 * TOKENS, 1])] == [1, 1]
-    assert not list(batches([]))
+    assert all(len(batch) * max(lengths[i] for i in batch) <= most for batch in found)
+    assert [len(batch) for batch in engine._replace(batch=3).batches([5] * 7)] == [3, 3, 1]
+    assert [len(batch) for batch in engine.batches([2 * most, 1])] == [1, 1]
+    assert not list(engine.batches([]))
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max", "last"])

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from encoderkit.console import table
 from encoderkit.errors import UsageError
-from encoderkit.inference import TOKENS, Engine, Precision, open_model, start
+from encoderkit.inference import Engine, Precision, open_model, start
 from encoderkit.tasks.texts import Tokens, inputs_of
 from encoderkit.training.machine import product_rate
 
@@ -63,7 +63,7 @@ def describe(value: dict[str, Any]) -> str:
 
 
 def _measure(engine: Engine, length: int, seconds: float) -> dict[str, Any]:
-    rows = _texts(engine, length, engine.batch or max(1, TOKENS // length))
+    rows = _texts(engine, length, engine.rows_at_once(length))
     single = _times(lambda: _compute(engine, rows[:1]), seconds)
     limit = product_rate(engine.device, engine.precision)
     whole = _times(lambda: _compute(engine, rows), seconds)

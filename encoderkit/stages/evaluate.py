@@ -14,7 +14,7 @@ from encoderkit.data.parallel import Given, hash_of, name_of, paths_of
 from encoderkit.data.records import named_by
 from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
-from encoderkit.inference import TOKENS, Account, Engine, Precision, by_row, open_model, rows_of, start
+from encoderkit.inference import Account, Engine, Precision, by_row, open_model, rows_of, start
 from encoderkit.learner import Coupled
 from encoderkit.metrics import difference, paired_differences
 from encoderkit.objectives.replaced import Replaced
@@ -134,7 +134,7 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
         )
     rows = rows_of(engine.model.config, store, learner.encoder.packs)
     measure(learner, store)
-    metrics = evaluate_source(learner, rows, engine.batch or max(1, TOKENS // length), engine.device, engine.precision)
+    metrics = evaluate_source(learner, rows, engine.rows_at_once(length), engine.device, engine.precision)
     # Otherwise the loss is of telling things apart, and no token's.
     if not isinstance(learner, Coupled | Replaced):
         metrics["perplexity"] = float(np.exp(metrics["loss"]))

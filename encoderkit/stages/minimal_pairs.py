@@ -94,7 +94,7 @@ def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = Non
     with progress("scoring", len(pairs), "pairs") as bar, engine.arithmetic():
         for start in range(0, len(rows), 2 * _WINDOW):
             window = rows[start : start + 2 * _WINDOW]
-            tokens = TOKENS if most is None else most * max(len(row.ids) for row in window)
+            tokens = TOKENS[engine.device] if most is None else most * max(len(row.ids) for row in window)
             scores.append(learner.log_likelihoods(window, masking, tokens))
             bar.advance(len(window) // 2)
     likely = np.concatenate(scores).reshape(-1, 2)

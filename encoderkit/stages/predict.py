@@ -22,7 +22,6 @@ from encoderkit.inference import (
     Account,
     Engine,
     Precision,
-    batches,
     by_row,
     check_blank,
     fill,
@@ -191,7 +190,7 @@ class _Drawn(_Rows):
     def _observe(self, examples: Sequence[Any]) -> Observed:
         written: list[list[int]] = [[]] * len(examples)
         with self._engine.arithmetic():
-            for numbers in batches([example.size for example in examples], self._engine.batch):
+            for numbers in self._engine.batches([example.size for example in examples]):
                 inputs = self._writer.collate([examples[i] for i in numbers]).inputs.to(self._engine.device)
                 rngs = [rng(self._seed, self._before + i, 0) for i in numbers.tolist()]
                 for i, ids in zip(numbers.tolist(), self._writer.draw(inputs, rngs, self._sampling), strict=True):
