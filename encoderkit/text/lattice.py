@@ -45,7 +45,7 @@ class Lattice:
         self._engine = Engine.from_str(json.dumps(description))
         self._tree = _tree(description, grow)
         self._unknown, self._bytes = int(description["model"]["unk_id"]), _bytes(description["model"])
-        self._table, self._learning = _Table().learnt(_COMMON, self._engine), Lock()
+        self._table, self._learning = _Table.of(_COMMON, self._engine), Lock()
         self._threads = (os.cpu_count() or 1) if parallel else 1
 
     def encode(self, texts: Sequence[str]) -> Laid:
@@ -100,15 +100,21 @@ class Lattice:
 class _Table(NamedTuple):
     """What the normaliser makes of single characters, asked when one is first seen."""
 
-    becomes: np.ndarray = np.full(CHARACTERS, -1, np.int32)
+    becomes: np.ndarray
     """(0x110000,) the one character that a character becomes; -2 less the number of a row where there are others; -1 for what
     was not seen, and for what may become one with the character before it."""
-    others: np.ndarray = np.full(CHARACTERS, -1, np.int32)
+    others: np.ndarray
     """The same, where that was done, with the latter too."""
-    characters: np.ndarray = np.zeros(0, np.int32)
+    characters: np.ndarray
     """The rows, end to end."""
-    ends: np.ndarray = np.zeros(1, np.int64)
-    longest: int = 1
+    ends: np.ndarray
+    longest: int
+
+    @staticmethod
+    def of(codes: np.ndarray, engine: Engine) -> "_Table":
+        """A table of these characters."""
+        nothing = np.full(CHARACTERS, -1, np.int32)
+        return _Table(nothing, nothing, np.zeros(0, np.int32), np.zeros(1, np.int64), 1).learnt(codes, engine)
 
     def learnt(self, codes: np.ndarray, engine: Engine) -> "_Table":
         """Another one that has all of these characters: this may be in use."""
