@@ -30,7 +30,7 @@ from encoderkit.objectives.replaced import Replaced
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.tasks.generate import Generate
-from encoderkit.tasks.task import Observed, Task
+from encoderkit.tasks.task import Observed, Task, is_task
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of
 from encoderkit.text.ngrams import Spelled
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
@@ -59,7 +59,7 @@ class Model(NamedTuple):
     @property
     def task(self) -> Task | None:
         """The learner, if it is a task; None for an objective."""
-        return self.learner if isinstance(self.learner, Task) else None
+        return self.learner if is_task(self.learner) else None
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:

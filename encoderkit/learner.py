@@ -145,15 +145,18 @@ class Learner(Protocol):
         ...
 
 
+# What can be asked of a learner with `isinstance` names no modules: from Python 3.12 on those of an nn.Module are not found so.
+
+
 @runtime_checkable
-class SingleThreaded(Learner, Protocol):
+class SingleThreaded(Protocol):
     """A learner that may work by compiled code of its own, beside which more threads of torch are in the way of the reader."""
 
     single_threaded: bool
 
 
 @runtime_checkable
-class Coupled(Learner, Protocol):
+class Coupled(Protocol):
     """A learner whose loss couples the examples of an update, as negatives from the same batch do; an objective or a task.
 
     Its forward is `joint` of the vectors of `parts`, and the terms of `parts`. An update in portions is computed twice
@@ -178,7 +181,10 @@ class Coupled(Learner, Protocol):
         ...
 
 
-@runtime_checkable
+class CoupledLearner(Learner, Coupled, Protocol):
+    """Both; a type alone."""
+
+
 class Objective(Learner, Protocol):
     """What an objective adds: its metrics are sums over targets, in any order. A task counts rows: `tasks.task.Task`."""
 
@@ -204,8 +210,6 @@ probability that a discriminator gives each token of being the original one, whi
 class Scorer(Protocol):
     """A learner that can say how likely a text is."""
 
-    encoder: Encoder
-    vocabulary: Vocabulary
     likelihood: Likelihood
     maskings: tuple[Masking, ...]
     """The ways to ask it; none where nothing is hidden and there is only one."""

@@ -17,7 +17,7 @@ and from there on everything is about rows again: `decide` puts the examples of 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -74,7 +74,6 @@ class EncoderTask(nn.Module):
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
 
 
-@runtime_checkable
 class Task(Learner, Protocol):
     """What every task adds to a learner. One file with its class, a config, a line in `build.py`, recipes."""
 
@@ -160,6 +159,11 @@ class Task(Learner, Protocol):
     def probe(self, tokens: Tokens) -> Any:
         """An unlabelled example of these tokens, to measure speed with."""
         ...
+
+
+def is_task(learner: Learner) -> TypeGuard[Task]:
+    """Whether it learns labels that are read from a file."""
+    return isinstance(learner, EncoderTask)
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """Held-out metrics: over all targets at once, so that neither batch size nor padding changes them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from encoderkit import world
 from encoderkit.data.order import rng
 from encoderkit.learner import Learner, Objective
-from encoderkit.tasks.task import Observed, Task, Tunable
+from encoderkit.tasks.task import Observed, Task, Tunable, is_task
 from encoderkit.training.distributed import concatenated, gathered
 from encoderkit.training.loop import Source, size
 from encoderkit.training.machine import DTYPES
@@ -76,11 +76,11 @@ def _shortest_first(source: Source, batch: int) -> Iterator[list[int]]:
 
 def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str, tune: bool = False) -> dict[str, float]:
     """The learner's metrics on a data set; `tune`: it is the dev set, on which a task may choose thresholds first."""
-    if isinstance(learner, Task):
+    if is_task(learner):
         examples = [source[i] for i in range(len(source))]
         observed = outputs(learner, examples, _shortest_first(source, batch), device, precision)
         if tune and isinstance(learner, Tunable):
             learner.tune(examples, observed)
         return learner.metrics(examples, observed)
-    assert isinstance(learner, Objective)
-    return learner.metrics(observe(learner, source, batch, device, precision))
+    objective = cast(Objective, learner)
+    return objective.metrics(observe(objective, source, batch, device, precision))

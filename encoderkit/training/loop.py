@@ -19,7 +19,7 @@ from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.data.order import Order, examples_of, permutation, rng
 from encoderkit.errors import DivergedError, ResourceError, out_of_memory
-from encoderkit.learner import Batch, Coupled, Learner
+from encoderkit.learner import Batch, Coupled, CoupledLearner, Learner
 from encoderkit.models.attention import Kernel
 from encoderkit.training.adversarial import passes
 from encoderkit.training.config import ScheduleConfig
@@ -243,7 +243,7 @@ def accumulate_gradients(
 
 
 def _accumulate_coupled(
-    learner: Coupled, batches: list[Batch], counts: dict[str, float], plan: Plan, update: int
+    learner: CoupledLearner, batches: list[Batch], counts: dict[str, float], plan: Plan, update: int
 ) -> dict[str, float]:
     """The same for a loss of all examples of the update, in two passes over the batches (see `Coupled`)."""
 
