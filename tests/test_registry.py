@@ -6,6 +6,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import TypeAdapter
 
+import encoderkit.learner
+import encoderkit.tasks.task
 from encoderkit.models.build import ENCODERS
 from encoderkit.models.config import EncoderConfig, StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
@@ -16,7 +18,7 @@ from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.text.config import TokenizerKind
 from encoderkit.training.config import OptimizerConfig
-from tests.training.runs import KINDS, encoder
+from tests.training.runs import KINDS, classify, encoder, masked
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -86,6 +88,22 @@ def used() -> set[str]:
         parts = [recipe, *(getattr(recipe, name) for name in type(recipe).model_fields)]
         found |= {part.kind for part in parts if hasattr(part, "kind")}
     return found
+
+
+def test_what_a_learner_can_do_is_asked_without_its_modules() -> None:
+    """From Python 3.12 on `isinstance` of a protocol does not find what stands in `_modules`, parameters and buffers."""
+    asked = {
+        found
+        for module in (encoderkit.learner, encoderkit.tasks.task)
+        for found in vars(module).values()
+        if isinstance(found, type) and vars(found).get("_is_runtime_protocol")
+    }
+    assert encoderkit.learner.Coupled in asked
+    hidden = {name for learner in (masked("bert"), classify("bert")) for name, _ in learner.named_children()}
+    assert {"encoder", "head"} <= hidden
+    for protocol in asked:
+        named = {name for base in protocol.__mro__ for name in (*vars(base), *getattr(base, "__annotations__", {}))}
+        assert not named & hidden, protocol
 
 
 def test_every_kind_has_a_recipe() -> None:

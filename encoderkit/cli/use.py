@@ -11,7 +11,10 @@ PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"], typer.Option("--precision", help="auto: bf16 where this machine is faster with it.")
 ]
 BatchOption = Annotated[
-    int | None, typer.Option("--batch", min=1, help="Rows at once; as many as 16,384 tokens if not given.", show_default=False)
+    int | None,
+    typer.Option(
+        "--batch", min=1, help="Rows at once; if not given, as many as 2,048 tokens (16,384 on a GPU).", show_default=False
+    ),
 ]
 Suite = Literal["minimal_pairs", "wordsim", "analogy"]
 Column = Annotated[

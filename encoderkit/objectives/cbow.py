@@ -112,8 +112,8 @@ class Cbow(Sampled):
 
     @property
     def single_threaded(self) -> bool:
-        """Whether there is compiled code for the loss."""
-        return compiled(_tell, fastmath=True) is not None
+        """Whether there is compiled code for the loss, and little else to do."""
+        return not self.encoder_config.ngrams and compiled(_tell, fastmath=True) is not None
 
     def _compiled(self, targets: dict[str, Tensor]) -> tuple[Any, ...] | None:
         """What `_told` takes, where there is compiled code for these tables: it takes half the time of torch's."""
@@ -196,7 +196,7 @@ def _tell(
             for s in range(size):
                 x = scores[k, s]
                 at = min(abs(x), np.float32(0.999 * _BOUND)) * steps
-                low = int(at)
+                low = max(0, min(int(at), tables.shape[1] - 2))  # of what is no number, too
                 between = at - np.float32(low)
                 y = tables[0, low] + (tables[0, low + 1] - tables[0, low]) * between
                 tail = tables[1, low] + (tables[1, low + 1] - tables[1, low]) * between

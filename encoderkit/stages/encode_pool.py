@@ -90,14 +90,17 @@ def _here(
         _compare(number, texts, tokenizer)
         return encode(tokenizer, texts, segmenter)
 
-    with ThreadPoolExecutor(1, "encoder") as encoder:
-        under_way: deque[tuple[T, Future[Encoded]]] = deque()
+    encoder = ThreadPoolExecutor(1, "encoder")
+    under_way: deque[tuple[T, Future[Encoded]]] = deque()
+    try:
         for number, (texts, extra) in enumerate(jobs):
             under_way.append((extra, encoder.submit(encoded, number, texts)))
             if len(under_way) > 2 * beside:
                 done, future = under_way.popleft()
                 yield done, future.result()
         yield from ((done, future.result()) for done, future in under_way)
+    finally:
+        encoder.shutdown(cancel_futures=True)
 
 
 def _compare(number: int, texts: list[str], tokenizer: Tokenizer) -> None:

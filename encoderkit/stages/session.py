@@ -138,8 +138,9 @@ def _different(before: Any, now: Any) -> list[str]:
 def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, overwrite: bool) -> tuple[State, Plan]:
     """Train `material` as the recipe says, from the newest checkpoint in `out` if there is one (unless `overwrite`)."""
     threads, learner = torch.get_num_threads(), material.learner
-    if isinstance(learner, SingleThreaded) and learner.single_threaded:
-        torch.set_num_threads(1)
+    if not (isinstance(learner, SingleThreaded) and learner.single_threaded):
+        return _run(recipe, material, out, overwrite)
+    torch.set_num_threads(1)
     try:
         return _run(recipe, material, out, overwrite)
     finally:

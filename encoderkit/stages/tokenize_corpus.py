@@ -87,6 +87,8 @@ def run(
     segmenter = None if segment is None else Segmenter(read_segmentation(segment))
     sources, tokenizer = find_sources(paths), open_tokenizer(tokenizer_path)
     times = [_time(source) for source in sources]  # before the hashes, which take a while
+    for source in sources:
+        _check_readable(source)
     piped = any(source.path is None for source in sources)
     workers = workers or os.cpu_count() or 1
     given = _Given(sources, _hashed(sources), times, config, tokenizer_path, segmenter)
@@ -153,6 +155,15 @@ def _hash(source: Source) -> SourceFile:
         return SourceFile("-", source.format, 0, "")  # known when it has been read
     try:
         return SourceFile(str(source.path), source.format, source.path.stat().st_size, files.sha256(source.path))
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=source.path) from None
+
+
+def _check_readable(source: Source) -> None:
+    try:
+        if source.path is not None:
+            with open(source.path, "rb") as file:
+                file.read(1)
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", where=source.path) from None
 

@@ -114,17 +114,18 @@ class _Table(NamedTuple):
     def of(codes: np.ndarray, engine: Engine) -> "_Table":
         """A table of these characters."""
         nothing = np.full(CHARACTERS, -1, np.int32)
+        nothing[ord(_BORDER)] = ord(_BORDER)
         return _Table(nothing, nothing, np.zeros(0, np.int32), np.zeros(1, np.int64), 1).learnt(codes, engine)
 
     def learnt(self, codes: np.ndarray, engine: Engine) -> "_Table":
         """Another one that has all of these characters: this may be in use."""
         new = np.unique(codes[self.others[codes] == -1])
+        new = new[new != ord(_BORDER)]
         if not len(new):
             return self
         between = _BORDER.join(["", *map(chr, new), ""])  # so that spaces are not at an end of the text, where they go
         rows = (engine.normalizer.normalize_str(between) if engine.normalizer is not None else between).split(_BORDER)[1:-1]
-        if len(rows) != len(new):
-            raise ValueError("the border of all characters stands in the text")
+        assert len(rows) == len(new), "nothing becomes a border"
         sizes = np.array([*map(len, rows)])
         ends = np.append(self.ends, self.ends[-1] + np.cumsum(sizes))
         characters = np.append(self.characters, codes_of("".join(rows)).astype(np.int32))

@@ -1,5 +1,6 @@
 """Skip-gram, CBOW and GloVe: losses and gradients word by word in float64, their optima, and that runs are exact."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,19 @@ def test_scores_out_of_the_tables_range_have_the_losses_of_torch(monkeypatch: py
         if name == "torch":
             for one, other in zip(found["numba"], found["torch"], strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("kind", ["cbow", "skipgram"])
+def test_compiled_code_runs_on_one_thread_of_torch(kind: str, tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        go(word_vectors(kind, tokenizer_dir, store_dir), tmp_path / "run")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["threads"] == (1 if kind == "cbow" else 2)
 
 
 def test_a_word_alone_has_no_loss_and_no_gradient() -> None:

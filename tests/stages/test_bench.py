@@ -8,10 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoderkit.errors import UsageError
-from encoderkit.inference import open_model, start
+from encoderkit.inference import TOKENS, open_model, start
 from encoderkit.models.inputs import Inputs
 from encoderkit.preflight import find_step
 from encoderkit.stages.bench import _operations, _texts, bench, describe
+from encoderkit.training.machine import choose_device
 
 
 @pytest.mark.parametrize("batch", [None, 3])
@@ -21,7 +22,7 @@ def test_what_is_measured_adds_up(classifier_dir: Path, batch: int | None) -> No
     assert (value["does"], value["precision"], list(value["lengths"])) == ("predict", "fp32", ["8", "16"])
     for length, found in value["lengths"].items():
         alone, batched = found["one_at_a_time"], found["batched"]
-        assert batched["batch"] == (batch or 2_048 // int(length))
+        assert batched["batch"] == (batch or TOKENS[choose_device("auto")] // int(length))
         assert batched["tokens_per_second"] == pytest.approx(batched["texts_per_second"] * int(length))
         for part in (alone, batched):
             assert 0 < part["milliseconds"]["p50"] <= part["milliseconds"]["p90"] <= part["milliseconds"]["p99"]

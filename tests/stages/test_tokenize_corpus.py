@@ -20,7 +20,7 @@ from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, ResourceError, UsageError
 from encoderkit.stages import encode_pool, tokenize_corpus
 from encoderkit.stages.tokenize_corpus import run
-from encoderkit.text import lattice, quick
+from encoderkit.text import lattice
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.text.quick import Quick
 from encoderkit.text.tokenizers import open_tokenizer
@@ -240,7 +240,10 @@ def test_a_faster_unigram_makes_the_same_store(
         pytest.importorskip(name)
         monkeypatch.setattr(lattice, "_SHARE", 300)
     else:
-        monkeypatch.setattr(quick, "Lattice", None)
+        (tmp_path / "without").mkdir()
+        (tmp_path / "without" / "numba.py").write_text("raise ImportError")
+        monkeypatch.syspath_prepend(tmp_path / "without")  # for the workers
+        monkeypatch.setattr(lattice, "compiled", lambda _: None)
     monkeypatch.setattr(encode_pool, "_WORTH_QUICK", 1000)
     monkeypatch.setattr(tokenize_corpus, "_JOB", 2000)
     run([data], unigram, CONFIG, tmp_path / "fast", workers=workers)

@@ -52,6 +52,11 @@ def test_characters_met_later_and_those_that_join_the_one_before_them(tokenizer:
         check(tokenizer, own, [*given, "中文 plain"])
 
 
+def test_the_last_of_all_characters_is_one_like_others(tokenizer: Tokenizer) -> None:
+    own = opened(tokenizer)
+    check(tokenizer, own, ["a\U0010ffffb", "\U0010ffff", "\U0010fffe \U0010ffff\U0010ffff", "龘\U0010ffff𠀀"])
+
+
 def test_texts_of_spaces_have_no_tokens(tokenizer: Tokenizer) -> None:
     check(tokenizer, opened(tokenizer), ["", " ", "\u3000\n\t", "▁", " a  b ", "a▁▁b", "\x00\u200b"])
     check(tokenizer, opened(tokenizer), [])
