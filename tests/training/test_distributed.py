@@ -49,11 +49,11 @@ def train(count: int, recipe: PretrainRecipe | FinetuneRecipe, out: Path, *more:
     return json.loads(line)
 
 
-def assert_close(first: Path, second: Path) -> None:
+def assert_close(first: Path, second: Path, atol: float = 2e-6) -> None:
     """The same weights, but for the rounding of sums in another order."""
     a, b = (safetensors.torch.load(weights(out)) for out in (first, second))
     for name, tensor in a.items():
-        torch.testing.assert_close(b[name], tensor, atol=2e-6, rtol=0)
+        torch.testing.assert_close(b[name], tensor, atol=atol, rtol=0)
 
 
 def log(out: Path) -> list[dict[str, Any]]:

@@ -98,6 +98,11 @@ def four(recipes: dict[str, PretrainRecipe | FinetuneRecipe], folder: Path) -> l
 NAMES, FOUR = ("masked", "muon", "shared", "classify", "tricks", "coupled"), ("masked", "classify")
 
 
+def rounding(name: str) -> float:
+    """Muon's steps make it larger: small singular values grow by two orders of magnitude."""
+    return 1e-5 if name.endswith("muon") else 2e-6
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_in_two_it_is_trained_as_a_whole(folder: Path, one: dict[str, Any], two: list[Any], name: str) -> None:
     assert_same(folder, one[name], two[NAMES.index(name)], "1-" + name, "2-" + name)
@@ -110,7 +115,7 @@ def test_in_four_it_is_trained_as_a_whole(folder: Path, one: dict[str, Any], fou
 
 def assert_same(folder: Path, expected: Any, found: Any, first: str, second: str) -> None:
     """The same weights, metrics and length."""
-    assert_close(folder / first, folder / second)
+    assert_close(folder / first, folder / second, rounding(first))
     assert (found["updates"], found["tokens"]) == (expected["updates"], expected["tokens"])
     for part in ("dev", "test"):
         assert found[part] == pytest.approx(expected[part], abs=1e-4)
@@ -139,7 +144,7 @@ def test_its_checkpoints_are_those_of_a_whole_one(folder: Path, name: str) -> No
             expected, found = (safetensors.torch.load(step[path].read_bytes()) for step in (first, second))
             assert expected.keys() == found.keys()
             for key, tensor in expected.items():
-                torch.testing.assert_close(found[key], tensor, atol=2e-6, rtol=1e-4)
+                torch.testing.assert_close(found[key], tensor, atol=rounding(name), rtol=1e-4)
         elif path.split("/")[0] in ("config.json", "labels.json", "tokenizer"):
             assert first[path].read_bytes() == second[path].read_bytes()
 
@@ -148,7 +153,7 @@ def test_its_checkpoints_are_those_of_a_whole_one(folder: Path, name: str) -> No
 def test_it_is_resumed_in_parts_and_as_a_whole(folder: Path) -> None:
     """On: begun by one process, continued by two; off: the reverse; by the same two, bit for bit."""
     for name in ("on", "off"):
-        assert_close(folder / "1-muon", folder / name)
+        assert_close(folder / "1-muon", folder / name, rounding("muon"))
     for file in ("model.safetensors", "resume/optimizer.safetensors", "resume/weights.safetensors"):
         first, second = ((folder / name / "step-0000006" / file).read_bytes() for name in ("2-muon", "exact"))
         assert first == second
