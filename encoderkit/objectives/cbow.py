@@ -62,15 +62,16 @@ class _Told(torch.autograd.Function):
     """`_tell` and `_pull`: rows of the tables of words (R, D) and of outputs (Q, D) to the losses (N,)."""
 
     @staticmethod
-    def forward(ctx: Any, words: Tensor, outputs: Tensor, around: Means, others: Tensor, draws: int, share: float) -> Tensor:
+    def forward(
+        ctx: Any, kernels: Any, words: Tensor, outputs: Tensor, around: Means, others: Tensor, draws: int, share: float
+    ) -> Tensor:
+        tell, ctx.pull = kernels
         count = len(around.begins)
         own, drawn = others[:count].numpy(), others[count:].view(-1, draws).numpy()
         batch = np.append(around.begins.numpy(), len(around.members)), around.members.numpy(), own, drawn
         losses, means = torch.empty(count), np.empty((count, words.shape[1]), np.float32)
         slopes = np.empty((len(drawn), draws + 1, count // max(len(drawn), 1)), np.float32)
-        _kernel(_tell)(
-            words.detach().numpy(), outputs.detach().numpy(), *batch, np.float32(share), _TABLES, means, slopes, losses.numpy()
-        )
+        tell(words.detach().numpy(), outputs.detach().numpy(), *batch, np.float32(share), _TABLES, means, slopes, losses.numpy())
         ctx.save_for_backward(words, outputs)
         ctx.made = *batch, means, slopes
         return losses
@@ -80,14 +81,14 @@ class _Told(torch.autograd.Function):
         words, outputs = ctx.saved_tensors
         found = torch.zeros_like(words), torch.zeros_like(outputs)
         pull = gradients[0].contiguous().numpy()
-        _kernel(_pull)(outputs.detach().numpy(), *ctx.made, pull, *(one.numpy() for one in found))
-        return *found, None, None, None, None
+        ctx.pull(outputs.detach().numpy(), *ctx.made, pull, *(one.numpy() for one in found))
+        return None, *found, None, None, None, None
 
 
-def _kernel(function: Callable[..., None]) -> Callable[..., None]:
-    made = compiled(function, fastmath=True)
-    assert made is not None, "`Cbow` has asked"
-    return made
+def _kernels() -> list[Callable[..., None]] | None:
+    """`_tell` and `_pull` compiled, if they can be."""
+    made = [kernel for function in (_tell, _pull) if (kernel := compiled(function, fastmath=True))]
+    return made if len(made) == 2 else None
 
 
 class Cbow(Sampled):
@@ -111,16 +112,16 @@ class Cbow(Sampled):
     @property
     def single_threaded(self) -> bool:
         """Whether there is compiled code for the loss, and little else to do."""
-        return not self.encoder_config.ngrams and compiled(_tell, fastmath=True) is not None
+        return not self.encoder_config.ngrams and _kernels() is not None
 
     def _losses(self, targets: dict[str, Tensor]) -> Tensor:
         """(N,); by compiled code, where there is some for these tables, which takes three quarters of the time of torch's."""
         around, others = Means.found("around", targets), Places.found("others", targets)
         words, share = self.word_rows(around.rows), self.config.negatives / self.config.draws
         fits = words.device.type == "cpu" and words.dtype == self.outputs.dtype == torch.float32
-        if fits and compiled(_tell, fastmath=True) is not None:
+        if fits and (kernels := _kernels()) is not None:
             outputs = sparse_rows(self.outputs, others.rows)
-            return _Told.apply(words, outputs, around, others.which, self.config.draws, share)  # pyright: ignore
+            return _Told.apply(kernels, words, outputs, around, others.which, self.config.draws, share)  # pyright: ignore
         scored = _Scores.apply(averaged(words, around), self.outputs_at(others), self.config.block)
         own, drawn = scored  # pyright: ignore[reportGeneralTypeIssues]
         return (softplus(-own) + softplus(drawn).sum(1).view(-1) * share) * targets["real"]
@@ -180,10 +181,8 @@ def _tell(
         np.dot(noise, means[first : first + size].T, slopes[block, 1:])
         for k in range(draws + 1):
             for s in range(size):
-                x, weight = (
-                    slopes[block, k, s],
-                    (share if k else np.float32(1)) * np.float32(ends[first + s + 1] > ends[first + s]),
-                )
+                x, real = slopes[block, k, s], np.float32(ends[first + s + 1] > ends[first + s])
+                weight = real * share if k else real
                 at = min(abs(x), np.float32(0.999 * _BOUND)) * steps
                 low = max(0, min(int(at), tables.shape[1] - 2))  # of what is no number, too
                 between = at - np.float32(low)

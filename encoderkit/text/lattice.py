@@ -19,9 +19,8 @@ from tokenizers import Tokenizer as Engine
 
 from encoderkit.compiled import compiled
 from encoderkit.text.parts import CHARACTERS, Laid, codes_of, composed, composers
+from encoderkit.text.unigram import BORDER
 
-_BORDER = "\U0010ffff"
-"""No character (and never will be): no normaliser touches it, and nothing composes with it."""
 _PENALTY = 10.0
 """By how much an unknown character is worse than the worst piece, in both libraries."""
 _COMMON = np.concatenate([np.arange(*ends, dtype=np.uint32) for ends in ((1, 0x3100), (0x4E00, 0xA000), (0xFF00, 0xFFF0))])
@@ -114,17 +113,17 @@ class _Table(NamedTuple):
     def of(codes: np.ndarray, engine: Engine) -> "_Table":
         """A table of these characters."""
         nothing = np.full(CHARACTERS, -1, np.int32)
-        nothing[ord(_BORDER)] = ord(_BORDER)
+        nothing[ord(BORDER)] = ord(BORDER)
         return _Table(nothing, nothing, np.zeros(0, np.int32), np.zeros(1, np.int64), 1).learnt(codes, engine)
 
     def learnt(self, codes: np.ndarray, engine: Engine) -> "_Table":
         """Another one that has all of these characters: this may be in use."""
         new = np.unique(codes[self.others[codes] == -1])
-        new = new[new != ord(_BORDER)]
+        new = new[new != ord(BORDER)]
         if not len(new):
             return self
-        between = _BORDER.join(["", *map(chr, new), ""])  # so that spaces are not at an end of the text, where they go
-        rows = (engine.normalizer.normalize_str(between) if engine.normalizer is not None else between).split(_BORDER)[1:-1]
+        between = BORDER.join(["", *map(chr, new), ""])  # so that spaces are not at an end of the text, where they go
+        rows = (engine.normalizer.normalize_str(between) if engine.normalizer is not None else between).split(BORDER)[1:-1]
         assert len(rows) == len(new), "nothing becomes a border"
         sizes = np.array([*map(len, rows)])
         ends = np.append(self.ends, self.ends[-1] + np.cumsum(sizes))
