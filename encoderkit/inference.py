@@ -36,7 +36,7 @@ from encoderkit.text.ngrams import Spelled
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import FORMAT, TARGET, load_weights, read_tensors
 from encoderkit.training.evaluate import outputs
-from encoderkit.training.machine import DTYPES, check_precision, choose_device, choose_precision, keep_memory
+from encoderkit.training.machine import DTYPES, check_precision, choose_device, choose_precision
 
 TOKENS = {"cpu": 2_048, "cuda": 16_384}
 """Of a batch, padding included: enough to keep a processor busy. On a CPU more do not fit into its caches: with 16,384 two
@@ -252,15 +252,15 @@ class Engine(NamedTuple):
         Rows of about the same length are computed together. `function` maps inputs of N texts to (N, ...).
         """
         pad, packs = self.model.learner.vocabulary.pad, self.model.learner.encoder.packs
-        parts, order = [], []
+        out: np.ndarray | None = None
         with self.arithmetic():
             for numbers in self.batches([len(row.ids) for row in rows]):
                 inputs = inputs_of([rows[i] for i in numbers], pad, packs).to(self.device)
-                parts.append(function(inputs).float().cpu().numpy())
-                order.append(numbers)
-        joined = np.concatenate(parts)
-        out = np.empty_like(joined)
-        out[np.concatenate(order)] = joined
+                found = function(inputs).float().cpu().numpy()
+                if out is None:
+                    out = np.empty((len(rows), *found.shape[1:]), np.float32)
+                out[numbers] = found
+        assert out is not None
         return out
 
     def observe(self, examples: Sequence[Any]) -> Observed:
@@ -279,7 +279,6 @@ class Engine(NamedTuple):
 
 def start(model: Model, precision: Precision = "auto", batch: int | None = None) -> Engine:
     """Put a model where it runs best on this machine."""
-    keep_memory()
     device = choose_device("auto")
     assert isinstance(model.learner, nn.Module)
     model.learner.to(device)

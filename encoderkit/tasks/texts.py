@@ -81,11 +81,12 @@ def named(texts: Sequence[str]) -> dict[str, str]:
 def inputs_of(rows: Sequence[Tokens], padding: int, packed: bool) -> Inputs:
     """Texts as one batch; `padding` is the id that fills up the rows, `packed` whether a row may hold several texts.
 
-    Packed, rows are as wide as the longest text, or `WIDTH` where all are short; there is next to no padding, and one
-    shape for texts of any lengths. Otherwise each text has a row of its own.
+    Packed, rows are as wide as the longest text, or as several of it that `WIDTH` has room for: there is next to no padding,
+    neither among texts of any lengths nor where all are about as long as the longest. Otherwise each text has its own row.
     """
     sizes = np.array([len(row.ids) for row in rows])
-    width = max(int(sizes.max()), min(WIDTH, int(sizes.sum()))) if packed else int(sizes.max())
+    longest = int(sizes.max())
+    width = longest * max(1, min(WIDTH, int(sizes.sum())) // longest) if packed else longest
     row = pack(sizes, width) if packed else np.arange(len(rows))
     order = np.argsort(row, kind="stable")
     ends = np.cumsum(sizes[order])
