@@ -51,6 +51,13 @@ LITERAL = "A text may say [SEP] or [MASK] and mean the characters."
 """For classifiers: a masked language model has to take [MASK] for what it is."""
 
 
+SHORT, LONG = 128, 1024
+"""Tokens of a row: up to the first rows are compared padded to one length, and no more than the last of any is looked at."""
+
+CHARACTERS = 12
+"""Of a token, at most: no text of so many times the limit fits into it."""
+
+
 class Parity(NamedTuple):
     """How far the exported model is from the original."""
 
@@ -158,7 +165,6 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
 
     Raises `CheckError` if the tokens or the logits differ.
     """
-    rows = _rows(model)
     # Without a head of ours BERT, RoBERTa and ALBERT would make a pooler of their own.
     alone = (
         {"add_pooling_layer": False}
@@ -171,22 +177,39 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
         theirs, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True, **settings)
         if any(report.values()):
             raise CheckError(f"transformers does not read the exported weights: {report}", where=model.path)
+        theirs.eval()
         # Of a model that reads texts of any length, no more than it was trained on.
-        limit = min(tokenizer.model_max_length, longest(model.learner.encoder_config) or model.config["length"])
+        limit = min(tokenizer.model_max_length, longest(model.learner.encoder_config) or model.config["length"], LONG)
         tokenizer.model_max_length = limit
-        inputs = _inputs(model, rows, limit)
-        sides = [list(side) for side in zip(*rows, strict=True)]
-        arguments = tokenizer(*sides, truncation=True, padding=True, return_tensors="pt")
-        if auto_class == "AutoModelForSeq2SeqLM":  # what is read is also what is to be written
-            arguments["decoder_input_ids"] = arguments["input_ids"]
-        found = theirs.eval()(**arguments)  # the logits, or the vectors of an encoder alone; then those of pairs
+        batches = _batches(model, limit)
+        worst = max(_difference(model, theirs, tokenizer, rows, limit) for rows in batches)
+    return Parity(worst, sum(map(len, batches)))
+
+
+def _batches(model: Model, limit: int) -> list[list[list[str]]]:
+    """The rows to compare on: short ones together, padded, and each long one alone, whose logits may take a gigabyte.
+
+    Texts are long enough to be cut and little more: `tokenizers` keeps what it cuts off, of a pair each part with each.
+    """
+    rows = [[text[: CHARACTERS * limit] for text in row] for row in _rows(model)]
+    sizes = [len(row.ids) for row in assemble(rows, model.tokenizer, limit)]
+    together = [row for row, size in zip(rows, sizes, strict=True) if size <= SHORT]
+    return [together, *([row] for row, size in zip(rows, sizes, strict=True) if size > SHORT)]
+
+
+def _difference(model: Model, theirs: Any, tokenizer: Any, rows: Sequence[Sequence[str]], limit: int) -> float:
+    """The largest between the logits for one batch of rows; raises `CheckError` where it, or a token, is not what it must be."""
+    ours, inputs = model.learner.exported(), _inputs(model, rows, limit)
+    assert isinstance(ours, Export)
+    arguments = tokenizer(*([*side] for side in zip(*rows, strict=True)), truncation=True, padding=True, return_tensors="pt")
     there = arguments["attention_mask"].bool()  # padding may come first there
     for row, (ids, own) in enumerate(zip(inputs.ids, inputs.mask, strict=True)):
-        if torch.equal(arguments["input_ids"][row][there[row]], ids[own]):
-            continue
-        raise CheckError(f"transformers' tokenizer splits {shown(' '.join(rows[row]), 40)} in another way", where=model.path)
-    ours = model.learner.exported()
-    assert isinstance(ours, Export)
+        if not torch.equal(arguments["input_ids"][row][there[row]], ids[own]):
+            text = shown(" ".join(rows[row]), 40)
+            raise CheckError(f"transformers' tokenizer splits {text} in another way", where=model.path)
+    if ours.decoder is not None:  # what is read is also what is to be written
+        arguments["decoder_input_ids"] = arguments["input_ids"]
+    found = theirs(**arguments)  # the logits, or the vectors of an encoder alone; then those of pairs
     worst = 0.0
     for number, outputs in enumerate([ours.outputs, ours.second] if ours.second else [ours.outputs]):
         expected, other = outputs(inputs), found[number]
@@ -196,7 +219,7 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
         worst = max(worst, float(difference.max()))
         if not (difference <= TOLERANCE * (1 + expected.abs().amax(-1, keepdim=True))).all():
             raise CheckError(f"the logits of the exported model differ by up to {worst:.2g}", where=model.path)
-    return Parity(worst, len(rows))
+    return worst
 
 
 def _rows(model: Model) -> list[list[str]]:
