@@ -105,6 +105,7 @@ class _Collected:
         return True
 
     def done(self, form: str, path: Path) -> WordVectors:
+        """The words with their vectors; raises `DataError` if there is none."""
         if not self.words:
             raise DataError("holds no word vectors", where=path)
         return WordVectors(list(self.words), np.stack(self.rows), None, form, self.broken, self.repeated)

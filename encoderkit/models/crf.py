@@ -43,6 +43,7 @@ class Transitions(nn.Module):
             self.register_buffer(f"no_{name}", scores, persistent=False)
 
     def forward(self) -> Scores:
+        """What each step costs, -inf where the scheme forbids it."""
         return Scores(*(getattr(self, name) + getattr(self, f"no_{name}") for name in Scores._fields))
 
 

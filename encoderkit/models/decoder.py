@@ -111,6 +111,10 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: Tensor, bias: Tensor, past: Keys | None, across: Tensor, memory: Keys, seeds: "Seeds"
     ) -> tuple[Tensor, Keys]:
+        """(B, U, D) of the target, which `past` stands before, to the same and the keys of both.
+
+        `bias` says which of these a token may see, `across` (B, 1, U, T) which of the source, whose keys are `memory`.
+        """
         own, source = seeds
         mixed, keys = self.attention(self.attention_norm(x), bias, past, between(own))
         x = x + self.dropout(mixed, own, 1)

@@ -184,6 +184,7 @@ def composed(texts: Sequence[str], engine: Engine) -> tuple[list[str], np.ndarra
 
 
 def codes_of(text: str) -> np.ndarray:
+    """(n,) uint32 the code points of a text; half a surrogate pair is let through."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 

@@ -30,6 +30,7 @@ class Change(nn.Module):
         self.up = nn.Parameter(torch.zeros(len(parts), rows, config.rank))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """(R, C) the frozen matrix to the one that is used: (R, C)."""
         change = self.scale * (self.up @ self.down)  # (parts, R, C)
         return weight.unflatten(0, (self.of, -1)).index_add(0, self.parts, change).flatten(0, 1)
 
