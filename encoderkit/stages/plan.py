@@ -16,7 +16,7 @@ from encoderkit.models.config import AlbertConfig, StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
-from encoderkit.stages.session import Material, find_goal, fit, looks
+from encoderkit.stages.session import Material, find_goal, fit, looks, own_threads
 from encoderkit.training.config import by_the_clock
 from encoderkit.training.loop import Plan, micro_batches
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
@@ -56,7 +56,8 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     learner.to(plan.device)
     dev = looks(recipe, len(material.dev or ()))
     plan = settle(plan, training, learner, material.train, dev, material.one_shape)
-    seconds = Trial(learner, material.train).speed(plan, recipe.optimizer, 4)
+    with own_threads(learner):
+        seconds = Trial(learner, material.train).speed(plan, recipe.optimizer, 4)
     if training.budget is not None:
         count = max(1, fitting(training.budget, seconds, dev, plan))
         plan = plan.model_copy(update={"updates": count, "examples": count * plan.batch})

@@ -137,12 +137,17 @@ def _different(before: Any, now: Any) -> list[str]:
 
 def run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path, overwrite: bool) -> tuple[State, Plan]:
     """Train `material` as the recipe says, from the newest checkpoint in `out` if there is one (unless `overwrite`)."""
-    threads, learner = torch.get_num_threads(), material.learner
-    if not (isinstance(learner, SingleThreaded) and learner.single_threaded):
+    with own_threads(material.learner):
         return _run(recipe, material, out, overwrite)
-    torch.set_num_threads(1)
+
+
+@contextmanager
+def own_threads(learner: Learner) -> Iterator[None]:
+    """One thread of torch while it is open, for a learner that is faster so (`SingleThreaded`)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if isinstance(learner, SingleThreaded) and learner.single_threaded else threads)
     try:
-        return _run(recipe, material, out, overwrite)
+        yield
     finally:
         torch.set_num_threads(threads)
 

@@ -28,10 +28,12 @@ from encoderkit.objectives.places import Places
 from encoderkit.objectives.skipgram import SkipGram
 from encoderkit.objectives.windows import Sampled
 from encoderkit.recipe import PretrainRecipe
+from encoderkit.stages import plan as stages_plan
 from encoderkit.text.ngrams import Spelled
 from encoderkit.training.config import AdagradConfig, SgdConfig
 from encoderkit.training.loop import micro_batches, updates
 from encoderkit.training.optim import build_optimizers
+from encoderkit.training.plan import Trial
 from tests.training.runs import go, go_until, plan, pretraining, weights
 
 VOCABULARY = Vocabulary(size=14, pad=0, unk=1, cls=2, sep=3, mask=4)
@@ -141,16 +143,29 @@ def test_scores_out_of_the_tables_range_have_the_losses_of_torch(monkeypatch: py
 
 
 @pytest.mark.parametrize("kind", ["cbow", "skipgram"])
-def test_compiled_code_runs_on_one_thread_of_torch(kind: str, tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+def test_compiled_code_runs_on_one_thread_of_torch(
+    kind: str, tokenizer_dir: Path, store_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a run, and where `plan` measures its speed."""
     pytest.importorskip("numba")
-    before = torch.get_num_threads()
+    before, measured, speed = torch.get_num_threads(), [], Trial.speed
+
+    def watched(trial: Trial, *given: Any) -> float:
+        measured.append(torch.get_num_threads())
+        return speed(trial, *given)
+
+    monkeypatch.setattr(Trial, "speed", watched)
     torch.set_num_threads(2)
     try:
-        go(word_vectors(kind, tokenizer_dir, store_dir), tmp_path / "run")
+        recipe = word_vectors(kind, tokenizer_dir, store_dir)
+        go(recipe, tmp_path / "run")
+        stages_plan.run(recipe, None)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert json.loads((tmp_path / "run" / "plan.json").read_text())["threads"] == (1 if kind == "cbow" else 2)
+    threads = 1 if kind == "cbow" else 2
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["threads"] == threads
+    assert set(measured) == {threads}
 
 
 def test_a_word_alone_has_no_loss_and_no_gradient() -> None:
