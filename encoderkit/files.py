@@ -46,7 +46,8 @@ def _explained(path: Path) -> Iterator[None]:
                 where=path,
                 fix="free some space, then run the same command again",
             ) from error
-        raise ResourceError(f"cannot write: {error.strerror or error}", where=path) from error
+        fix = "another place, or the right to write there"
+        raise ResourceError(f"cannot write: {error.strerror or error}", where=path, fix=fix) from error
 
 
 def _free(path: Path) -> int | None:

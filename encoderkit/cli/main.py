@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -119,4 +120,7 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the process ends)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run())
+    code = run()
+    if code in (ExitCode.INTERRUPTED, ExitCode.PREEMPTED):  # one more Ctrl-C, while Python ends, ends it sooner and says nothing
+        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    sys.exit(code)

@@ -89,7 +89,7 @@ def check_text(value: object, column: str, where: str) -> None:
     if not isinstance(value, str):
         found = "null" if value is None else f"{type(value).__name__}: {shown(str(value), 40)}"
         message = f"{shown(column)} should be a text, found {found}"
-        raise DataError(message, where=where)
+        raise DataError(message, where=where, fix="correct the row, or take it out")
     if not value.isascii():
         try:
             value.encode()

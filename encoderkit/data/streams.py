@@ -13,6 +13,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import count, repeat
 from pathlib import Path
 from types import ModuleType
@@ -236,6 +237,12 @@ def _without_mark(source: Source, block: bytes) -> bytes:
     return block.removeprefix(codecs.BOM_UTF8).removeprefix("\ufeff".encode("gb18030"))
 
 
+@cache
+def _say_once(text: str) -> None:
+    """A file may be read more than once."""
+    say(text)
+
+
 def _encoding(source: Source, block: bytes) -> Literal["utf-8", "gb18030"]:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(block)
@@ -244,7 +251,7 @@ def _encoding(source: Source, block: bytes) -> Literal["utf-8", "gb18030"]:
             codecs.getincrementaldecoder("gb18030")().decode(block)
         except UnicodeDecodeError:
             return "utf-8"  # neither: the error then tells where it is not UTF-8
-        say(f"{source.name}: not UTF-8, read as GB18030")
+        _say_once(f"{source.name}: not UTF-8, read as GB18030")
         return "gb18030"
     return "utf-8"
 

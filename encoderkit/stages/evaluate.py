@@ -59,6 +59,9 @@ def evaluate(
         if errors is not None:
             raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--errors")
         return about | _store(engine, paths_of(data)[0])
+    rival = None if against is None else open_model(against)
+    if rival is not None and rival.task is not None:
+        _check_alike(task, rival.task)
     decided = judge(engine, data, columns or {})
     train = _training(engine, task)
     found = about | _rows(decided, train, with_baselines)
@@ -66,8 +69,8 @@ def evaluate(
         near = None if train is None else worst_rows.nearest(task, decided.rows, train.rows, train.texts)
         worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, near, overwrite)
         say(f"{len(decided.rows):,} rows, the worst first: {errors}")
-    if against is not None:
-        other = judge(start(open_model(against), precision, batch), data, columns or {})
+    if rival is not None:
+        other = judge(start(rival, precision, batch), data, columns or {})
         found["against"] = {"model": str(against), "differences": differences(decided, other)}
     return found
 
@@ -104,11 +107,16 @@ def judge(engine: Engine, data: Given, columns: Mapping[str, str]) -> Judged:
     return Judged(task, rows, examples, observed, task.gold(rows), task.decide(examples, observed))
 
 
-def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
-    """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
-    first, second = ((type(task), task.kinds, [*task.directions]) for task in (one.task, other.task))
+def _check_alike(one: Task, other: Task) -> None:
+    """Raise `UsageError` for models whose answers are not of one kind."""
+    first, second = ((type(task), task.kinds, [*task.directions]) for task in (one, other))
     if first != second:
         raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared")
+
+
+def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
+    """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
+    _check_alike(one.task, other.task)
     if isinstance(one.task, Queried) and isinstance(other.task, Queried):  # queries are independent, not their rows
         first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)
         mine, theirs = (np.stack([*each.values()], axis=1) for each in (first, second))

@@ -35,6 +35,7 @@ from encoderkit.tasks.classify import labels_of
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
 from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.task import Lossy, Task, Tunable
+from encoderkit.tasks.token_config import TagConfig
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
@@ -87,9 +88,9 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     spell(learner, tokenizer, target)
     if recipe.embeddings is not None:
         begin_with(learner, tokenizer, recipe.embeddings)
+    parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     if out is not None:
         _tell_shared(learner, split, out)
-    parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     for name, examples in parts.items():
         _report(name, examples, recipe.data.length)
         for what, count in (learner.lost(examples) if isinstance(learner, Lossy) else {}).items():
@@ -123,7 +124,11 @@ def _ways(task: TaskConfig) -> dict[str, str]:
     named = [(key, column) for key, value in given.items() for column in (value if isinstance(value, list | tuple) else [value])]
     named += [(key, key) for key in given]  # of a column that is read where no other is given
     # Another key may hold the same word (pooling: mean); those of columns come first.
-    return {column: f"--set task.{key}=NAME" for key, column in reversed(named) if isinstance(column, str) and column in read}
+    ways = {column: f"--set task.{key}=NAME" for key, column in reversed(named) if isinstance(column, str) and column in read}
+    if isinstance(task, TagConfig) and task.text is not None:
+        words = "--set task.text=null --set task.spans=null --set task.tokens=NAME --set task.tags=NAME"
+        ways = {column: f"{way}; or, of words and their tags, {words}" for column, way in ways.items()}
+    return ways
 
 
 def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:

@@ -17,7 +17,7 @@ from encoderkit.console import progress, say
 from encoderkit.data.labelled import Row
 from encoderkit.data.order import rng
 from encoderkit.data.unlabelled import open_texts
-from encoderkit.errors import UsageError
+from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import (
     Account,
     Engine,
@@ -87,6 +87,8 @@ def predict(
     for row in rows():
         total += 1
         predictor.check(row)
+    if not total:
+        raise DataError("holds no row", where="standard input" if str(source) == "-" else source)
     account = Account()
     quiet = out is None and sys.stdout.isatty()
     with (

@@ -76,7 +76,8 @@ def _axis(text: str, recipe: dict[str, Any]) -> Axis:
         return Axis(key, values)
     low, high = (float(end) if re.search("[.eE]", end) else int(end) for end in match.groups()[:2])
     if not low < high or (match[3] and low <= 0):
-        raise UsageError(f"a range rises{', and with :log from above 0' if match[3] else ''}: {what}", where=f"--search {key}")
+        message = f"a range rises{', and with :log from above 0' if match[3] else ''}: {what}"
+        raise UsageError(message, where=f"--search {key}", fix="the lower end first, as in 1e-4..1e-2")
     for end in (low, high):
         _check(key, end, recipe)
     return Axis(key, None, low, high, bool(match[3]), isinstance(low, int) and isinstance(high, int) and _whole(key, low, recipe))

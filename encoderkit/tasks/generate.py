@@ -100,7 +100,7 @@ class Generate(EncoderTask):
         if blank := sum(not all(text.strip() for text in (*self.texts(row), right[i])) for i, row in enumerate(rows)):
             warn(f"{blank:,} rows have an empty source or target")
         if encoded.unknown:
-            share = f"{encoded.unknown:,} of the {len(encoded.ids):,} tokens of the targets"
+            share = f"{rows[0].source}: {encoded.unknown:,} of the {len(encoded.ids):,} tokens of the targets"
             warn(f"{share} are unknown to the tokenizer they are written with: the model cannot give what they stand for")
         return [
             Example(own, target[:most].astype(np.int64), text, i)

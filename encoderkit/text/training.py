@@ -93,7 +93,7 @@ def _wordpiece(texts: Kept, config: TokenizerConfig) -> Tokenizer:
     alphabet = sorted(_alphabet(laid.letters(), config, config.vocab_size // 2))
     inside = [c for c in alphabet if continues(c, config)]
     least = len(SPECIAL) + len(alphabet) + len(inside)
-    _must_fit(least, config, f"an alphabet of {len(alphabet)} characters, each at the start of a word and inside")
+    _must_fit(least, config, f"{len(alphabet)} characters, {len(inside)} of them a second time inside words")
     known = [*SPECIAL, *(f"##{c}" for c in inside), *alphabet]
     symbols = laid.symbols({c: i for i, c in enumerate(known)}, {c: i for i, c in enumerate(inside, len(SPECIAL))})
     learnt = learn(symbols, known, config.vocab_size, config.min_frequency, "##")
@@ -115,8 +115,8 @@ def _wordpiece_tokenizer(vocab: dict[str, int], config: TokenizerConfig) -> Toke
 def _must_fit(least: int, config: TokenizerConfig, what: str) -> None:
     if least > config.vocab_size:
         raise UsageError(
-            f"vocab_size {config.vocab_size} is too small for {what} and {len(SPECIAL)} special tokens: {least}",
-            fix=f"--vocab-size {max(2 * least, 1000)}" + (" or a smaller alphabet" if config.alphabet else ""),
+            f"vocab_size {config.vocab_size} is too small for {what} and {len(SPECIAL)} special tokens, {least} pieces",
+            fix=f"--vocab-size {max(2 * least, 1000)}, {least} at least" + (", or a smaller alphabet" if config.alphabet else ""),
         )
 
 
@@ -158,7 +158,7 @@ def _word(texts: Kept, config: TokenizerConfig) -> Tokenizer:
 def _char(texts: Kept, config: TokenizerConfig) -> Tokenizer:
     room = config.vocab_size - len(SPECIAL) - 1
     alphabet = _alphabet(_characters(count_characters(texts), config), config, room)
-    _must_fit(len(SPECIAL) + 1 + len(alphabet), config, f"an alphabet of {len(alphabet)} characters")
+    _must_fit(len(SPECIAL) + 1 + len(alphabet), config, f"{len(alphabet)} characters, the space")
     vocab = {piece: i for i, piece in enumerate([*SPECIAL, SPACE, *alphabet])}
     # Byte-pair encoding without a single merge is the fastest way of the library to cut a text into characters.
     tokenizer = Tokenizer(models.BPE(vocab, [], unk_token=UNK))
@@ -210,8 +210,8 @@ def _unigram(texts: Kept, config: TokenizerConfig) -> tuple[Tokenizer, bytes, di
     raw = count_characters(texts)
     fixed = len(SPECIAL) + len(SPELLING) + 1 + (256 if config.byte_fallback else 0)
     alphabet = set(_alphabet(_characters(raw, config), config, (config.vocab_size - fixed) // 2))
-    what = f"an alphabet of {len(alphabet)} characters" + (" and 256 bytes" if config.byte_fallback else "")
-    _must_fit(fixed + len(alphabet), config, what)
+    what = f"{len(alphabet)} characters, the space, the {len(SPELLING)} letters of the special tokens"
+    _must_fit(fixed + len(alphabet), config, what + (", 256 bytes" if config.byte_fallback else ""))
     rule = characters_normalizer(config).normalize_str
     rare = {c for c in raw if any(n not in alphabet and not n.isspace() for n in rule(c))}
     return train_unigram(texts, config, rare)

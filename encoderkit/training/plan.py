@@ -1,7 +1,9 @@
 """Settling how long a run is and in what portions: before its first update, and by the clock after a few of them."""
 
+import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -290,6 +292,7 @@ def _with_best_micro_batch(plan: Plan, trial: Trial, portion: Portion, started: 
 
 def _compile(learner: Learner) -> None:
     assert isinstance(learner, nn.Module)
+    _hush()
     say("compiling the model (about half a minute; --set training.compile=off does without)")
     learner.compile()
 
@@ -330,12 +333,19 @@ def _compiled_if_worth_it(plan: Plan, trial: Trial, plain: Portion, length: floa
 
 def _compiles(device: str) -> bool:
     """Whether the compiler works: tried on next to nothing, where one process could not do without it alone later."""
+    _hush()
     try:
         torch.compile(torch.relu)(torch.ones(2, device=device))
     except RuntimeError as error:
         warn(f"not compiled, as that failed: {_first_line(error)}")
         return False
     return True
+
+
+def _hush() -> None:
+    """What torch's compiler says of itself and nobody can act upon: of a CUDA without a GPU, and of Python 3.13.0's guards."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="Guards may run slower on Python", category=RuntimeWarning)
 
 
 def _first_line(error: BaseException) -> str:

@@ -31,6 +31,13 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_file_without_rows_is_refused(classifier_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_bytes(b"")
+    with pytest.raises(DataError, match=r"empty\.txt: holds no row"):
+        predict(find_step(classifier_dir), tmp_path / "empty.txt", out=tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 @pytest.mark.parametrize("window", [1, 4, 4096])
 def test_every_row_in_order(classifier_dir: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch, window: int) -> None:
     monkeypatch.setattr(stage, "WINDOW", window)

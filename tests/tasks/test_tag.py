@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -418,6 +419,25 @@ def test_models_of_other_schemes_are_compared_by_their_entities(
     assert difference != 0 and both["against"]["differences"]["f1"]["value"] == pytest.approx(difference)
     with pytest.raises(UserError, match="other tasks or other labels"):
         evaluate(one, tagged["dev.jsonl"], "fp32", against=plain)
+
+
+def test_a_model_of_another_task_is_no_rival(
+    classifier_dir: Path, tokenizer_dir: Path, tagged: dict[str, Path], labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    """Told before its columns are looked for in the data."""
+    made = recipe(tokenizer_dir, tagged["train.conll"], tagged["dev.jsonl"])
+    finetune(made.model_copy(update={"training": made.training.model_copy(update={"updates": 1})}), tmp_path / "tagger")
+    with pytest.raises(UserError, match="other tasks or other labels"):
+        evaluate(find_step(classifier_dir), labelled["dev"], "fp32", against=find_step(tmp_path / "tagger"))
+
+
+def test_words_in_place_of_a_text_are_told_how_to_name(tokenizer_dir: Path, tagged: dict[str, Path], tmp_path: Path) -> None:
+    made = recipe(tokenizer_dir, tagged["train.conll"], tagged["dev.jsonl"])
+    texts = made.task.model_copy(update={"text": "text", "spans": "entities", "tokens": None, "tags": None})
+    with pytest.raises(UserError) as caught:
+        finetune(made.model_copy(update={"task": texts}), tmp_path / "run")
+    settings = re.findall(r"--set (task\.\w+=(?:null|NAME))", str(caught.value))
+    assert settings[1:] == ["task.text=null", "task.spans=null", "task.tokens=NAME", "task.tags=NAME"]
 
 
 def test_a_line_of_tokens_and_one_of_tags(tokenizer_dir: Path, tagged: dict[str, Path], tmp_path: Path) -> None:

@@ -142,8 +142,14 @@ def test_a_vocabulary_too_small_is_told_before_training(kind: str) -> None:
     alphabet = 200 if kind != "bpe" else None
     config = TokenizerConfig(kind=kind, vocab_size=100, alphabet=alphabet)
     texts = ["".join(chr(0x4E00 + i) for i in range(300)) * 2]
-    with pytest.raises(UsageError, match=r"vocab_size 100 is too small.*\n  fix: --vocab-size [0-9]+"):
+    with pytest.raises(UsageError, match=r"vocab_size 100 is too small.*\n  fix: --vocab-size [0-9]+") as caught:
         train(iter(texts), config)
+    if kind != "bpe":
+        counts = [int(number) for number in re.findall("[0-9]+", caught.value.message)]  # 100, of each kind, all together
+        space = "the space" in caught.value.message
+        assert sum(counts[1:-1]) + space == counts[-1], caught.value.message
+        more = config.model_copy(update={"vocab_size": counts[-1]})
+        assert Tokenizer(train(iter(texts), more).files).vocab_size == counts[-1]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram", "word", "char"])
