@@ -155,22 +155,26 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     except (OSError, ValueError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise UsageError(f"cannot read the recipe: {reason}", where=path) from None
+    try:
+        return _mapping(data, path)
+    except UsageError as error:
+        raise UsageError(error.message, where=error.where, fix=error.fix or _instead(path)) from None
+
+
+def _mapping(data: bytes, path: Path) -> tuple[dict[str, Any], Lines]:
     if len(data) > MAX_BYTES:
-        raise UsageError(f"a recipe has at most {MAX_BYTES} bytes, this file has {len(data)}", where=path, fix=_instead(path))
+        raise UsageError(f"a recipe has at most {MAX_BYTES} bytes, this file has {len(data)}", where=path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         try:  # a recipe saved by an editor on a Chinese Windows
             text = data.decode("gb18030")
         except UnicodeDecodeError:
-            raise UsageError("a recipe is a YAML text in UTF-8; this is not text", where=path, fix=_instead(path)) from None
-    try:
-        value, lines = parse_yaml(text, str(path))
-    except UsageError as error:
-        raise UsageError(error.message, where=error.where, fix=error.fix or _instead(path)) from None
+            raise UsageError("a recipe is a YAML text in UTF-8; this is not text", where=path) from None
+    value, lines = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         found = "nothing" if value is None else type(value).__name__
-        raise UsageError(f"a recipe is a mapping of keys to values, found {found}", where=path, fix=_instead(path))
+        raise UsageError(f"a recipe is a mapping of keys to values, found {found}", where=path)
     return value, lines
 
 

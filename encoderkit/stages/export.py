@@ -182,7 +182,9 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
         limit = min(tokenizer.model_max_length, longest(model.learner.encoder_config) or model.config["length"], LONG)
         tokenizer.model_max_length = limit
         batches = _batches(model, limit)
-        worst = max(_difference(model, theirs, tokenizer, rows, limit) for rows in batches)
+        ours = model.learner.exported()
+        assert isinstance(ours, Export)
+        worst = max(_difference(model, ours, theirs, tokenizer, rows, limit) for rows in batches)
     return Parity(worst, sum(map(len, batches)))
 
 
@@ -197,10 +199,9 @@ def _batches(model: Model, limit: int) -> list[list[list[str]]]:
     return [together, *([row] for row, size in zip(rows, sizes, strict=True) if size > SHORT)]
 
 
-def _difference(model: Model, theirs: Any, tokenizer: Any, rows: Sequence[Sequence[str]], limit: int) -> float:
+def _difference(model: Model, ours: Export, theirs: Any, tokenizer: Any, rows: Sequence[Sequence[str]], limit: int) -> float:
     """The largest between the logits for one batch of rows; raises `CheckError` where it, or a token, is not what it must be."""
-    ours, inputs = model.learner.exported(), _inputs(model, rows, limit)
-    assert isinstance(ours, Export)
+    inputs = _inputs(model, rows, limit)
     arguments = tokenizer(*([*side] for side in zip(*rows, strict=True)), truncation=True, padding=True, return_tensors="pt")
     there = arguments["attention_mask"].bool()  # padding may come first there
     for row, (ids, own) in enumerate(zip(inputs.ids, inputs.mask, strict=True)):
