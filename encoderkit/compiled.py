@@ -10,11 +10,13 @@ from typing import Any
 def compiled(function: Callable[..., Any], fastmath: bool = False) -> Callable[..., Any] | None:
     """`function` in machine code that does without Python's lock; None where there is no numba that can make it.
 
-    It is made at the first call and kept on the disk. `fastmath`: sums may be added up in another order.
+    It is made at the first call and kept on the disk. `fastmath`: sums may be added up in another order; what is no number
+    stays none. Divisions by zero are numpy's, as loops that ask for them cannot take several numbers at once.
     """
+    settings = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"} if fastmath else False}
     try:
         njit = importlib.import_module("numba").njit
-        made = njit(nogil=True, cache=True, fastmath=fastmath)(function)
+        made = njit(cache=True, **settings)(function)
     except Exception:  # it is not installed, or refuses this numpy or this disk, whatever it raises then
         return None
 
@@ -23,7 +25,7 @@ def compiled(function: Callable[..., Any], fastmath: bool = False) -> Callable[.
         try:
             return made(*given)
         except OSError:  # of the code that was made, which could not be kept; the code itself does nothing of the kind
-            made = njit(nogil=True, fastmath=fastmath)(function)
+            made = njit(**settings)(function)
             return made(*given)
 
     return call

@@ -19,11 +19,6 @@ from encoderkit.models.static import sparse_rows
 from encoderkit.objectives.places import Means, Places, averaged
 from encoderkit.objectives.windows import Sampled
 
-_BOUND = 16.0
-"""Beyond it a sigmoid is 0 or 1, to seven digits."""
-_POINTS = np.linspace(0, _BOUND, 4097)
-_TABLES = np.stack([1 / (1 + np.exp(-_POINTS)), np.log1p(np.exp(-_POINTS))]).astype(np.float32)
-
 
 class _Scores(torch.autograd.Function):
     """Means (N, D) times their own words, (N,), and times the words drawn for their block of S, (G, K, S).
@@ -59,36 +54,32 @@ def _in_blocks(means: Tensor, others: Tensor, block: int) -> tuple[Tensor, Tenso
 
 
 class _Told(torch.autograd.Function):
-    """`_tell` and `_pull`: rows of the tables of words (R, D) and of outputs (Q, D) to the losses (N,)."""
+    """`_told`: the sum of the losses, whose gradients are found with it."""
 
     @staticmethod
-    def forward(
-        ctx: Any, kernels: Any, words: Tensor, outputs: Tensor, around: Means, others: Tensor, draws: int, share: float
-    ) -> Tensor:
-        tell, ctx.pull = kernels
-        count = len(around.begins)
-        own, drawn = others[:count].numpy(), others[count:].view(-1, draws).numpy()
-        batch = np.append(around.begins.numpy(), len(around.members)), around.members.numpy(), own, drawn
-        losses, means = torch.empty(count), np.empty((count, words.shape[1]), np.float32)
-        slopes = np.empty((len(drawn), draws + 1, count // max(len(drawn), 1)), np.float32)
-        tell(words.detach().numpy(), outputs.detach().numpy(), *batch, np.float32(share), _TABLES, means, slopes, losses.numpy())
-        ctx.save_for_backward(words, outputs)
-        ctx.made = *batch, means, slopes
-        return losses
+    def forward(ctx: Any, words: Tensor, outputs: Tensor, *of: Any) -> Tensor:
+        losses, *ctx.found = _told(words, outputs, *of)
+        return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        words, outputs = ctx.saved_tensors
-        found = torch.zeros_like(words), torch.zeros_like(outputs)
-        pull = gradients[0].contiguous().numpy()
-        ctx.pull(outputs.detach().numpy(), *ctx.made, pull, *(one.numpy() for one in found))
-        return None, *found, None, None, None, None
+        return *(one.mul_(gradients[0]) for one in ctx.found), *[None] * 5
 
 
-def _kernels() -> list[Callable[..., None]] | None:
-    """`_tell` and `_pull` compiled, if they can be."""
-    made = [kernel for function in (_tell, _pull) if (kernel := compiled(function, fastmath=True))]
-    return made if len(made) == 2 else None
+def _told(
+    words: Tensor, outputs: Tensor, tell: Callable[..., None], around: Means, others: Tensor, draws: int, share: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By `_tell`, of words (R, D) and outputs (Q, D): the losses (N,), and the gradients of their sum.
+
+    `others`: the own words of the N means, and those drawn for each block, as rows of `outputs`.
+    """
+    count = len(around.begins)
+    own, drawn = others[:count].numpy(), others[count:].view(-1, draws).numpy()
+    ends = np.append(around.begins.numpy(), len(around.members))
+    found = torch.zeros(count), torch.zeros(words.shape), torch.zeros(outputs.shape)
+    given = words.detach().numpy(), outputs.detach().numpy(), ends, around.members.numpy(), own, drawn, np.float32(share)
+    tell(*given, *(one.numpy() for one in found))
+    return found
 
 
 class Cbow(Sampled):
@@ -98,12 +89,17 @@ class Cbow(Sampled):
         """Rows to the contexts of words (N means), the words themselves (N) and those drawn for each block of S (N / S, K)."""
         found, wide = self.thinned(examples, rngs), self.config.window
         places = found.blocks.reshape(-1)
-        steps = np.delete(np.arange(-wide, wide + 1), wide)
-        around = places[:, None] + steps  # (N, 2 W)
-        own = found.documents[places]
-        near = (np.abs(steps) <= found.reach[places, None]) & (found.documents[around] == own[:, None]) & (own > 0)[:, None]
-        sizes = near.sum(1)
-        means, words = Means.of(found.words[around[near]], sizes), found.words[places]
+        if (near := compiled(_near)) is not None:
+            ids, sizes = np.empty(len(places) * 2 * wide, np.int64), np.zeros(len(places), np.int64)
+            ids = ids[: near(found.words, found.documents, found.reach, places, ids, sizes)]
+        else:
+            steps = np.delete(np.arange(-wide, wide + 1), wide)
+            around = places[:, None] + steps  # (N, 2 W)
+            own = found.documents[places]
+            inside = (np.abs(steps) <= found.reach[places, None]) & (found.documents[around] == own[:, None])
+            inside &= (own > 0)[:, None]
+            ids, sizes = found.words[around[inside]], inside.sum(1)
+        means, words = Means.of(ids, sizes), found.words[places]
         outputs = Places.of(np.concatenate([words, found.drawn.reshape(-1)]))
         made = {"real": torch.from_numpy((sizes > 0).astype(np.float32))} | means.named("around") | outputs.named("others")
         read = sum(len(row.ids) for row in examples)
@@ -112,31 +108,48 @@ class Cbow(Sampled):
     @property
     def single_threaded(self) -> bool:
         """Whether there is compiled code for the loss, and little else to do."""
-        return not self.encoder_config.ngrams and _kernels() is not None
+        return not self.encoder_config.ngrams and compiled(_tell, fastmath=True) is not None
 
-    def _losses(self, targets: dict[str, Tensor]) -> Tensor:
-        """(N,); by compiled code, where there is some for these tables, which takes three quarters of the time of torch's."""
+    def _losses(self, targets: dict[str, Tensor], summed: bool) -> Tensor:
+        """(N,), or their sum; by compiled code, where there is some for these tables, in half the time of torch's."""
         around, others = Means.found("around", targets), Places.found("others", targets)
         words, share = self.word_rows(around.rows), self.config.negatives / self.config.draws
         fits = words.device.type == "cpu" and words.dtype == self.outputs.dtype == torch.float32
-        if fits and (kernels := _kernels()) is not None:
-            outputs = sparse_rows(self.outputs, others.rows)
-            return _Told.apply(kernels, words, outputs, around, others.which, self.config.draws, share)  # pyright: ignore
+        if fits and (tell := compiled(_tell, fastmath=True)) is not None:
+            given = words, sparse_rows(self.outputs, others.rows), tell, around, others.which, self.config.draws, share
+            return _Told.apply(*given) if summed else _told(*given)[0]  # pyright: ignore[reportReturnType]
         scored = _Scores.apply(averaged(words, around), self.outputs_at(others), self.config.block)
         own, drawn = scored  # pyright: ignore[reportGeneralTypeIssues]
-        return (softplus(-own) + softplus(drawn).sum(1).view(-1) * share) * targets["real"]
+        losses = (softplus(-own) + softplus(drawn).sum(1).view(-1) * share) * targets["real"]
+        return losses.sum() if summed else losses
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The sum over words of -log sigmoid of their score, and of that of the negatives with the other sign."""
-        return {"cbow": self._losses(targets).sum()}
+        return {"cbow": self._losses(targets, summed=True)}
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each word that has a context: its loss."""
-        losses = self._losses(targets)[targets["real"] > 0]
+        losses = self._losses(targets, summed=False)[targets["real"] > 0]
         return {"nats": losses, "targets": torch.ones_like(losses)}
 
 
 # What follows is compiled: numbers, arrays and loops.
+
+
+def _near(
+    words: np.ndarray, documents: np.ndarray, reach: np.ndarray, places: np.ndarray, ids: np.ndarray, sizes: np.ndarray
+) -> int:
+    """The words around each of `places`, end to end; how many each has; and how many there are in all."""
+    found = 0
+    for n in range(len(places)):
+        place, first = places[n], found
+        if documents[place] > 0:
+            for at in range(place - reach[place], place + reach[place] + 1):
+                if at != place and documents[at] == documents[place]:
+                    ids[found] = words[at]
+                    found += 1
+        sizes[n] = found - first
+    return found
 
 
 def _tell(
@@ -147,87 +160,68 @@ def _tell(
     own: np.ndarray,
     drawn: np.ndarray,
     share: float,
-    tables: np.ndarray,
-    means: np.ndarray,
-    slopes: np.ndarray,
     losses: np.ndarray,
-) -> None:
-    """Means of rows of `words` against a row of `outputs` of their own and those drawn for their block: losses, and slopes.
-
-    `tables`: of x from 0 to `_BOUND` the sigmoid, and the softplus less x; read between their points. `slopes` (G, 1 + K, S) are
-    of the losses by the scores, the own one with the other sign first.
-    """
-    (count, draws), width, size = drawn.shape, words.shape[1], slopes.shape[2]
-    steps, noise = np.float32((tables.shape[1] - 1) / _BOUND), np.empty((draws, width), np.float32)
-    for block in range(count):
-        first = block * size
-        for n in range(first, first + size):
-            row, x = own[n], np.float32(0)
-            for d in range(width):
-                means[n, d] = 0
-            for e in range(ends[n], ends[n + 1]):
-                member = members[e]
-                for d in range(width):
-                    means[n, d] += words[member, d]
-            part = np.float32(1) / np.float32(max(ends[n + 1] - ends[n], 1))
-            for d in range(width):
-                means[n, d] *= part
-                x += means[n, d] * outputs[row, d]
-            slopes[block, 0, n - first], losses[n] = -x, 0
-        for k in range(draws):
-            row = drawn[block, k]
-            for d in range(width):
-                noise[k, d] = outputs[row, d]
-        np.dot(noise, means[first : first + size].T, slopes[block, 1:])
-        for k in range(draws + 1):
-            for s in range(size):
-                x, real = slopes[block, k, s], np.float32(ends[first + s + 1] > ends[first + s])
-                weight = real * share if k else real
-                at = min(abs(x), np.float32(0.999 * _BOUND)) * steps
-                low = max(0, min(int(at), tables.shape[1] - 2))  # of what is no number, too
-                between = at - np.float32(low)
-                y = tables[0, low] + (tables[0, low + 1] - tables[0, low]) * between
-                tail = tables[1, low] + (tables[1, low + 1] - tables[1, low]) * between
-                losses[first + s] += weight * (max(x, np.float32(0)) + tail)
-                slopes[block, k, s] = weight * (y if x > 0 else np.float32(1) - y)
-
-
-def _pull(
-    outputs: np.ndarray,
-    ends: np.ndarray,
-    members: np.ndarray,
-    own: np.ndarray,
-    drawn: np.ndarray,
-    means: np.ndarray,
-    slopes: np.ndarray,
-    pull: np.ndarray,
     for_words: np.ndarray,
     for_outputs: np.ndarray,
 ) -> None:
-    """Add the gradients of rows of both tables; each member of a mean has the whole of the mean's. `pull` (N,): of the losses."""
-    (count, draws), width, size = drawn.shape, outputs.shape[1], slopes.shape[2]
+    """Means of rows of `words` against a row of `outputs` of their own and those drawn for their block.
+
+    Losses, and gradients to be added up; each member of a mean has the whole of the mean's. Both numbers that a loss is made of
+    come of u = exp(-|x|), the 8th power of the series of exp(-|x| / 8); log(1 + u) is 2 artanh(u / (2 + u)).
+    """
+    draws, width, size = drawn.shape[1], words.shape[1], len(own) // len(drawn)
+    means, back = np.empty((size, width), np.float32), np.empty((size, width), np.float32)
     noise, noise_back = np.empty((draws, width), np.float32), np.empty((draws, width), np.float32)
-    back, scores = np.empty((size, width), np.float32), np.empty((draws, size), np.float32)
-    for block in range(count):
+    slopes, real, lost = np.empty((draws + 1, size), np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    one, two = np.float32(1), np.float32(2)
+    for block in range(len(drawn)):
         first = block * size
-        for k in range(draws):
-            row = drawn[block, k]
-            for d in range(width):
-                noise[k, d] = outputs[row, d]
-            for s in range(size):
-                scores[k, s] = slopes[block, k + 1, s] * pull[first + s]
-        np.dot(scores.T, noise, back)
-        np.dot(scores, means[first : first + size], noise_back)
-        for k in range(draws):
-            row = drawn[block, k]
-            for d in range(width):
-                for_outputs[row, d] += noise_back[k, d]
         for s in range(size):
-            n, row, slope = first + s, own[first + s], slopes[block, 0, s] * pull[first + s]
+            n, mean, output, x = first + s, means[s], outputs[own[first + s]], np.float32(0)
+            for d in range(width):
+                mean[d] = 0
+            for e in range(ends[n], ends[n + 1]):
+                member = words[members[e]]
+                for d in range(width):
+                    mean[d] += member[d]
+            part = one / np.float32(max(ends[n + 1] - ends[n], 1))
+            for d in range(width):
+                mean[d] *= part
+                x += mean[d] * output[d]
+            slopes[0, s], real[s], lost[s] = -x, np.float32(ends[n + 1] > ends[n]), 0
+        for k in range(draws):
+            noise[k] = outputs[drawn[block, k]]
+        np.dot(noise, means.T, slopes[1:])
+        for k in range(draws + 1):
+            line, weight = slopes[k], share if k else one
+            for s in range(size):
+                x = line[s]
+                far = abs(x)
+                t = min(far, np.float32(16)) * np.float32(1 / 8)
+                high = np.float32(1 / 24) - t * (np.float32(1 / 120) - t * (np.float32(1 / 720) - t * np.float32(1 / 5040)))
+                u = one - t * (one - t * (np.float32(1 / 2) - t * (np.float32(1 / 6) - t * high)))
+                for _ in range(3):
+                    u *= u
+                z = u / (two + u)
+                q = z * z
+                series = np.float32(2 / 7) + q * (np.float32(2 / 9) + q * np.float32(2 / 11))
+                tail = z * (two + q * (np.float32(2 / 3) + q * (np.float32(2 / 5) + q * series)))
+                counts, near = weight * real[s], one / (one + u)
+                lost[s] += counts * (np.float32(0.5) * (x + far) + tail)
+                line[s] = counts * (near if x > 0 else one - near)
+        losses[first : first + size] = lost
+        np.dot(slopes[1:].T, noise, back)
+        np.dot(slopes[1:], means, noise_back)
+        for k in range(draws):
+            output = for_outputs[drawn[block, k]]
+            for d in range(width):
+                output[d] += noise_back[k, d]
+        for s in range(size):
+            n, slope, row = first + s, slopes[0, s], own[first + s]
             for d in range(width):
                 back[s, d] -= slope * outputs[row, d]
-                for_outputs[row, d] -= slope * means[n, d]
+                for_outputs[row, d] -= slope * means[s, d]
             for e in range(ends[n], ends[n + 1]):
-                member = members[e]
+                word = for_words[members[e]]
                 for d in range(width):
-                    for_words[member, d] += back[s, d]
+                    word[d] += back[s, d]

@@ -59,8 +59,6 @@ class Means(NamedTuple):
     """(E,) int64: of one mean after another, the numbers in `rows` of what it is of."""
     begins: Tensor
     """(N,) int64: where in `members` each mean begins."""
-    shares: Tensor
-    """(E,) float32: 1 / the size of the mean."""
     means: Tensor
     """(E,) int64: of one row after another, the means that it is in."""
     row_begins: Tensor
@@ -70,11 +68,10 @@ class Means(NamedTuple):
     def of(ids: np.ndarray, sizes: np.ndarray) -> "Means":
         """int64 (E,) ids of one mean after another, (N,) how many each has."""
         places = Places.of(ids)
-        shares = np.repeat((1 / np.maximum(sizes, 1)).astype(np.float32), sizes)
         owner = np.repeat(np.arange(len(sizes)), sizes)
         order = places.order.numpy()
         begins = torch.from_numpy(np.cumsum(sizes) - sizes)
-        return Means(places.rows, places.which, begins, torch.from_numpy(shares), torch.from_numpy(owner[order]), places.begins)
+        return Means(places.rows, places.which, begins, torch.from_numpy(owner[order]), places.begins)
 
     def named(self, name: str) -> dict[str, Tensor]:
         """As entries of a batch's targets."""
@@ -94,19 +91,19 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, *of: Tensor) -> Tensor:
-        members, begins, shares, *back = of
+        members, begins, *back = of
         ctx.save_for_backward(*back)
         if not len(members):
             return rows.new_zeros(len(begins), rows.shape[1])
-        return F.embedding_bag(members, rows, begins, mode="sum", per_sample_weights=shares)
+        return F.embedding_bag(members, rows, begins, mode="mean")
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         means, begins = ctx.saved_tensors
         if not len(means):
-            return gradients[0].new_zeros(0, gradients[0].shape[1]), *[None] * 5
+            return gradients[0].new_zeros(0, gradients[0].shape[1]), *[None] * 4
         found = F.embedding_bag(means, gradients[0].contiguous(), begins, mode="sum")
-        return found, *[None] * 5
+        return found, *[None] * 4
 
 
 def averaged(rows: Tensor, means: Means) -> Tensor:

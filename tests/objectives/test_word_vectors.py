@@ -123,7 +123,7 @@ def test_loss_and_gradients_are_those_word_by_word(kind: str, by: str, monkeypat
     assert learner.metrics(observed)["loss"] == pytest.approx(expected.item() / targets, rel=1e-6)
 
 
-def test_scores_out_of_the_tables_range_have_the_losses_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_all_sizes_have_the_losses_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     found = {}
     for name, scale in ((n, s) for s in (0.1, 3.0, 100.0) for n in ("numba", "torch")):
@@ -140,6 +140,15 @@ def test_scores_out_of_the_tables_range_have_the_losses_of_torch(monkeypatch: py
         if name == "torch":
             for one, other in zip(found["numba"], found["torch"], strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_what_is_no_number_is_not_hidden_by_compiled_code() -> None:
+    pytest.importorskip("numba")
+    learner = sampled("cbow")
+    with torch.no_grad():
+        learner.outputs[9, 2] = float("nan")
+    batch = learner.collate(ROWS, rngs(), 0.5)
+    assert learner(batch.inputs, batch.targets)["cbow"].isnan()
 
 
 @pytest.mark.parametrize("kind", ["cbow", "skipgram"])

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.models.static import sparse_rows
+from encoderkit.training import rowwise
 from encoderkit.training.rowwise import Adagrad, Sgd, clip_gradients
 
 TARGETS = 7.0
@@ -37,8 +38,12 @@ def test_adagrad_is_torchs(sparse: bool, initial: float) -> None:
         torch.testing.assert_close(table, other)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_sgd_clips_each_row(sparse: bool) -> None:
+@pytest.mark.parametrize(("sparse", "by"), [(False, "torch"), (True, "torch"), (True, "numba")])
+def test_sgd_clips_each_row(sparse: bool, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by == "torch":
+        monkeypatch.setattr(rowwise, "compiled", lambda *_, **__: None)
+    else:
+        pytest.importorskip("numba")
     table = nn.Parameter(torch.zeros(4, 2))
     step(Sgd([{"params": [table], "lr": 0.5}], 2.0), table, [1, 3], torch.tensor([[3.0, 4.0], [0.6, -0.8]]), sparse)
     torch.testing.assert_close(table.detach(), torch.tensor([[0, 0], [-0.6, -0.8], [0, 0], [-0.3, 0.4]]))
