@@ -30,7 +30,7 @@ Lines = dict[KeyPath, int]
 class Config(BaseModel):
     """Base of every recipe part: immutable, unknown keys refused, attribute docstrings shown as help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 def describe(model: type[BaseModel], name: str) -> str:

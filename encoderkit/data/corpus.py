@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from encoderkit.console import say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.records import check_text, read_records
-from encoderkit.data.streams import Source, blocks, cut, find_sources, lines, sniffed, texts
+from encoderkit.data.streams import Source, blocks, cut, find_sources, lines, runs, sniffed, texts
 from encoderkit.errors import DataError
 
 PIECE = 1024 * 1024
@@ -157,22 +157,42 @@ def _by_line(source: Source, decoded: Iterator[str]) -> Iterator[Document]:
 
 def _by_blank_line(source: Source, decoded: Iterator[str]) -> Iterator[Document]:
     name, held, size, start, part, inside = source.name, [], 0, 0, 0, False
-    for number, text, whole in lines(decoded, PIECE - 1):
-        if whole and not inside and (not text or text.isspace()):
+    for first, run, whole in _paragraphs(decoded):
+        if not run:
             if held:
                 yield Document("".join(held), name, start, part)
             held, size, part = [], 0, 0
             continue
-        if held and size + 1 + len(text) > PIECE:
-            yield Document("".join(held), name, start, part, False)
-            held, size, part = [], 0, part + 1
-        start = start if held or part else number
-        if not inside and (held or part):
-            text = "\n" + text
-        held.append(text)
-        size, inside = size + len(text), not whole
+        together = "\n".join(run)
+        for number, text in [(first, together)] if size + 1 + len(together) <= PIECE else enumerate(run, first):
+            if held and size + 1 + len(text) > PIECE:
+                yield Document("".join(held), name, start, part, False)
+                held, size, part = [], 0, part + 1
+            start = start if held or part else number
+            if not inside and (held or part):
+                text = "\n" + text
+            held.append(text)
+            size, inside = size + len(text), False
+        inside = not whole
     if held:
         yield Document("".join(held), name, start, part)
+
+
+def _paragraphs(decoded: Iterator[str]) -> Iterator[tuple[int, list[str], bool]]:
+    """As `runs`, without the lines that are blank: instead of each there is an empty run."""
+    inside = False
+    for number, run, whole in runs(decoded, PIECE - 1):
+        begin = 0
+        if inside or not whole:  # of a line that goes on, whatever is in it belongs to it
+            yield number, run[:1], whole
+            begin, inside = 1, not whole
+        blank = [i for i, line in enumerate(run) if (not line or line.isspace()) and i >= begin]
+        for end in [*blank, len(run)]:
+            if begin < end:
+                yield number + begin, run[begin:end], True
+            if end < len(run):
+                yield number + end, [], True
+            begin = end + 1
 
 
 def _by_record(source: Source, config: CorpusConfig, content: Iterator[bytes]) -> Iterator[Document]:

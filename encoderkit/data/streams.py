@@ -275,27 +275,33 @@ def lines(decoded: Iterable[str], limit: int = LINE) -> Iterator[tuple[int, str,
 
     Pieces joined are the line; a piece ends before white space where there is some in its last eighth.
     """
+    for first, run, whole in runs(decoded, limit):
+        yield from zip(count(first), run, repeat(whole))
+
+
+def runs(decoded: Iterable[str], limit: int) -> Iterator[tuple[int, list[str], bool]]:
+    """The same as `lines` in lists, each of lines that end here, or one that goes on: (number of the first, lines, whole)."""
     number, rest = 1, ""
     for text in decoded:
         complete = text.split("\n")
         complete[0] = rest + complete[0]
         rest = complete.pop()
         if complete and max(map(len, complete)) <= limit and "\r" not in text and "\r" not in complete[0]:  # in one go
-            yield from zip(count(number), complete, repeat(True))
+            yield number, complete, True
             number, complete = number + len(complete), []
         for line in complete:
             line = line[:-1] if line.endswith("\r") else line
             if len(line) <= limit:
-                yield number, line, True
+                yield number, [line], True
             else:
-                yield from ((number, piece, last) for piece, last in cut(line, limit))
+                yield from ((number, [piece], last) for piece, last in cut(line, limit))
             number += 1
         while len(rest) > limit:
             end = _end(rest, 0, limit)
-            yield number, rest[:end], False
+            yield number, [rest[:end]], False
             rest = rest[end:]
     if rest:
-        yield number, rest[:-1] if rest.endswith("\r") else rest, True
+        yield number, [rest[:-1] if rest.endswith("\r") else rest], True
 
 
 def cut(text: str, limit: int) -> Iterator[tuple[str, bool]]:

@@ -3,6 +3,7 @@
 Mikolov et al. 2013, "Efficient Estimation of Word Representations in Vector Space", section 3.1, with negative sampling.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.models.static import sparse_rows
 from encoderkit.objectives.places import Means, Places, averaged
 from encoderkit.objectives.windows import Sampled
+
+_EXP = tuple(np.float32((-1) ** n / math.factorial(n)) for n in range(7, -1, -1))
+_ARTANH = tuple(np.float32(2 / n) for n in range(11, 0, -2))
+"""Factors of the series of exp(-x), and of 2 artanh(x) / x in x²; the highest power first."""
 
 
 class _Scores(torch.autograd.Function):
@@ -77,8 +82,8 @@ def _told(
     own, drawn = others[:count].numpy(), others[count:].view(-1, draws).numpy()
     ends = np.append(around.begins.numpy(), len(around.members))
     found = torch.zeros(count), torch.zeros(words.shape), torch.zeros(outputs.shape)
-    given = words.detach().numpy(), outputs.detach().numpy(), ends, around.members.numpy(), own, drawn, np.float32(share)
-    tell(*given, *(one.numpy() for one in found))
+    tables, batch = (words.detach().numpy(), outputs.detach().numpy()), (ends, around.members.numpy(), own, drawn)
+    tell(*tables, batch, np.float32(share), tuple(one.numpy() for one in found))
     return found
 
 
@@ -153,38 +158,28 @@ def _near(
 
 
 def _tell(
-    words: np.ndarray,
-    outputs: np.ndarray,
-    ends: np.ndarray,
-    members: np.ndarray,
-    own: np.ndarray,
-    drawn: np.ndarray,
-    share: float,
-    losses: np.ndarray,
-    for_words: np.ndarray,
-    for_outputs: np.ndarray,
+    words: np.ndarray, outputs: np.ndarray, batch: tuple[np.ndarray, ...], share: float, found: tuple[np.ndarray, ...]
 ) -> None:
     """Means of rows of `words` against a row of `outputs` of their own and those drawn for their block.
 
     Losses, and gradients to be added up; each member of a mean has the whole of the mean's. Both numbers that a loss is made of
     come of u = exp(-|x|), the 8th power of the series of exp(-|x| / 8); log(1 + u) is 2 artanh(u / (2 + u)).
     """
+    (ends, members, own, drawn), (losses, for_words, for_outputs) = batch, found
     draws, width, size = drawn.shape[1], words.shape[1], len(own) // len(drawn)
     means, back = np.empty((size, width), np.float32), np.empty((size, width), np.float32)
     noise, noise_back = np.empty((draws, width), np.float32), np.empty((draws, width), np.float32)
     slopes, real, lost = np.empty((draws + 1, size), np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
-    one, two = np.float32(1), np.float32(2)
     for block in range(len(drawn)):
         first = block * size
         for s in range(size):
             n, mean, output, x = first + s, means[s], outputs[own[first + s]], np.float32(0)
-            for d in range(width):
-                mean[d] = 0
+            mean[:] = 0
             for e in range(ends[n], ends[n + 1]):
                 member = words[members[e]]
                 for d in range(width):
                     mean[d] += member[d]
-            part = one / np.float32(max(ends[n + 1] - ends[n], 1))
+            part = np.float32(1) / np.float32(max(ends[n + 1] - ends[n], 1))
             for d in range(width):
                 mean[d] *= part
                 x += mean[d] * output[d]
@@ -193,29 +188,25 @@ def _tell(
             noise[k] = outputs[drawn[block, k]]
         np.dot(noise, means.T, slopes[1:])
         for k in range(draws + 1):
-            line, weight = slopes[k], share if k else one
+            line, weight = slopes[k], share if k else np.float32(1)
             for s in range(size):
-                x = line[s]
-                far = abs(x)
-                t = min(far, np.float32(16)) * np.float32(1 / 8)
-                high = np.float32(1 / 24) - t * (np.float32(1 / 120) - t * (np.float32(1 / 720) - t * np.float32(1 / 5040)))
-                u = one - t * (one - t * (np.float32(1 / 2) - t * (np.float32(1 / 6) - t * high)))
+                x, far = line[s], abs(line[s])
+                t, u, tail = min(far, np.float32(16)) * np.float32(1 / 8), np.float32(0), np.float32(0)
+                for factor in _EXP:
+                    u = u * t + factor
                 for _ in range(3):
                     u *= u
-                z = u / (two + u)
-                q = z * z
-                series = np.float32(2 / 7) + q * (np.float32(2 / 9) + q * np.float32(2 / 11))
-                tail = z * (two + q * (np.float32(2 / 3) + q * (np.float32(2 / 5) + q * series)))
-                counts, near = weight * real[s], one / (one + u)
-                lost[s] += counts * (np.float32(0.5) * (x + far) + tail)
-                line[s] = counts * (near if x > 0 else one - near)
+                z = u / (np.float32(2) + u)
+                for factor in _ARTANH:
+                    tail = tail * z * z + factor
+                counts, near = weight * real[s], np.float32(1) / (np.float32(1) + u)
+                lost[s] += counts * (np.float32(0.5) * (x + far) + tail * z)
+                line[s] = counts * (near if x > 0 else np.float32(1) - near)
         losses[first : first + size] = lost
         np.dot(slopes[1:].T, noise, back)
         np.dot(slopes[1:], means, noise_back)
         for k in range(draws):
-            output = for_outputs[drawn[block, k]]
-            for d in range(width):
-                output[d] += noise_back[k, d]
+            for_outputs[drawn[block, k]] += noise_back[k]
         for s in range(size):
             n, slope, row = first + s, slopes[0, s], own[first + s]
             for d in range(width):

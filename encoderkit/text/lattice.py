@@ -23,8 +23,8 @@ from encoderkit.text.unigram import BORDER
 
 _PENALTY = 10.0
 """By how much an unknown character is worse than the worst piece, in both libraries."""
-_COMMON = np.concatenate([np.arange(*ends, dtype=np.uint32) for ends in ((1, 0x3100), (0x4E00, 0xA000), (0xFF00, 0xFFF0))])
-"""Characters that are asked about at once: a text that holds a new one is begun again."""
+_COMMON = np.concatenate([np.arange(*ends, dtype=np.uint32) for ends in ((1, 0xD800), (0xE000, 0xFFF0), (0x1F000, 0x1FB00))])
+"""Characters that are asked about at once: texts of which one holds a new one are begun again."""
 _SHARE = 1 << 16
 """Characters for which another thread is worth it."""
 

@@ -203,7 +203,8 @@ def _ranges(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 @cache
 def composers() -> np.ndarray:
     """(0x110000,) which characters may become one with what stands before them, or change places with it (UAX #15, section 9)."""
-    codes = [chr(c) for c in range(0x30000) if not 0xD800 <= c < 0xE000]  # no character beyond composes
+    # Neither ideographs nor whole Korean syllables, nor any character beyond, are or begin with such a one.
+    codes = [*map(chr, chain(range(0x3400), range(0xA000, 0xAC00), range(0xE000, 0x20000)))]
     pairs = [found.split() for c in codes if (found := decomposition(c)) and not found.startswith("<")]
     second = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2}
     second |= {*map(chr, range(0x1161, 0x1176)), *map(chr, range(0x11A8, 0x11C3))}  # Korean letters, composed by a formula
