@@ -34,7 +34,7 @@ from encoderkit.stages.finetune import finetune
 from encoderkit.tasks.config import GenerateConfig, SpanConfig
 from tests.benchmarks.data_sets import SETS, Set
 
-SMALL = 15_000
+SMALL = 10_000
 """Training rows up to which a set is learnt with several seeds."""
 RATES = (None, 1e-4)
 """Of the peer: that of transformers' examples, and one for models as small as these."""
