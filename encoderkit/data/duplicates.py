@@ -21,8 +21,8 @@ LONGEST = 2000
 """Characters of a row that are compared: the first."""
 
 _PORTION = 2_000_000  # characters at once
-_PAIRS = 200_000  # candidates at once
-_SHARED = 4  # of their rarest runs that two near copies must share
+_PAIRS, _ENTRIES = 4_000_000, 10_000_000  # pairs of texts, and runs of those that may be alike, at once
+_SHARED, _PART = 4, 8  # of their rarest runs two near copies must share so many, or this part of all where it is more
 _BETWEEN = "\x1f"  # the texts of a row; white space, so that no text holds it
 _FIRST, _LAST = "\x02", "\x03"
 _OTHER = re.compile(r"[^\w\x1f]|_")
@@ -71,7 +71,7 @@ class _Runs(NamedTuple):
     table: csr_matrix
     """(N, V) 1 for each run of the vocabulary that a text has."""
     rare: csr_matrix
-    """The same with the rarest runs of each text alone, `_SHARED` of which a near copy must have."""
+    """The same with the rarest runs of each text alone, of which a near copy must have some (`_needed`)."""
     sizes: np.ndarray
     """(N,) how many runs each text has, those that the vocabulary lacks included."""
 
@@ -105,17 +105,24 @@ def _near(known: Sequence[str], asked: Sequence[str], least: float) -> tuple[np.
 
 def _alike(ours: _Runs, theirs: _Runs, least: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pairs of texts that are at least so like, some at a time: (P,) numbers of ours, of theirs, and how like they are."""
-    found = (ours.rare @ theirs.rare.T).tocoo()
-    small, large = np.sort(np.stack([ours.sizes[found.row], theirs.sizes[found.col]]), axis=0)
-    shared = np.minimum(_SHARED, np.ceil(least * large - 1e-9))
-    fits = (small >= least * large - 1e-9) & (found.data >= shared)
-    rows, columns = found.row[fits], found.col[fits]
-    for start in range(0, len(rows), _PAIRS):
-        i, j = rows[start : start + _PAIRS].astype(np.int64), columns[start : start + _PAIRS].astype(np.int64)
-        both = np.asarray(ours.table[i].multiply(theirs.table[j]).sum(1)).ravel()
-        value = both / (ours.sizes[i] + theirs.sizes[j] - both)
-        enough = value >= least - 1e-9
-        yield i[enough], j[enough], value[enough]
+    step = max(1, _PAIRS // max(len(theirs.sizes), 1))
+    for begin in range(0, len(ours.sizes), step):
+        found = (ours.rare[begin : begin + step] @ theirs.rare.T).tocoo()
+        rows, columns = found.row.astype(np.int64) + begin, found.col.astype(np.int64)
+        small, large = np.sort(np.stack([ours.sizes[rows], theirs.sizes[columns]]), axis=0)
+        shared = np.minimum(_needed(small), np.ceil(least * large - 1e-9))
+        fits = (small >= least * large - 1e-9) & (found.data >= shared)
+        rows, columns = rows[fits], columns[fits]
+        order = np.lexsort((columns, rows))  # of equally like ones the first is found first
+        rows, columns = rows[order], columns[order]
+        entries = np.cumsum(ours.sizes[rows] + theirs.sizes[columns])
+        cuts = [0, *(np.flatnonzero(np.diff(entries // _ENTRIES)) + 1).tolist(), len(rows)]
+        for start, end in pairwise(cuts):
+            i, j = rows[start:end], columns[start:end]
+            both = np.asarray(ours.table[i].multiply(theirs.table[j]).sum(1)).ravel()
+            value = both / (ours.sizes[i] + theirs.sizes[j] - both)
+            enough = value >= least - 1e-9
+            yield i[enough], j[enough], value[enough]
 
 
 def _runs(row: np.ndarray, rank: np.ndarray, sizes: np.ndarray, width: int, least: float) -> _Runs:
@@ -124,12 +131,20 @@ def _runs(row: np.ndarray, rank: np.ndarray, sizes: np.ndarray, width: int, leas
     row, rank = row[order], rank[order]
     known = np.bincount(row, minlength=len(sizes))
     place = np.arange(len(row)) - (np.cumsum(known) - known)[row] + (sizes - known)[row]  # what is not known is rarest
-    first = place < (sizes - np.ceil(least * sizes - 1e-9) + _SHARED)[row]
+    first = place < (sizes - np.ceil(least * sizes - 1e-9) + _needed(sizes))[row]
 
     def matrix(part: np.ndarray) -> csr_matrix:
         return csr_matrix((np.ones(len(row[part]), np.int32), (row[part], rank[part])), shape=(len(sizes), width))
 
     return _Runs(matrix(np.ones(len(row), bool)), matrix(first), sizes)
+
+
+def _needed(sizes: np.ndarray) -> np.ndarray:
+    """How many of their rarest runs two near copies share at least, the smaller of which has `sizes`.
+
+    Any two long texts share a few.
+    """
+    return np.maximum(_SHARED, sizes // _PART)
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:

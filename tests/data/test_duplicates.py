@@ -44,10 +44,11 @@ def test_all_pairs(known: list[list[str]], asked: list[list[str]], least: float)
 @pytest.mark.parametrize("least", [0.5, 0.75])
 def test_longer_texts_in_portions(monkeypatch: pytest.MonkeyPatch, least: float) -> None:
     monkeypatch.setattr(duplicates, "_PORTION", 900)
-    monkeypatch.setattr(duplicates, "_PAIRS", 7)
+    monkeypatch.setattr(duplicates, "_PAIRS", 700)
+    monkeypatch.setattr(duplicates, "_ENTRIES", 300)
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefgh"), rng.integers(2, 7))) for _ in range(40)]
-    known = [[" ".join(rng.choice(words, rng.integers(3, 12)))] for _ in range(150)]
+    known = [[" ".join(rng.choice(words, rng.integers(3, 40)))] for _ in range(150)]
     asked = []
     for row in known[:60]:  # with some of the words exchanged
         own = [word if rng.random() < 0.9 else str(rng.choice(words)) for word in row[0].split()]
