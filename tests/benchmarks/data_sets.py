@@ -36,6 +36,8 @@ class Set(NamedTuple):
     """Published figures, and what they are of."""
     checkpoint: bool = True
     """Whether a model of one language can begin it."""
+    also: tuple[str, ...] = ()
+    """Other recipes that learn it from the checkpoint, as they are."""
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -141,7 +143,7 @@ SETS = (
     Set("cola", read=jsonl("cola", train="train", test="dev_in_domain+dev_out_of_domain"), metric="mcc", **classify("sentence"),
         known="dev: ELECTRA-small 57.0; test: BiLSTM 15.7"),
     Set("stsb", read=jsonl("stsb", train="train", dev="dev", test="test"), metric="spearman", **same("regress", [], "en"),
-        known="dev: ELECTRA-small 87.5"),
+        known="dev: ELECTRA-small 87.5", also=("similarity",)),
     Set("trec", read=jsonl("sentence_cls_en", train="trec_train", test="trec_test"), metric="accuracy", **classify("sentence"),
         known="Kim's CNN from random weights 88.2"),
     Set("subj", read=cut("sentence_cls_en", "subj_all", "sentence"), metric="accuracy", **classify("sentence"),

@@ -166,7 +166,8 @@ def of_set(own: Set, bench: Bench, with_peer: bool) -> list[dict[str, Any]]:
         return []
     starts = {name: (recipe, [*settings, f"tokenizer={tokenizer}"]) for name, (recipe, settings) in own.scratch.items()}
     if model is not None and own.checkpoint:
-        starts = {"checkpoint": (own.recipe, [*own.settings, f"checkpoint={model}"]), **starts}
+        others = {f"checkpoint by {name}": (name, [f"checkpoint={model}"]) for name in own.also}
+        starts = {"checkpoint": (own.recipe, [*own.settings, f"checkpoint={model}"]), **others, **starts}
     found = []
     for start, (recipe, settings) in starts.items():
         say(f"{own.name}, {start}")
@@ -192,7 +193,11 @@ def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
             rows.append([name, "", "", *cells.values()][:4] + [""] * 5)
             continue
         first = next(iter(found.values()))
-        own = [name, "{:,}, {:,}".format(*first["rows"]), first["metric"], cells.pop("checkpoint", "-")]
+        own = [name, "{:,}, {:,}".format(*first["rows"]), first["metric"]]
+        begun = {
+            start.removeprefix("checkpoint").strip(): cells.pop(start) for start in [*cells] if start.startswith("checkpoint")
+        }
+        own.append(", ".join(f"{how} {cell}".strip() for how, cell in begun.items()) or "-")
         own.append(", ".join(f"{start} {cell}" for start, cell in cells.items()))
         none, scale = NO_PEER if first["writes"] else "-", first["scale"]
         own.append(f"{_figure(beside['value'], scale)} (lr {beside['lr']:g})" if beside else none)
