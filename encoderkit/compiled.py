@@ -11,7 +11,7 @@ def compiled(function: Callable[..., Any], fastmath: bool = False) -> Callable[.
     """`function` in machine code that does without Python's lock; None where there is no numba that can make it.
 
     It is made at the first call and kept on the disk. `fastmath`: sums may be added up in another order; what is no number
-    stays none. Divisions by zero are numpy's, as loops that ask for them cannot take several numbers at once.
+    stays none. Division by zero gives infinity, as numpy's: a loop that looks out for it cannot be vectorised.
     """
     settings = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"} if fastmath else False}
     try:

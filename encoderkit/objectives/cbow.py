@@ -116,7 +116,7 @@ class Cbow(Sampled):
         return not self.encoder_config.ngrams and compiled(_tell, fastmath=True) is not None
 
     def _losses(self, targets: dict[str, Tensor], summed: bool) -> Tensor:
-        """(N,), or their sum; by compiled code, where there is some for these tables, in half the time of torch's."""
+        """(N,), or their sum; by compiled code, where there is some for these tables, almost twice as fast as by torch."""
         around, others = Means.found("around", targets), Places.found("others", targets)
         words, share = self.word_rows(around.rows), self.config.negatives / self.config.draws
         fits = words.device.type == "cpu" and words.dtype == self.outputs.dtype == torch.float32
