@@ -13,6 +13,7 @@ RESAMPLES = 1000
 """Of a bootstrap: the ends of an interval then move by about a twentieth of its width from seed to seed."""
 
 _CELLS = 4_000_000  # counts that a bootstrap holds at once
+_ALIKE = 1e-5  # scores of candidates
 
 
 def objects(values: Sequence[Any]) -> np.ndarray:
@@ -202,13 +203,16 @@ def retrieved(relevant: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]
 def ranked(relevance: np.ndarray, query: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
     """(N,) each, of candidates: average precision, reciprocal rank and nDCG of the queries that have a relevant one, (Q,).
 
-    Of candidates with equal scores, less relevant ones stand before more relevant ones. Gains are the relevance itself.
+    Of candidates with equal scores, less relevant ones stand before more relevant ones. Scores no more than `_ALIKE` from the
+    next are equal, as the last digits of one text's differ from batch to batch. Gains are the relevance itself.
     """
     gain = 1 / np.log2(np.arange(2, 12))
     found: dict[str, list[float]] = {"map": [], "mrr": [], "ndcg_at_10": []}
     order = np.argsort(query, kind="stable")
     for own in np.split(order, np.flatnonzero(np.diff(query[order])) + 1):
-        ordered = relevance[own][np.lexsort((relevance[own], -scores[own]))]
+        best_first = own[np.argsort(-scores[own], kind="stable")]
+        place = np.cumsum(-np.diff(scores[best_first], prepend=scores[best_first[:1]]) > _ALIKE)
+        ordered = relevance[best_first][np.lexsort((relevance[best_first], place))]
         places = np.flatnonzero(ordered > 0) + 1
         if len(places):
             best = np.sort(ordered)[::-1][:10]

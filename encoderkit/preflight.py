@@ -34,6 +34,10 @@ def input_file(path: str | Path) -> Path:
     """`path`, if it is a file that can be read."""
     file = Path(path)
     if not file.exists():
+        column, _, rest = str(path).partition("=")
+        if rest and Path(rest).is_file():
+            message = "is one file of a column, and rows in such files have another for each other column"
+            raise UsageError(message, where=path, fix=f"--data {column}=FILE --data OTHER=FILE")
         names = sorted(p.name for p in file.parent.iterdir() if p.name[0] != ".") if file.parent.is_dir() else []
         near = difflib.get_close_matches(file.name, names, 8, 0)
         there = f"; there is no folder {file.parent}"
@@ -265,7 +269,8 @@ def renamed(step: Path, given: list[str]) -> dict[str, str]:
             )
         if column not in known:
             message = f"{shown(column)} is no column that the model was trained with; those are {', '.join(known)}"
-            raise UsageError(message, where="--column", fix=f"--column {known[0]}={name}")
+            (near,) = difflib.get_close_matches(column, known, 1, 0)
+            raise UsageError(message, where="--column", fix=f"--column {near}={name}")
     return {column: name for column, _, name in pairs}
 
 

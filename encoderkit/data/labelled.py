@@ -72,7 +72,7 @@ class Row(NamedTuple):
         return labels
 
     def number(self, column: str) -> float:
-        """A finite number, or a text that is one."""
+        """A finite number, or a text that is one; none that single precision cannot square."""
         value = self._value(column)
         try:
             number = math.nan if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
@@ -80,6 +80,8 @@ class Row(NamedTuple):
             number = math.nan
         if not math.isfinite(number):
             raise self._wrong(column, "a number")
+        if abs(number) > _LARGEST:
+            raise self._wrong(column, f"a number from {-_LARGEST:g} to {_LARGEST:g}")
         return number
 
     def scores(self, column: str) -> dict[str, float]:
@@ -103,6 +105,7 @@ class Row(NamedTuple):
         return DataError(f"{shown(column)} should be {expected}, found {found}", where=self.place)
 
 
+_LARGEST = 1e15
 _WRITTEN = re.compile(r"""\s*\[\s*['"].*\]\s*$""", re.DOTALL)
 """A list that stands in a file as a text, as when Python's print wrote it."""
 

@@ -95,10 +95,12 @@ def export(
     ids: SpecialIds,
     length: int | None = None,
     reason: str | None = None,
+    task: bool = False,
 ) -> Exported:
     """The files that transformers' Auto classes load; in our own names if it has no class for such a model.
 
-    `reason`: why it has none for this head, where that is known.
+    `reason`: why it has none for this head, where that is known. `task`: whether it was fine-tuned, so that
+    nobody asks it with [MASK] or <extra_id_0>.
 
     `tensors` is the state of a learner (`encoder.*`, `head.*`), `tokenizer` the files of its directory, `length` where
     its texts were cut, if that is shorter than the encoder could read.
@@ -117,7 +119,7 @@ def export(
         tokenizer,
         length or longest(config.encoder if isinstance(config, EncoderDecoderConfig) else config),
         segments=isinstance(config, XlnetConfig) or getattr(config, "segments", 0) > 1,
-        literal=head.kind not in ("masked", "pairs", "permuted", "seq2seq"),
+        literal=task or head.kind not in ("masked", "pairs", "permuted", "seq2seq"),
         last=isinstance(config, XlnetConfig) and head.pooling == "last",
     )
     files = {

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from encoderkit.data.duplicates import copies, plain
 from encoderkit.data.found import Found
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
+from encoderkit.tasks import truth
 from encoderkit.tasks.annotations import read_entities
 from encoderkit.tasks.answers import answers_of, locate
 from encoderkit.tasks.slots import joined
@@ -35,6 +36,8 @@ class Layout(NamedTuple):
     """How many texts share the places of one example."""
     length: int | None
     """The most tokens of an example."""
+    task: Any = None
+    """The task's config, if it is known."""
 
 
 class Finding(NamedTuple):
@@ -83,6 +86,7 @@ def look(found: Found, layout: Layout) -> Split:
     split = Split(found, [], list(found.refused))
     for row in found.rows:
         try:
+            truth.check(row, layout.task)
             texts, places = _texts(row, layout)
             split.rows.append(Read(row.line, row.place, texts, *_answer(row, layout, texts[0], places)))
         except DataError as error:

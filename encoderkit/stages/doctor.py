@@ -46,7 +46,7 @@ def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
     task, data = recipe.task, recipe.data
     texts = [*task.columns, *([task.negative] if isinstance(task, SimilarityConfig) and task.negative else [])]
     labels = [name for name in task.all_columns if name not in texts]
-    layout = Layout(texts, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length)
+    layout = Layout(texts, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length, task)
     tokenizer = find_step(recipe.checkpoint) / "tokenizer" if recipe.checkpoint else Path(recipe.tokenizer or "")
     return Patient([*data.files.values()], layout, tokenizer, task.txt)
 

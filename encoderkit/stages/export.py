@@ -128,7 +128,7 @@ def _exported(model: Model) -> Exported:
     if isinstance(found, Export) and found.decoder is not None:
         config = EncoderDecoderConfig(encoder=config, decoder=found.decoder)
         tokenizer = with_sentinels(tokenizer, learner.vocabulary.size, rows - learner.vocabulary.size)
-    return export(config, head, tensors, tokenizer, rows, ids, task.length if task else None, reason)
+    return export(config, head, tensors, tokenizer, rows, ids, task.length if task else None, reason, task is not None)
 
 
 def _thresholds(model: Model) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -92,7 +93,7 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     if out is not None:
         _tell_shared(learner, split, out)
     for name, examples in parts.items():
-        _report(name, examples, recipe.data.length)
+        _report(name, examples, learner.config.limit(recipe.data.length))
         for what, count in (learner.lost(examples) if isinstance(learner, Lossy) else {}).items():
             warn(f"{name}: {count:,} {what}, which the model cannot give")
     learner.prepare(parts["train"])
@@ -153,7 +154,8 @@ def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
     if "dev" in parts and not (parts["dev"] and parts["train"]):
         what = f"folds = {recipe.folds}" if recipe.folds else f"data.dev = {data.dev}"
         message = f"{what} leaves no rows on one side (equal rows stay together)"
-        raise DataError(message, where=name, fix="--set data.dev=FILE")
+        fix = "--set folds=null --set data.dev=FILE" if recipe.folds else "--set data.dev=FILE"
+        raise DataError(message, where=name, fix=fix)
     if data.test is not None:
         parts["test"] = read(data.test)
     return parts
@@ -299,18 +301,19 @@ def _tell_shared(learner: Task, split: dict[str, list[Row]], out: Path) -> None:
         if len(shared):
             first = f"line {rows[shared[0]].line} is line {train[found[shared[0]]].line} there"
             share = f"{len(shared):,} of its {len(rows):,} rows ({len(shared) / len(rows):.1%})"
-            more = f"encoderkit doctor data {out} shows all, encoderkit evaluate {out} the figures without them"
+            run = shlex.quote(str(out))
+            more = f"encoderkit doctor data {run} shows all, encoderkit evaluate {run} --data FILE the figures without them"
             warn(f"{name}: {share} have their texts in train too, but for case and spaces ({first}); {more}")
 
 
-def _report(name: str, examples: Sequence[Any], length: int) -> None:
+def _report(name: str, examples: Sequence[Any], limit: str | None) -> None:
     rows = by_row(examples)
     cuts = [sum(part.cut for part in row) for row in rows]
     mean = sum(example.size for example in examples) / len(rows)
     windows = f" in {len(examples):,} windows" if len(examples) > len(rows) else ""
     say(f"{name}: {len(rows):,} rows{windows}, {mean:.1f} tokens each on average")
-    if many := sum(cut > 0 for cut in cuts):
+    if limit and (many := sum(cut > 0 for cut in cuts)):
         warn(
-            f"{name}: {many:,} rows ({many / len(rows):.1%}) have more tokens than are read (data.length = {length}); "
+            f"{name}: {many:,} rows ({many / len(rows):.1%}) have more tokens than are read ({limit}); "
             f"{sum(cuts):,} tokens were cut off and are lost"
         )

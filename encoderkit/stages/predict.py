@@ -81,12 +81,15 @@ def predict(
         predictor: _Predictor = _Drawn(engine, sampling, seed)
     else:
         predictor = _pretrained(engine, top) if task is None else _Rows(engine, task, top)
-    header, line = _written(predictor, form)
-    rows = _rows(predictor.columns, source, texts, columns, [] if task is None else task.config.optional_columns)
-    total = 0
+    _written(predictor, form, [])
+    optional = [] if task is None else task.config.repeated
+    rows = _rows(predictor.columns, source, texts, columns, optional)
+    total, repeated = 0, set[str]()
     for row in rows():
         total += 1
         predictor.check(row)
+        repeated.update(name for name in optional if name in row.values)
+    header, line = _written(predictor, form, sorted(repeated - {*predictor.fields}))
     if not total:
         raise DataError("holds no row", where="standard input" if str(source) == "-" else source)
     account = Account()
@@ -272,8 +275,8 @@ def _pretrained(engine: Engine, top: int | None) -> _Predictor:
     return _Replacements(engine, top) if isinstance(engine.model.learner, Replaced) else _Blanks(engine, top)
 
 
-def _written(predictor: _Predictor, form: Form) -> tuple[bytes, Callable[[dict[str, Any]], str]]:
-    """What stands before all predictions, and how each is written."""
+def _written(predictor: _Predictor, form: Form, repeated: Sequence[str]) -> tuple[bytes, Callable[[dict[str, Any]], str]]:
+    """What stands before all predictions, and how each is written; `repeated`: what some rows have that is told with them."""
     if form == "jsonl":
         return b"", _json_line
     if not predictor.fields:
@@ -282,10 +285,11 @@ def _written(predictor: _Predictor, form: Form) -> tuple[bytes, Callable[[dict[s
     def value(entry: dict[str, Any], field: str) -> Any:
         if field.startswith("score:"):
             return entry["scores"].get(field.removeprefix("score:"), "")
-        found = entry[field]
+        found = entry.get(field, "") if field in repeated else entry[field]
         return json.dumps(found, ensure_ascii=False) if isinstance(found, list | dict | bool) else found
 
-    return _csv_line(predictor.fields).encode(), lambda entry: _csv_line([value(entry, field) for field in predictor.fields])
+    fields = [*repeated, *predictor.fields]
+    return _csv_line(fields).encode(), lambda entry: _csv_line([value(entry, field) for field in fields])
 
 
 def _json_line(entry: dict[str, Any]) -> str:

@@ -56,6 +56,8 @@ def answers_of(row: Row, column: str) -> list[Answer]:
         found = "nothing" if value is None else shown(str(value), 40)
         message = f"{shown(column)} should be answers, each with text and answer_start, found {found}"
         raise DataError(message, where=row.place)
+    if value and row.values.get("is_impossible") is True:
+        raise DataError("is_impossible is true, and there are answers", where=row.place, fix="correct one of the two")
     return [_answer(item, column, row.place) for item in value]
 
 

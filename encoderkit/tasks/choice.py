@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.utils.rnn import pad_sequence
 
 from encoderkit.data.labelled import Row
-from encoderkit.errors import DataError, shown
 from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means
 from encoderkit.models.build import build_classification_head
@@ -23,6 +22,7 @@ from encoderkit.models.decoding import NEVER
 from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool, text_seeds
+from encoderkit.tasks import truth
 from encoderkit.tasks.config import ChoiceConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
@@ -70,30 +70,14 @@ class Choice(EncoderTask):
 
     def texts(self, row: Row) -> list[str]:
         """The question and its options; raises `DataError` for fewer than two."""
-        options = row.texts(self.config.options) if isinstance(self.config.options, str) else None
-        found = options if options is not None else [row.text(column) for column in self.config.options]
-        if len(found) < 2:
-            raise DataError(f"a question has two options or more, found {len(found)}", where=row.place)
-        return [row.text(self.config.text), *found]
-
-    def target(self, row: Row) -> int:
-        """The number of the right option, from 0, given as a number or a letter; raises `DataError` for what is none of them."""
-        label, count = row.label(self.config.label), len(self.texts(row)) - 1
-        letter = len(label) == 1 and label.isascii() and label.isalpha()
-        number = ord(label.upper()) - ord("A") if letter else int(label) - self.config.first if label.isdecimal() else -1
-        if not 0 <= number < count:
-            first = self.config.first
-            legal = f"{first} to {first + count - 1}, or A to {chr(ord('A') + count - 1)}"
-            message = f"{shown(self.config.label)} should name one of the options ({legal}), found {shown(label)}"
-            raise DataError(message, where=row.place)
-        return number
+        return [row.text(self.config.text), *truth.options(row, self.config)]
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a label that names no option."""
         questions = [self.texts(row) for row in rows]
         tokens = iter(assemble([[text, option] for text, *options in questions for option in options], tokenizer, self.length))
         return [
-            Example(tuple(next(tokens) for _ in question[1:]), self.target(row) if labelled else None, i)
+            Example(tuple(next(tokens) for _ in question[1:]), truth.option(row, self.config) if labelled else None, i)
             for i, (row, question) in enumerate(zip(rows, questions, strict=True))
         ]
 
@@ -157,7 +141,7 @@ class Choice(EncoderTask):
 
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) numbers of the right options."""
-        return np.array([self.target(row) for row in rows])
+        return np.array([truth.option(row, self.config) for row in rows])
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """(N,) numbers of the likeliest options."""

@@ -96,9 +96,9 @@ class Generate(EncoderTask):
         encoded, most = (self.tokenizer or tokenizer).encode(right), self.config.target_length - 1
         targets = [encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]] for i in range(len(rows))]
         if cut := sum(len(target) > most for target in targets):
-            warn(f"{cut:,} targets are longer than task.target_length = {most + 1} tokens and were cut")
+            warn(f"{rows[0].source}: {cut:,} targets are longer than task.target_length = {most + 1} tokens and were cut")
         if blank := sum(not all(text.strip() for text in (*self.texts(row), right[i])) for i, row in enumerate(rows)):
-            warn(f"{blank:,} rows have an empty source or target")
+            warn(f"{rows[0].source}: {blank:,} rows have an empty source or target")
         if encoded.unknown:
             share = f"{rows[0].source}: {encoded.unknown:,} of the {len(encoded.ids):,} tokens of the targets"
             warn(f"{share} are unknown to the tokenizer they are written with: the model cannot give what they stand for")

@@ -22,7 +22,7 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks.config import RegressConfig
 from encoderkit.tasks.losses import in_passes, weights_of
-from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed, tell_constant
 from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
@@ -97,6 +97,8 @@ class Regress(EncoderTask):
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a target that is no number."""
         tokens = assemble([self.texts(row) for row in rows], tokenizer, self.length)
+        for column in self.labels if labelled else ():
+            tell_constant(rows, column)
         pairs = enumerate(zip(rows, tokens, strict=True))
         return [Example(own, self.target(row) if labelled else None, i) for i, (row, own) in pairs]
 

@@ -22,6 +22,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool, text_seeds
+from encoderkit.tasks import truth
 from encoderkit.tasks.config import RerankConfig
 from encoderkit.tasks.losses import disagreement, each_of, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
@@ -67,7 +68,7 @@ class Rerank(EncoderTask):
     @staticmethod
     def find_labels(rows: Sequence[Row], config: RerankConfig) -> list[str]:
         """None; raises `DataError` for a negative relevance, or where all are the same."""
-        if len({_relevance(row, config) for row in rows}) == 1:
+        if len({truth.relevance(row, config) for row in rows}) == 1:
             raise DataError(f"all rows have the same {config.label}, so there is nothing to learn", where=rows[0].source)
         return []
 
@@ -84,7 +85,7 @@ class Rerank(EncoderTask):
         texts = [self.texts(row) for row in rows]
         tokens = assemble(texts, tokenizer, self.length)
         return [
-            Example(own, query, _relevance(row, self.config) if labelled else None, i)
+            Example(own, query, truth.relevance(row, self.config) if labelled else None, i)
             for i, (row, own, (query, _)) in enumerate(zip(rows, tokens, texts, strict=True))
         ]
 
@@ -141,7 +142,7 @@ class Rerank(EncoderTask):
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N, 2) the relevance, and the number of the query."""
         queries = [row.text(self.config.columns[0]) for row in rows]
-        return _by_query(np.array([_relevance(row, self.config) for row in rows]), queries)
+        return _by_query(np.array([truth.relevance(row, self.config) for row in rows]), queries)
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """(N,) logits."""
@@ -186,13 +187,6 @@ class Rerank(EncoderTask):
         pooling, dropout = self.config.pooling, self.config.dropout
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name != "most"}
         return Export("classify", tensors, self.logits, ("relevance",), "regression", pooling, dropout)
-
-
-def _relevance(row: Row, config: RerankConfig) -> float:
-    value = row.number(config.label)
-    if value < 0:
-        raise DataError(f"the relevance is 0 or more, found {value:g}", where=row.place)
-    return value
 
 
 def _by_query(relevance: np.ndarray, queries: Sequence[str]) -> np.ndarray:

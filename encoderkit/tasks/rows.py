@@ -34,6 +34,11 @@ class RowsConfig(Config):
         return []
 
     @property
+    def repeated(self) -> list[str]:
+        """Those of them that a prediction repeats."""
+        return []
+
+    @property
     def txt(self) -> Literal["line", "conll"]:
         """What labelled rows of a .txt are: a text a line, or columns with a token a line and an empty line between rows."""
         return "line"
@@ -58,6 +63,10 @@ class RowsConfig(Config):
         if length < 2 * self.sides + 1:
             return f"data.length ({length}) has no room for a token of each of {self.sides} texts"
         return None
+
+    def limit(self, length: int) -> str | None:
+        """By what rows are cut, for a warning; None where the task tells it itself."""
+        return f"data.length = {length}"
 
     @property
     def embedded(self) -> list[str]:

@@ -27,7 +27,7 @@ from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import SimilarityConfig
-from encoderkit.tasks.task import Baseline, EncoderTask, Observed
+from encoderkit.tasks.task import Baseline, EncoderTask, Observed, tell_constant
 from encoderkit.tasks.texts import SIZE, Tokens, assemble, inputs_of, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
@@ -81,9 +81,12 @@ class Similarity(EncoderTask):
 
     @staticmethod
     def find_labels(rows: Sequence[Row], config: SimilarityConfig) -> list[str]:
-        """None; raises `DataError` where all scores are the same."""
+        """None; raises `DataError` where all scores are the same, or no two texts that do not belong together."""
         if config.label is not None and len({row.number(config.label) for row in rows}) == 1:
             raise DataError(f"all rows have the same {config.label}, so there is nothing to learn", where=rows[0].source)
+        if config.label is None and config.negative is None and len({row.text(config.columns[1]) for row in rows}) == 1:
+            message = f"all rows have the same {config.columns[1]}: there is no other to tell it from, and nothing to learn"
+            raise DataError(message, where=rows[0].source)
         return []
 
     def prepare(self, examples: Sequence[Example]) -> None:
@@ -104,6 +107,8 @@ class Similarity(EncoderTask):
         texts = [self.texts(row)[:wanted] for row in rows]
         sides = [assemble([[row[side]] for row in texts], tokenizer, self.length) for side in range(wanted)]
         score = self.config.label if labelled else None
+        if score is not None:
+            tell_constant(rows, score)
         return [
             Example(tokens, tuple(map(_key, own)), None if score is None else row.number(score), i)
             for i, (row, own, tokens) in enumerate(zip(rows, texts, zip(*sides, strict=True), strict=True))

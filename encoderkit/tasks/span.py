@@ -24,7 +24,8 @@ from encoderkit.models.decoding import NEVER
 from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, token_seeds
-from encoderkit.tasks.answers import Language, answers_of, compared, is_chinese, locate, word_cutter
+from encoderkit.tasks import truth
+from encoderkit.tasks.answers import Language, compared, is_chinese, locate, word_cutter
 from encoderkit.tasks.config import SpanConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.passages import Band, Example, Passage, bands, tell, threshold, trimmed
@@ -90,11 +91,7 @@ class Span(EncoderTask):
 
     def texts(self, row: Row) -> list[str]:
         """The question and the passage; raises `DataError` for a passage without a character."""
-        question, context = (row.text(column) for column in self.config.columns)
-        if not context.strip():
-            message = f"{shown(self.config.context)} is empty, and an answer is a part of it"
-            raise DataError(message, where=row.place, fix="leave the row out")
-        return [question, context]
+        return truth.passage(row, self.config)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as windows; tells how many answers had to be looked for, are cut, or begin or end inside a token.
@@ -127,7 +124,7 @@ class Span(EncoderTask):
 
     def _answered(self, row: Row, passage: Passage, notes: Counter[str]) -> tuple[Passage, tuple[int, int] | None]:
         """The passage with all its answers, and the tokens of the first one that is found in it."""
-        answers = self._answers(row)
+        answers = truth.answers(row, self.config)
         places = [locate(answer, passage.context) for answer in answers]
         passage = passage._replace(right=tuple(answer.text for answer in answers))
         notes["absent"] += places.count(None)
@@ -235,16 +232,9 @@ class Span(EncoderTask):
         exact = self._compared(right, objects([answer.text for answer in given]))["exact_match"]
         return np.array([answer.score for answer in given]), exact > 0
 
-    def _answers(self, row: Row) -> list[Any]:
-        answers = answers_of(row, self.config.answers)
-        if not answers and not self.config.unanswerable:
-            message = f"{shown(self.config.answers)} is empty: the question has no answer"
-            raise DataError(message, where=row.place, fix="task.unanswerable: true, if that may be; or leave the row out")
-        return answers
-
     def gold(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) tuples of texts: all that is right; () for no answer."""
-        return objects([tuple(answer.text for answer in self._answers(row)) for row in rows])
+        return objects([tuple(answer.text for answer in truth.answers(row, self.config)) for row in rows])
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """(N,) texts, "" for no answer."""

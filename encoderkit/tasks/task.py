@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
+from encoderkit.console import warn
 from encoderkit.data.labelled import Row
 from encoderkit.learner import Encoder, Learner, Vocabulary
 from encoderkit.models.build import build_encoder
@@ -217,3 +218,10 @@ class Queried(Protocol):
     def each(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
         """(Q,) the values of the queries that count, whose means are `score`; which they are depends on `gold` alone."""
         ...
+
+
+def tell_constant(rows: Sequence[Row], column: str) -> None:
+    """Warn of numbers that are all the same."""
+    if rows and len({row.number(column) for row in rows}) == 1:
+        what = "the only row has no other" if len(rows) == 1 else f"all rows have the same {column}"
+        warn(f"{rows[0].source}: {what}, so that Pearson and Spearman are not defined; they are given as 0")

@@ -134,6 +134,10 @@ class SpanConfig(RowsConfig):
         """The answers too."""
         return [*self.columns, self.answers]
 
+    def limit(self, length: int) -> str | None:
+        """The passage is read in windows; of questions that are cut the task tells."""
+        return None
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those of SQuAD's script."""
@@ -142,6 +146,11 @@ class SpanConfig(RowsConfig):
     @property
     def optional_columns(self) -> list[str]:
         """The name of a question, for predictions and messages."""
+        return ["id"]
+
+    @property
+    def repeated(self) -> list[str]:
+        """The number of a question."""
         return ["id"]
 
     @property

@@ -23,12 +23,20 @@ def test_labels_are_the_same_in_every_format(tmp_path: Path) -> None:
 
 
 def test_values_as_a_task_needs_them(tmp_path: Path) -> None:
-    line = '{"many": ["a", 2], "one": "a", "n": "2.5", "i": 3, "tokens": ["x", "y"], "bad": null, "f": 1.0, "nan": "nan"}'
+    line = '{"many": ["a", 2], "one": "a", "n": "2.5", "i": 3, "tokens": ["x", "y"], "bad": null, "f": 1.0, "nan": "nan", '
+    line += '"huge": 1e300}'
     (tmp_path / "a.jsonl").write_text(line + "\n", encoding="utf-8")
     (row,) = read_rows(tmp_path / "a.jsonl", ["many"], optional=["absent"])
     assert (row.labels("many"), row.labels("one"), row.number("n"), row.number("i")) == (["a", "2"], ["a"], 2.5, 3.0)
     assert (row.texts("tokens"), row.label("f")) == (["x", "y"], "1")
-    for read, column in ((row.label, "bad"), (row.number, "nan"), (row.number, "one"), (row.text, "i"), (row.texts, "one")):
+    for read, column in (
+        (row.label, "bad"),
+        (row.number, "nan"),
+        (row.number, "huge"),
+        (row.number, "one"),
+        (row.text, "i"),
+        (row.texts, "one"),
+    ):
         with pytest.raises(DataError, match=rf'a\.jsonl:1: "{column}"'):
             read(column)
     with pytest.raises(DataError, match=r'a\.jsonl:1: there is no column "absent"; the columns are "many", "one"'):

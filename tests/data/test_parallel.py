@@ -9,6 +9,7 @@ from encoderkit.config import validate
 from encoderkit.data.labelled import read_rows
 from encoderkit.data.parallel import hash_of
 from encoderkit.errors import DataError, UsageError
+from encoderkit.preflight import input_file
 from encoderkit.recipe import FinetuneRecipe
 
 COLUMNS = ["source", "target"]
@@ -68,3 +69,9 @@ def test_recipes_that_are_refused(train: object, task: dict[str, str], message: 
     recipe = {"checkpoint": "runs/mini", "data": {"train": train}, "task": task}
     with pytest.raises(UsageError, match=message):
         validate(FinetuneRecipe, recipe, "recipe")
+
+
+def test_one_file_of_a_column_needs_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_text("a\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is one file of a column"):
+        input_file(f"en={tmp_path / 'a.en'}")

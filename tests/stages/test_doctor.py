@@ -182,6 +182,38 @@ def test_answers_that_do_not_stand_where_they_should(tmp_path: Path, tokenizer_d
     assert (findings["answer_absent"], findings["answer_moved"], findings["refused"]) == ([2, 5], [3], [4, 6])
 
 
+@pytest.mark.parametrize(
+    ("task", "good", "bad", "why"),
+    [
+        ("span", {"question": "q", "context": "a b", "answers": ["b"]}, {"answers": []}, "the question has no answer"),
+        ("span", {"question": "q", "context": "a b", "answers": ["b"]}, {"context": " "}, "an answer is a part of it"),
+        ("choice", {"text": "q", "options": ["a", "b"], "label": 1}, {"label": 2}, "should name one of the options"),
+        ("choice", {"text": "q", "options": ["a", "b"], "label": 1}, {"options": ["a"]}, "two options or more, found 1"),
+        ("rerank", {"query": "q", "candidate": "a", "label": 1}, {"label": -1}, "0 or more, found -1"),
+        ("regress", {"text": "q", "label": 1}, {"label": True}, "should be a number"),
+        ("similarity", {"a": "q", "b": "p", "label": 1}, {"label": 1e300}, "should be a number from"),
+    ],
+)
+def test_what_training_refuses(
+    task: str, good: dict[str, Any], bad: dict[str, Any], why: str, tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    """The same rule, and the same words, as in the task itself."""
+    texts = [name for name in good if name not in ("label", "answers", "options")]
+    own = {
+        "span": {"question": "question", "context": "context", "answers": "answers"},
+        "choice": {"text": "text", "options": "options", "label": "label"},
+        "rerank": {"text": texts, "label": "label"},
+        "regress": {"text": "text", "label": "label"},
+        "similarity": {"text": texts, "label": "label", "loss": "cosent"},
+    }[task]
+    data = write(tmp_path / "a.jsonl", [good, good | bad, good])
+    described = {"tokenizer": str(tokenizer_dir), "model": {"kind": "lstm"}, "data": {"train": str(data)}}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(described | {"task": {"kind": task, **own}}), encoding="utf-8")
+    (refused,) = [one for one in doctor(of_recipe(recipe))["findings"] if one["check"] == "refused"]
+    assert refused["lines"] == [2] and why in refused["message"]
+
+
 def test_lengths_unknown_characters_and_spans(tmp_path: Path, tokenizer_dir: Path) -> None:
     tokenizer = open_tokenizer(tokenizer_dir)
     texts = ["the film was good", "the film was good and the house was bad and the day was warm", "the 画 was good"]

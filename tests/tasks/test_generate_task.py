@@ -223,6 +223,15 @@ def test_it_begins_with_the_decoder_of_the_checkpoint(tokenizer_dir: Path, store
         torch.testing.assert_close(tensor, old[name][: len(tensor)], atol=1e-6, rtol=0)
 
 
+def test_the_export_takes_texts_literally(tokenizer_dir: Path, pairs: Path, tmp_path: Path) -> None:
+    """Nobody asks a fine-tuned model with [MASK] or a sentinel, as one that was pretrained on spans."""
+    model = {"kind": "t5", "dim": 32, "layers": 1, "heads": 2}
+    training = {"updates": 1, **runs.TRAINING}
+    step = Path(finetune(recipe(pairs, tokenizer=str(tokenizer_dir), model=model, training=training), tmp_path / "run")["best"])
+    assert export.run(step, ["hf"], tmp_path / "hf")["parity"]["max_abs_diff"] < 1e-5
+    assert json.loads((tmp_path / "hf" / "tokenizer_config.json").read_bytes())["split_special_tokens"] is True
+
+
 CHARACTERS = "我你他好书水山天大人爱吃喝看"
 
 

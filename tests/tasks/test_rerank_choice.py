@@ -19,7 +19,7 @@ from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import export, finetune
 from encoderkit.stages.evaluate import Judged, differences, evaluate
 from encoderkit.stages.predict import predict
-from encoderkit.tasks import baselines, choice, rerank
+from encoderkit.tasks import baselines, choice, rerank, truth
 from encoderkit.tasks.config import ChoiceConfig, RerankConfig
 from encoderkit.tasks.texts import Tokens
 from encoderkit.training.config import AdamWConfig
@@ -102,6 +102,8 @@ def test_ranking_is_scikit_learns() -> None:
             assert found["ndcg_at_10"][i] == pytest.approx(ndcg_score([truth], [guess], k=10))
     equal = ranked(np.array([1, 0, 0]), np.zeros(3), np.zeros(3))
     assert equal["mrr"].tolist() == [1 / 3], "what is right does not win by chance"
+    nearly = ranked(np.array([1, 0, 0]), np.zeros(3), np.array([0.3000002, 0.3000001, 0.3]))
+    assert nearly["mrr"].tolist() == [1 / 3], "nor by the last digits of its score"
 
 
 def test_models_are_compared_by_queries() -> None:
@@ -124,7 +126,7 @@ def test_an_option_is_named_by_number_or_letter() -> None:
 
     def target(label: object, first: int = 0) -> int:
         task.config = ChoiceConfig.model_validate({"first": first})
-        return task.target(Row({"question": "q", "options": ["a", "b", "c"], "label": label}, 4, "t.jsonl"))
+        return truth.option(Row({"question": "q", "options": ["a", "b", "c"], "label": label}, 4, "t.jsonl"), task.config)
 
     assert [target(label) for label in (0, "2", "B", "c", 1.0)] == [0, 2, 1, 2, 1]
     assert [target(label, first=1) for label in (1, "3", "A")] == [0, 2, 0]

@@ -13,7 +13,8 @@ from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from encoderkit.config import validate
-from encoderkit.errors import UsageError
+from encoderkit.data.labelled import Row
+from encoderkit.errors import DataError, UsageError
 from encoderkit.metrics import candidates, retrieved, searched
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
@@ -25,6 +26,7 @@ from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines
 from encoderkit.tasks.config import SimilarityConfig
 from encoderkit.tasks.similarity import Example, Similarity
+from encoderkit.tasks.task import tell_constant
 from encoderkit.tasks.texts import Tokens
 from encoderkit.training import loop
 from encoderkit.training.config import AdamWConfig
@@ -279,3 +281,21 @@ def test_the_whole_way_of_a_search(tokenizer_dir: Path, tmp_path: Path) -> None:
     predict(step, None, [["film", "the film was"], ["film", "the meal was"]], tmp_path / "out.jsonl")
     right, wrong = read(tmp_path / "out.jsonl")
     assert right["score"] > wrong["score"] and right["text_pair"] == "the film was"
+
+
+def test_numbers_that_are_all_the_same_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row({"score": score, "other": i}, i, "a.jsonl") for i, score in enumerate((2, 2.0, "2"))]
+    tell_constant(rows, "other")
+    assert not capsys.readouterr().err
+    tell_constant(rows, "score")
+    tell_constant(rows[:1], "other")
+    said = capsys.readouterr().err
+    assert "a.jsonl: all rows have the same score" in said and "the only row has no other" in said
+
+
+def test_one_text_alone_teaches_no_contrast() -> None:
+    config = SimilarityConfig.model_validate({"text": ["a", "b"], "loss": "contrastive", "label": None})
+    rows = [Row({"a": str(i), "b": "same"}, i, "a.jsonl") for i in range(3)]
+    with pytest.raises(DataError, match="all rows have the same b"):
+        Similarity.find_labels(rows, config)
+    assert Similarity.find_labels([*rows, Row({"a": "x", "b": "other"}, 3, "a.jsonl")], config) == []

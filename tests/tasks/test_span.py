@@ -454,6 +454,11 @@ def test_the_whole_way(tokenizer_dir: Path, tmp_path: Path) -> None:
     asked = [rows[0].values["question"], rows[0].values["context"]]
     predict(step, None, predicted(step, None, asked[:1], asked[1:]), tmp_path / "one.csv", "csv", overwrite=True)
     assert (tmp_path / "one.csv").read_text(encoding="utf-8").startswith("text,text_pair,answer,start,end,score,truncated")
+    named = tmp_path / "named.jsonl"
+    named.write_text("".join(json.dumps(row.values | {"id": f"q{i}"}) + "\n" for i, row in enumerate(rows[:2])), encoding="utf-8")
+    predict(step, named, out=tmp_path / "named.csv", form="csv")
+    head, *told = (tmp_path / "named.csv").read_text(encoding="utf-8").splitlines()
+    assert head.startswith("id,text,") and [line.split(",")[0] for line in told] == ["q0", "q1"]
 
 
 def test_questions_without_an_answer(tokenizer_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""What a row of a task says is right, and which rows training refuses. No torch here: `doctor` asks too."""
+
+from typing import Any
+
+from encoderkit.data.labelled import Row
+from encoderkit.errors import DataError, shown
+from encoderkit.tasks.answers import Answer, answers_of
+from encoderkit.tasks.config import ChoiceConfig, RegressConfig, RerankConfig, SimilarityConfig, SpanConfig
+
+
+def check(row: Row, config: Any) -> None:
+    """Raise `DataError` for a row that cannot be trained on."""
+    match config:
+        case SpanConfig():
+            passage(row, config)
+            answers(row, config)
+        case ChoiceConfig():
+            option(row, config)
+        case RerankConfig():
+            relevance(row, config)
+        case RegressConfig():
+            for column in config.targets:
+                row.number(column)
+        case SimilarityConfig() if config.label is not None:
+            row.number(config.label)
+
+
+def passage(row: Row, config: SpanConfig) -> list[str]:
+    """The question and the passage; raises `DataError` for a passage without a character."""
+    question, context = (row.text(column) for column in config.columns)
+    if not context.strip():
+        message = f"{shown(config.context)} is empty, and an answer is a part of it"
+        raise DataError(message, where=row.place, fix="leave the row out")
+    return [question, context]
+
+
+def answers(row: Row, config: SpanConfig) -> list[Answer]:
+    """All answers to a question; raises `DataError` where there is none and there must be one."""
+    found = answers_of(row, config.answers)
+    if not found and not config.unanswerable:
+        message = f"{shown(config.answers)} is empty: the question has no answer"
+        raise DataError(message, where=row.place, fix="task.unanswerable: true, if that may be; or leave the row out")
+    return found
+
+
+def options(row: Row, config: ChoiceConfig) -> list[str]:
+    """The options of a question; raises `DataError` for fewer than two."""
+    listed = row.texts(config.options) if isinstance(config.options, str) else None
+    found = listed if listed is not None else [row.text(column) for column in config.options]
+    if len(found) < 2:
+        raise DataError(f"a question has two options or more, found {len(found)}", where=row.place)
+    return found
+
+
+def option(row: Row, config: ChoiceConfig) -> int:
+    """The number of the right option, from 0, given as a number or a letter; raises `DataError` for what is none of them."""
+    label, count = row.label(config.label), len(options(row, config))
+    letter = len(label) == 1 and label.isascii() and label.isalpha()
+    number = ord(label.upper()) - ord("A") if letter else int(label) - config.first if label.isdecimal() else -1
+    if not 0 <= number < count:
+        legal = f"{config.first} to {config.first + count - 1}, or A to {chr(ord('A') + count - 1)}"
+        message = f"{shown(config.label)} should name one of the options ({legal}), found {shown(label)}"
+        raise DataError(message, where=row.place)
+    return number
+
+
+def relevance(row: Row, config: RerankConfig) -> float:
+    """How relevant a candidate is; raises `DataError` below 0."""
+    value = row.number(config.label)
+    if value < 0:
+        raise DataError(f"the relevance is 0 or more, found {value:g}", where=row.place)
+    return value
