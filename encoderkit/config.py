@@ -153,6 +153,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
+        if path.is_dir():
+            own = path / "recipe.yaml"
+            fix = f"{own}, the recipe of this run" if own.is_file() else None
+            raise UsageError("expected a recipe, but this is a directory", where=path, fix=fix) from None
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise UsageError(f"cannot read the recipe: {reason}", where=path) from None
     try:

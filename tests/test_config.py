@@ -208,8 +208,6 @@ def test_golden_errors(tmp_path: Path, text: str, message: str) -> None:
 def test_errors_of_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no such file"):
         load(PretrainRecipe, tmp_path / "none.yaml")
-    with pytest.raises(UsageError, match="cannot read the recipe"):
-        load(PretrainRecipe, tmp_path)
     (tmp_path / "binary").write_bytes(b"\xff\xff\xff\xff\x80")
     with pytest.raises(UsageError, match="this is not text"):
         load(PretrainRecipe, tmp_path / "binary")
@@ -343,3 +341,12 @@ def undocumented(model: type[Config]) -> list[str]:
 
 def test_every_key_is_documented_in_the_schema() -> None:
     assert undocumented(PretrainRecipe) == [] == undocumented(FinetuneRecipe)
+
+
+def test_a_run_in_place_of_its_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a recipe, but this is a directory") as plain:
+        load(PretrainRecipe, tmp_path)
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n", encoding="utf-8")
+    with pytest.raises(UsageError) as found:
+        load(PretrainRecipe, tmp_path)
+    assert plain.value.fix is None and found.value.fix == f"{tmp_path / 'recipe.yaml'}, the recipe of this run"

@@ -87,7 +87,8 @@ def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = Non
     """
     learner = engine.model.learner
     if not isinstance(learner, Scorer):
-        raise UsageError("this model gives sentences no likelihood; pretrained ones do", where=engine.model.path)
+        message = "gives sentences no likelihood, as models that learnt to fill in or to go on with text do"
+        raise UsageError(message, where=engine.model.path)
     pairs = read_pairs(data)
     rows, cut = _rows(engine, [text for pair in pairs for text in (pair.good, pair.bad)])
     scores, most = [], engine.batch

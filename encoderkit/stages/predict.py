@@ -212,7 +212,9 @@ class _Blanks:
 
     def __init__(self, engine: Engine, top: int | None) -> None:
         if not isinstance(engine.model.learner, Masked | Permuted):
-            raise UsageError("this model was pretrained to another end than to fill blanks: fine-tune it to predict labels")
+            message = "was pretrained to another end than to fill blanks"
+            fix = "encoderkit finetune, and its run; or encoderkit embed for vectors"
+            raise UsageError(message, where=engine.model.path, fix=fix)
         self._engine, self._top = engine, top or 5
 
     def check(self, row: Row) -> None:
