@@ -213,7 +213,7 @@ class _Blanks:
     def __init__(self, engine: Engine, top: int | None) -> None:
         if not isinstance(engine.model.learner, Masked | Permuted):
             message = "was pretrained to another end than to fill blanks"
-            fix = "encoderkit finetune, and its run; or encoderkit embed for vectors"
+            fix = f"fine-tune it: encoderkit finetune, --set checkpoint={engine.model.path}; or encoderkit embed, for vectors"
             raise UsageError(message, where=engine.model.path, fix=fix)
         self._engine, self._top = engine, top or 5
 
