@@ -81,7 +81,8 @@ def predict(
         predictor: _Predictor = _Drawn(engine, sampling, seed)
     else:
         predictor = _pretrained(engine, top) if task is None else _Rows(engine, task, top)
-    _written(predictor, form, [])
+    if form == "csv" and not predictor.fields:
+        raise UsageError("what a pretrained model says of tokens is written as jsonl", fix="--format jsonl")
     optional = [] if task is None else task.config.repeated
     rows = _rows(predictor.columns, source, texts, columns, optional)
     total, repeated = 0, set[str]()
@@ -281,8 +282,6 @@ def _written(predictor: _Predictor, form: Form, repeated: Sequence[str]) -> tupl
     """What stands before all predictions, and how each is written; `repeated`: what some rows have that is told with them."""
     if form == "jsonl":
         return b"", _json_line
-    if not predictor.fields:
-        raise UsageError("what a pretrained model says of tokens is written as jsonl", fix="--format jsonl")
 
     def value(entry: dict[str, Any], field: str) -> Any:
         if field.startswith("score:"):
