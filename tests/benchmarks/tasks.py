@@ -8,7 +8,8 @@ its task; nothing is chosen on the test set. Three seeds where train is small: m
 elsewhere one, and a bootstrap interval over the test rows. `--peer`: the checkpoint, exported, in transformers' Trainer by
 the settings of its examples (and at a higher rate, as so small a model needs: the better one counts for it). What is done
 is kept in --out, so the same command goes on. Without a model of a language, its sets are learnt from random weights
-alone, with a tokenizer of their own text. `--rows 60` tries it all on a few rows.
+alone, with a tokenizer of their own text. `--longer`, `--longer-zh`: another model, that was trained for longer; its figures
+stand beside the first one's. `--rows 60` tries it all on a few rows.
 """
 
 import argparse
@@ -59,6 +60,7 @@ class Bench(NamedTuple):
     data: Path
     out: Path
     models: dict[str, Path | None]
+    longer: dict[str, Path | None]
     seeds: int
     rows: int | None
     settings: list[str]
@@ -167,6 +169,8 @@ def of_set(own: Set, bench: Bench, with_peer: bool) -> list[dict[str, Any]]:
     starts = {name: (recipe, [*settings, f"tokenizer={tokenizer}"]) for name, (recipe, settings) in own.scratch.items()}
     if model is not None and own.checkpoint:
         others = {f"checkpoint by {name}": (name, [f"checkpoint={model}"]) for name in own.also}
+        if bench.longer[own.language] is not None:
+            others["checkpoint longer"] = (own.recipe, [*own.settings, f"checkpoint={bench.longer[own.language]}"])
         starts = {"checkpoint": (own.recipe, [*own.settings, f"checkpoint={model}"]), **others, **starts}
     found = []
     for start, (recipe, settings) in starts.items():
@@ -229,6 +233,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="an English run")
     parser.add_argument("--model-zh", type=Path, help="a Chinese run")
+    parser.add_argument("--longer", type=Path, help="an English run that took longer")
+    parser.add_argument("--longer-zh", type=Path, help="a Chinese one")
     parser.add_argument("--only", help=f"some of {', '.join(own.name for own in SETS)}")
     parser.add_argument("--seeds", type=int, default=3, help="on small sets")
     parser.add_argument("--rows", type=int, help="to try it: so many of dev and test, four times as many of train")
@@ -236,7 +242,7 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="also transformers")
     a = parser.parse_args()
     chosen = [own for own in SETS if a.only is None or own.name in a.only.split(",")]
-    bench = Bench(a.data, a.out, {"en": a.model, "zh": a.model_zh}, a.seeds, a.rows, a.set)
+    bench = Bench(a.data, a.out, {"en": a.model, "zh": a.model_zh}, {"en": a.longer, "zh": a.longer_zh}, a.seeds, a.rows, a.set)
     files.make_folder(a.out)
     entries: list[dict[str, Any]] = []
     for own in chosen:

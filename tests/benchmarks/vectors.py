@@ -5,7 +5,7 @@
 Both read the same words, those of the store that is made of the corpus, with the same window, negatives, subsampling and
 number of passes; the learning rates are each one's own. On one thread each, rates are by processor time, so that what else
 the machine does matters little; with `--threads` on so many each, by the clock. The vectors of both are judged by gensim,
-which has no GloVe.
+which has no GloVe. With `--seeds 17,18,19` means over them, and how far a seed is from the mean (standard deviation).
 """
 
 import argparse
@@ -40,9 +40,9 @@ KINDS = {
 Clock = Callable[[], float]
 
 
-def ours(name: str, out: Path, epochs: int, more: list[str], clock: Clock) -> tuple[KeyedVectors, float]:
+def ours(name: str, out: Path, epochs: int, seed: int, more: list[str], clock: Clock) -> tuple[KeyedVectors, float]:
     """The recipe of this name, as it is but for its paths and passes; the vectors, and words a second."""
-    settings = [f"tokenizer={out / 'tok'}", f"data.train={out / 'tokens'}", "data.dev=null"]
+    settings = [f"tokenizer={out / 'tok'}", f"data.train={out / 'tokens'}", "data.dev=null", f"seed={seed}"]
     settings += [] if name == "glove" else [f"training.epochs={epochs}"]
     recipe = load(PretrainRecipe, RECIPES / "pretrain" / f"{name}.yaml", settings + more)
     short = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": None, "updates": 1})})
@@ -55,7 +55,7 @@ def ours(name: str, out: Path, epochs: int, more: list[str], clock: Clock) -> tu
     return vectors, len(open_store(out / "tokens").ids) * (recipe.training.epochs or 1) / seconds
 
 
-def theirs(out: Path, epochs: int, settings: dict[str, Any], threads: int, clock: Clock) -> tuple[KeyedVectors, float]:
+def theirs(out: Path, epochs: int, seed: int, settings: dict[str, Any], threads: int, clock: Clock) -> tuple[KeyedVectors, float]:
     """gensim on the words of the store, in rows as long as ours."""
     tokenizer, store = open_tokenizer(out / "tok"), open_store(out / "tokens")
     names = np.array([tokenizer.token(i) for i in range(tokenizer.vocab_size)], dtype=object)
@@ -66,7 +66,7 @@ def theirs(out: Path, epochs: int, settings: dict[str, Any], threads: int, clock
         kept = names[ids[~special[ids]]].tolist()
         rows += [kept[i : i + 2046] for i in range(0, len(kept), 2046)]
     start, same = clock(), dict[str, Any](vector_size=100, window=5, negative=5, sample=1e-3, min_count=1)
-    model = Word2Vec(rows, **same, workers=threads, epochs=epochs, seed=17, **settings)
+    model = Word2Vec(rows, **same, workers=threads, epochs=epochs, seed=seed, **settings)
     return model.wv, len(store.ids) * epochs / (clock() - start)
 
 
@@ -74,6 +74,14 @@ def judged(vectors: KeyedVectors, pairs: Path, analogies: Path) -> tuple[float, 
     """Spearman and the share of analogies that are right, over the words that are there."""
     similar = vectors.evaluate_word_pairs(str(pairs), delimiter="\t")[1][0]
     return 100 * float(similar), 100 * vectors.evaluate_word_analogies(str(analogies), restrict_vocab=16384)[0]
+
+
+def figures(values: list[tuple[float, ...]]) -> list[str]:
+    """Words a second and both scores: means over seeds; of several also their standard deviation."""
+    rate, *scores = np.mean(values, axis=0)
+    around = np.std(values, axis=0, ddof=1)[1:] if len(values) > 1 else (None, None)
+    told = [f"{s:.1f}" + ("" if d is None else f" ± {d:.1f}") for s, d in zip(scores, around, strict=True)]
+    return [f"{rate:,.0f}", *told]
 
 
 def run(*command: object) -> None:
@@ -89,6 +97,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(KINDS))
     parser.add_argument("--set", action="append", default=[], help="for ours, as in encoderkit pretrain")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seeds", default="17")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock = time.process_time if given.threads == 1 else time.perf_counter
@@ -98,12 +107,15 @@ def main() -> None:
     rows = [["vectors", "by", "words/s", "WordSim-353", "analogies"]]
     for kind in given.only.split(","):
         name, settings = KINDS[kind]
-        found = [("ours", *ours(name, given.out, given.epochs, given.set, clock))]
-        found += [("gensim", *theirs(given.out, given.epochs, settings, given.threads, clock))] if settings else []
-        for who, vectors, rate in found:
-            similar, right = judged(vectors, given.pairs, given.analogies)
-            rows.append([kind, who, f"{rate:,.0f}", f"{similar:.1f}", f"{right:.1f}"])
-            print(json.dumps(rows[-1]), flush=True)
+        found: dict[str, list[tuple[float, ...]]] = {}
+        for seed in map(int, given.seeds.split(",")):
+            made = {"ours": ours(name, given.out, given.epochs, seed, given.set, clock)}
+            if settings:
+                made["gensim"] = theirs(given.out, given.epochs, seed, settings, given.threads, clock)
+            for who, (vectors, rate) in made.items():
+                found.setdefault(who, []).append((rate, *judged(vectors, given.pairs, given.analogies)))
+                print(json.dumps([kind, who, seed, *found[who][-1]]), flush=True)
+        rows += [[kind, who, *figures(values)] for who, values in found.items()]
     print(table(rows))
 
 
