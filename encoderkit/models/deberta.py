@@ -137,6 +137,7 @@ class DebertaBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor, table: Tensor, rows: Tensor, seeds: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T, D); all else is the attention's."""
         x = self.attention_norm(x + self.dropout(self.attention(x, bias, table, rows, seeds), seeds, 1))
         return self.mlp_norm(x + self.dropout(self.mlp(x), seeds, 2))
 

@@ -123,6 +123,7 @@ class Projection(nn.Module):
         initialise(self)
 
     def forward(self, pooled: Tensor) -> Tensor:
+        """(N, D) -> (N, D), between -1 and 1."""
         return torch.tanh(self.dense(pooled))
 
 
@@ -137,4 +138,5 @@ class ReplacedHead(nn.Module):
         initialise(self)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (N,)."""
         return self.out(self.activation(self.dense(hidden))).squeeze(-1)

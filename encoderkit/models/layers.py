@@ -38,6 +38,7 @@ class PlainMlp(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
         return self.down(self.activation(self.up(x)))
 
 
@@ -54,6 +55,7 @@ class GatedMlp(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
         inner, gate = self.up(x).chunk(2, dim=-1)  # (B, T, inner) each
         return self.down(self.activation(inner) * gate)
 

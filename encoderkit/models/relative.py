@@ -86,6 +86,7 @@ class Distances(nn.Module):
         self.dim, self.longest, self.dropout = config.dim, config.max_length, SharedDropout(config.dropout)
 
     def forward(self, positions: Tensor) -> tuple[Tensor]:
+        """(B, T) positions to the vectors of all distances, for the attention of each block."""
         length = positions.shape[1]  # of a packed row, which may be longer than any of its documents
         keys = max(self.longest, length)
         return (self.dropout(sinusoids(keys, length, self.dim, positions), steps(keys, length, positions)),)

@@ -30,6 +30,7 @@ class PostNormBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
         x = self.attention_norm(x + self.dropout(self.attention(x, context), context.seeds, 1))
         return self.mlp_norm(x + self.dropout(self.mlp(x), context.seeds, 2))
 
@@ -52,6 +53,7 @@ class PreNormBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), context), context.seeds, 1)
         return x + self.dropout(self.mlp(self.mlp_norm(x)), context.seeds, 2)
 
@@ -72,6 +74,7 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D)."""
         return self.table[positions]
 
 

@@ -108,6 +108,7 @@ class XlnetMlp(nn.Module):
         self.activation, self.dropout = ACTIVATIONS[config.activation], Dropout(config.dropout)
 
     def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
+        """(B, Q, D) -> (B, Q, D); `seeds` (B,): what dropout goes by."""
         return self.down(self.dropout(self.activation(self.up(x)), seeds, 1))
 
 

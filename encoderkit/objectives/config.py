@@ -103,6 +103,7 @@ class MaskedConfig(HidingConfig):
 
     @property
     def metrics(self) -> tuple[str, ...]:
+        """With those of the pairs, where rows are pairs."""
         own = () if self.pairs == "none" else (f"{self.pairs}_loss", f"{self.pairs}_accuracy")
         return (*super().metrics, *own)
 
@@ -151,6 +152,7 @@ class ReplacedConfig(HidingConfig):
 
     @property
     def metrics(self) -> tuple[str, ...]:
+        """With those of the discriminator, and the generator's own."""
         return (*super().metrics, "precision", "recall", "discriminator_loss", "generator_loss", "generator_accuracy")
 
     def obstacle(self, model: EncoderConfig) -> str | None:
@@ -197,6 +199,7 @@ class CausalConfig(ObjectiveBase):
 
     @property
     def metrics(self) -> tuple[str, ...]:
+        """Also what makes models of other vocabularies comparable: bits of a byte of text."""
         return (*super().metrics, "perplexity", "bits_per_byte")
 
     def obstacle(self, model: EncoderConfig) -> str | None:
@@ -327,6 +330,7 @@ class WordVectorConfig(ObjectiveBase):
 
     @property
     def metrics(self) -> tuple[str, ...]:
+        """The loss alone: no token is guessed."""
         return ("loss",)
 
     def obstacle(self, model: EncoderConfig) -> str | None:

@@ -85,10 +85,12 @@ class Pairs(NoPairs):
         self.directions = {f"{relation}_loss": "min", f"{relation}_accuracy": "max"}
 
     def lay(self, examples: Sequence[PairRow], rngs: Sequence[np.random.Generator]) -> Laid:
+        """Rows of pairs, each with the second text that chance gave it."""
         made = [paired(example, self.relation, rng) for example, rng in zip(examples, rngs, strict=True)]
         return Laid([one.row for one in made], [one.segments for one in made], [(one.firsts, one.labels) for one in made])
 
     def targets(self, laid: Laid, width: int) -> dict[str, Tensor]:
+        """(P,) the first token of each pair in (B * T), and (P,) whether B follows A; unused places are IGNORE."""
         slots = max(1, width // 5) if self._packs else 1  # no pair is shorter than five tokens; a batch keeps its shape
         where = np.zeros((len(laid.rows), slots), np.int64)
         labels = np.full((len(laid.rows), slots), IGNORE, np.int64)
@@ -98,6 +100,7 @@ class Pairs(NoPairs):
         return {"pair_where": torch.from_numpy(where.reshape(-1)), "pair_labels": torch.from_numpy(labels.reshape(-1))}
 
     def counts(self, targets: dict[str, Tensor]) -> dict[str, float]:
+        """Pairs, by which the summed loss is divided."""
         return {self.relation: int((targets["pair_labels"] != IGNORE).sum())}
 
     def logits(self, hidden: Tensor, inputs: Inputs, where: Tensor) -> Tensor:
@@ -105,20 +108,25 @@ class Pairs(NoPairs):
         return self.head(self._pooled(hidden, inputs, where)).float()
 
     def forward(self, hidden: Tensor, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(B, T, D) to the summed loss of the relation, in nats."""
         logits = self.logits(hidden, inputs, targets["pair_where"])
         return {self.relation: cross_entropy(logits, targets["pair_labels"], ignore_index=IGNORE, reduction="sum")}
 
     def observe(self, hidden: Tensor, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of each pair its loss, and whether it was told rightly."""
         real = targets["pair_labels"] != IGNORE
         logits, labels = self.logits(hidden, inputs, targets["pair_where"])[real], targets["pair_labels"][real]
         nats = cross_entropy(logits, labels, reduction="none")
         return {"pair_nats": nats, "pair_right": (logits.argmax(-1) == labels).float()}
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
+        """Means over pairs."""
         means = (observed[name].mean(dtype=np.float64) for name in ("pair_nats", "pair_right"))
         return dict(zip(self.directions, map(float, means), strict=True))
 
     def exported(self, encoder: Encoder, export: Export) -> Export:
+        """With the logits of one pair a row, as BERT's `seq_relationship` and ALBERT's `sop_classifier` give them."""
+
         def told(inputs: Inputs) -> Tensor:
             rows, width = inputs.ids.shape
             return self.logits(encoder(inputs), inputs, torch.arange(rows, device=inputs.ids.device) * width)

@@ -47,6 +47,7 @@ class Shifted(nn.Module):
         return self.base.weight.detach() + self.difference
 
     def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, E): gradients reach the difference alone."""
         pad = self.base.padding_idx
         return F.embedding(ids, self.base.weight.detach(), pad) + F.embedding(ids, self.difference, pad)
 
