@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
+ANEW = "write it anew with this version: run the command that made it, or encoderkit import"
+"""What to do about a directory of another version, or of none."""
+
 
 class ExitCode(IntEnum):
     """What a script can rely on after a command has ended."""
@@ -27,12 +30,13 @@ class ExitCode(IntEnum):
 class UserError(ValueError):
     """Base of the errors that are shown as one or two lines, without a traceback.
 
-    `where` is a place (`file`, `file:line`), `message` what was found there and why that cannot work, `fix` what to do.
+    `where` is a place (`file`, `file:line`), `message` what was found there and why that cannot work, `fix` what to do: None
+    where the message says it, or whoever catches it adds it.
     """
 
     exit_code = ExitCode.DATA
 
-    def __init__(self, message: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
+    def __init__(self, message: str, *, where: str | Path | None = None, fix: str | None) -> None:
         self.message, self.where, self.fix = message, where, fix
         super().__init__(str(self))
 
@@ -85,6 +89,10 @@ class DivergedError(UserError):
     """The loss or the gradient is no longer finite."""
 
     exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str) -> None:
+        fix = "lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out"
+        super().__init__(message, fix=fix)
 
 
 def fault_of_one(error: BaseException) -> str | None:

@@ -27,6 +27,7 @@ MANIFEST = "MANIFEST.json"
 STAGING, TRASH = ".staging-", ".trash-"
 _OURS = ({MANIFEST}, {"plan.json"}, {"recipe.yaml", "manifest.json"})
 """What tells a directory that a command of ours wrote: staged, or a run (one that is damaged too)."""
+_AGAIN = "copy the directory again from where it was made; a run has older steps beside it"
 _CHUNK = 4 * 1024 * 1024
 
 
@@ -328,7 +329,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"not valid JSON ({error})"
-        raise DataError(reason, where=path) from None
+        raise DataError(reason, where=path, fix="name the directory that an earlier command wrote, or copy it again") from None
 
 
 def verify(folder: Path, hashes: bool = True) -> dict[str, Any]:
@@ -339,18 +340,30 @@ def verify(folder: Path, hashes: bool = True) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
     entries = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(entries, dict):
-        raise DataError("not a manifest of encoderkit", where=folder / MANIFEST)
+        raise DataError("not a manifest of encoderkit", where=folder / MANIFEST, fix=_AGAIN)
     for name, entry in entries.items():
         path = folder / name
         if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
-            raise DataError("not a manifest of encoderkit", where=folder / MANIFEST)
+            raise DataError("not a manifest of encoderkit", where=folder / MANIFEST, fix=_AGAIN)
         if ".." in Path(name).parts or not path.is_file():
-            raise DataError("a file of this directory is missing; it is damaged", where=path)
+            raise DataError(
+                "a file of this directory is missing; it is damaged",
+                where=path,
+                fix=_AGAIN,
+            )
         size = path.stat().st_size
         if size != entry["bytes"]:
-            raise DataError(f"has {size} bytes where {entry['bytes']} were written; it is damaged", where=path)
+            raise DataError(
+                f"has {size} bytes where {entry['bytes']} were written; it is damaged",
+                where=path,
+                fix=_AGAIN,
+            )
         if hashes and sha256(path) != entry["sha256"]:
-            raise DataError("its content has changed since it was written; it is damaged", where=path)
+            raise DataError(
+                "its content has changed since it was written; it is damaged",
+                where=path,
+                fix=_AGAIN,
+            )
     return manifest
 
 

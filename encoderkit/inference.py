@@ -15,7 +15,7 @@ from encoderkit import files
 from encoderkit.data.blocks import Rows
 from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore
-from encoderkit.errors import DataError, UsageError, shown
+from encoderkit.errors import ANEW, DataError, UsageError, shown
 from encoderkit.learner import Batch, Encoder, Export, Learner, Vocabulary
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig, StaticConfig
@@ -74,7 +74,11 @@ def read_config(step: Path) -> dict[str, Any]:
     path = step / "config.json"
     config = files.read_json(path)
     if not isinstance(config, dict) or "encoder" not in config:
-        raise DataError("this is not a model of encoderkit", where=path)
+        raise DataError(
+            "this is not a model of encoderkit",
+            where=path,
+            fix="name a run of pretrain or finetune, or what encoderkit import wrote",
+        )
     if config.get("format") != FORMAT:
         raise DataError(
             f"written in format {config.get('format')} by encoderkit {config.get('encoderkit')}, this version reads {FORMAT}",
@@ -136,7 +140,11 @@ def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path)
         objective = TypeAdapter(ObjectiveConfig).validate_python(config["objective"])
         return OBJECTIVES[type(objective)](objective, encoder, vocabulary, config["length"])
     except (ValidationError, KeyError, TypeError) as error:
-        raise DataError(f"cannot be understood: {str(error).splitlines()[0]}", where=where / "config.json") from None
+        raise DataError(
+            f"cannot be understood: {str(error).splitlines()[0]}",
+            where=where / "config.json",
+            fix=ANEW,
+        ) from None
 
 
 def open_rows(

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from encoderkit import files, world
 from encoderkit.data.parallel import Given, paths_of
-from encoderkit.errors import DataError, MissingDependency, ResourceError, UsageError, shown
+from encoderkit.errors import ANEW, DataError, MissingDependency, ResourceError, UsageError, shown
 from encoderkit.models.config import DecoderConfig, EncoderConfig
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
@@ -43,9 +43,9 @@ def input_file(path: str | Path) -> Path:
         there = f"; there is no folder {file.parent}"
         if file.parent.is_dir():
             there = f"; in {file.parent} there are {', '.join(near[:8])}" if near else f"; {file.parent} is empty"
-        raise UsageError(f"there is no such file{there}", where=file)
+        raise UsageError(f"there is no such file{there}", where=file, fix="look at the path; it is relative to where you are")
     if file.is_dir():
-        raise UsageError("expected a file of rows, but this is a directory", where=file)
+        raise UsageError("expected a file of rows, but this is a directory", where=file, fix="name a file in it")
     return file
 
 
@@ -67,13 +67,19 @@ def find_step(path: str | Path) -> Path:
     held = next((f"it was written by {made}" for name, made in _MADE_BY.items() if (folder / name).exists()), None)
     if held is None:
         held = "its run has saved no checkpoint yet" if (folder / "recipe.yaml").exists() else "it holds neither"
-    raise UsageError(f"expected a run or a model directory, but {held}", where=folder)
+    raise UsageError(
+        f"expected a run or a model directory, but {held}",
+        where=folder,
+        fix="name what encoderkit pretrain, finetune or import wrote",
+    )
 
 
 def output(out: Path, resume: bool, overwrite: bool) -> None:
     """Refuse to write over anything unasked."""
     if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other")
+        raise UsageError(
+            "--resume and --overwrite exclude each other", fix="--resume goes on with the run, --overwrite begins it anew"
+        )
     if not world.first():
         return  # the first process may be writing there already
     if out.exists() and not out.is_dir():
@@ -128,7 +134,7 @@ def pretrain_inputs(recipe: PretrainRecipe) -> list[str]:
         step = find_step(recipe.checkpoint)
         check_length(step, recipe.data.length)
         if reason := misfit(recipe.objective, encoder_of(step, recipe.dropout)):
-            raise UsageError(reason, where=recipe.checkpoint)
+            raise UsageError(reason, where=recipe.checkpoint, fix=None)
         tokenizer = str(step / "tokenizer")
     directory(tokenizer or "", "a tokenizer directory", "train-tokenizer")
     stores = [recipe.data.train] + ([recipe.data.dev] if isinstance(recipe.data.dev, str) else [])
@@ -171,7 +177,7 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[Path]:
             raise UsageError(message, where="task.tokenizer", fix="leave it out, or describe a new decoder: task.decoder")
         encoder = _understood(EncoderConfig, _config(step)["encoder"], step)
         if reason := unfit(encoder, task_of(recipe, step), recipe.dropout):
-            raise UsageError(reason, where=step)
+            raise UsageError(reason, where=step, fix=None)
     return data
 
 
@@ -199,7 +205,11 @@ def check_length(step: Path, length: int) -> None:
     try:
         limit = config["encoder"].get("max_length")
     except (TypeError, KeyError, AttributeError):
-        raise DataError("not a config.json of encoderkit", where=step / "config.json") from None
+        raise DataError(
+            "not a config.json of encoderkit",
+            where=step / "config.json",
+            fix=ANEW,
+        ) from None
     if limit is not None and length > limit:
         raise UsageError(
             f"data.length is {length}, but the checkpoint {shown(str(step))} has {limit} positions",
@@ -213,7 +223,11 @@ def encoder_of(step: Path, dropout: float | None) -> EncoderConfig:
         config = TypeAdapter(EncoderConfig).validate_python(_config(step)["encoder"])
     except ValidationError as error:
         message = f"cannot be understood: {str(error).splitlines()[0]}"
-        raise DataError(message, where=step / "config.json") from None
+        raise DataError(
+            message,
+            where=step / "config.json",
+            fix=ANEW,
+        ) from None
     return config if dropout is None else config.model_copy(update={"dropout": dropout})
 
 
@@ -258,7 +272,11 @@ def renamed(step: Path, given: list[str]) -> dict[str, str]:
     pairs = [one.partition("=") for one in given]
     task = _task(step)
     if given and task is None:
-        raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--column")
+        raise UsageError(
+            "is of labelled rows, and a pretrained model is evaluated on tokens",
+            where="--column",
+            fix="encoderkit evaluate RUN --data STORE, which encoderkit tokenize wrote",
+        )
     known = [] if task is None else [*task.all_columns, *task.optional_columns]
     for (column, _, name), one in zip(pairs, given, strict=True):
         if not (column and name):
@@ -277,7 +295,7 @@ def renamed(step: Path, given: list[str]) -> dict[str, str]:
 def suite(kind: str, step: Path, data: list[Path], against: Path | None = None, errors: Path | None = None) -> None:
     """The files of a suite are there, and for minimal pairs the model in `step` was pretrained and not fine-tuned."""
     if errors is not None:
-        raise UsageError("is for labelled rows, not for a suite", where="--errors")
+        raise UsageError("is for labelled rows, not for a suite", where="--errors", fix="leave it out")
     for path in data:
         if not path.is_dir():
             input_file(path)
@@ -291,7 +309,7 @@ def suite(kind: str, step: Path, data: list[Path], against: Path | None = None, 
 def only_for_rows(column: list[str] | None) -> None:
     """Nothing was given that a suite has not; raises `UsageError`."""
     if column:
-        raise UsageError("is for labelled rows, not for a suite", where="--column")
+        raise UsageError("is for labelled rows, not for a suite", where="--column", fix="leave it out")
 
 
 def only_for_suites(data: list[Path], masking: str | None) -> Path | dict[str, str]:
@@ -300,7 +318,7 @@ def only_for_suites(data: list[Path], masking: str | None) -> Path | dict[str, s
     Raises `UsageError` for what only suites have.
     """
     if masking is not None:
-        raise UsageError("is for --suite minimal_pairs", where="--masking")
+        raise UsageError("is for --suite minimal_pairs", where="--masking", fix="leave it out")
     if len(data) == 1:
         return data[0]
     pairs = [str(path).partition("=") for path in data]
@@ -323,12 +341,17 @@ def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str
     pair = task is not None and len(task.columns) == 2
     if pairs and (not pair or len(pairs) != len(texts)):
         found = f"{len(texts)} --text and {len(pairs)} --text-pair" if pair else "but the model reads single texts"
-        raise UsageError(f"each --text has one --text-pair, {found}" if pair else f"there is a --text-pair, {found}")
+        raise UsageError(
+            f"each --text has one --text-pair, {found}" if pair else f"there is a --text-pair, {found}",
+            fix="as many of --text-pair as of --text, in their order" if pair else "leave it out",
+        )
     if texts and pair and not pairs:
         raise UsageError("the model reads pairs of texts", fix='--text "..." --text-pair "..."')
     for text in (*texts, *pairs):
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text")
+            raise UsageError(
+                f"is not valid UTF-8: {shown(text)}", where="--text", fix="set the terminal to UTF-8, or give the texts in a file"
+            )
     return [[text, other] for text, other in zip(texts, pairs, strict=True)] if pair else [[text] for text in texts]
 
 
@@ -338,9 +361,13 @@ def drawn(step: Path, temperature: float | None, top_k: int | None, top_p: float
     flags = [flag for flag, value in given.items() if value is not None]
     writes = isinstance(_task(step), GenerateConfig)
     if flags and not writes:
-        raise UsageError("is for a model that writes texts (task.kind: generate), and this is none", where=flags[0])
+        raise UsageError(
+            "is for a model that writes texts (task.kind: generate), and this is none", where=flags[0], fix="leave it out"
+        )
     if temperature == 0 and seed is not None:
-        raise UsageError("always takes the likeliest token: --seed changes nothing", where="--temperature 0")
+        raise UsageError(
+            "always takes the likeliest token: --seed changes nothing", where="--temperature 0", fix="leave one of them out"
+        )
     return writes and bool(flags or top_k)
 
 
@@ -356,7 +383,11 @@ def _understood(kind: Any, part: Any, step: Path) -> Any:
         return TypeAdapter(kind).validate_python(part)
     except ValidationError as error:
         message = f"cannot be understood: {str(error).splitlines()[0]}"
-        raise DataError(message, where=step / "config.json") from None
+        raise DataError(
+            message,
+            where=step / "config.json",
+            fix=ANEW,
+        ) from None
 
 
 def generated(step: Path, source: Path | None, texts: list[str]) -> None:
@@ -376,11 +407,15 @@ def generated(step: Path, source: Path | None, texts: list[str]) -> None:
         text_file(source)
     for text in texts:
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text")
+            raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text", fix="set the terminal to UTF-8")
 
 
 def _config(step: Path) -> dict[str, Any]:
     config = files.read_json(step / "config.json")
     if not isinstance(config, dict) or "encoder" not in config:
-        raise DataError("not a config.json of encoderkit", where=step / "config.json")
+        raise DataError(
+            "not a config.json of encoderkit",
+            where=step / "config.json",
+            fix=ANEW,
+        )
     return config

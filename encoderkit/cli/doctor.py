@@ -53,19 +53,26 @@ def data(
 ) -> None:
     """Labelled files before training: encoding, duplicates, labels, overlap, lengths, characters, spans."""
     if fix != (out is not None):
-        raise UsageError("--fix and --out DIR go together: copies are written, and no file is changed")
+        raise UsageError("--fix and --out DIR go together: copies are written, and no file is changed", fix="--fix --out DIR")
     if narrow and not fix:
-        raise UsageError("is of what --fix writes", where="--narrow")
+        raise UsageError("is of what --fix writes", where="--narrow", fix="add --fix --out DIR, or leave it out")
     if length is not None and tokenizer is None:
-        raise UsageError("is in tokens, which need a --tokenizer", where="--length")
+        raise UsageError("is in tokens, which need a --tokenizer", where="--length", fix="add --tokenizer DIR, or leave it out")
     from encoderkit.stages import doctor as stage
 
     if any(path.suffix in (".yaml", ".yml") or path.is_dir() for path in paths):
         if len(paths) > 1 or dev or test or text or label or tokenizer or length:
-            raise UsageError("a recipe says what its files and columns are; change them with --set")
+            raise UsageError(
+                "a recipe says what its files and columns are; change them with --set",
+                fix="encoderkit doctor data RECIPE --set data.length=64, and the like",
+            )
         patient = stage.of_recipe(paths[0], settings or [])
     elif settings:
-        raise UsageError("changes a recipe, and there is none here", where="--set")
+        raise UsageError(
+            "changes a recipe, and there is none here",
+            where="--set",
+            fix="encoderkit doctor data RECIPE --set ..., or flags: --text, --label, --length",
+        )
     else:
         files = [*paths, *(path for path in (dev, test) if path is not None)]
         patient = stage.of_files(files, text or [], label or [], tokenizer, length)
@@ -75,4 +82,7 @@ def data(
     else:
         print(stage.describe(result))
     if strict and result["findings"]:
-        raise CheckError(f"{len(result['findings'])} things were found, and --strict wants none")
+        raise CheckError(
+            f"{len(result['findings'])} things were found, and --strict wants none",
+            fix="encoderkit doctor data ... --fix --out DIR mends what is safe; the lines above say what is left",
+        )

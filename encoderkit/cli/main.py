@@ -55,11 +55,16 @@ def _system(error: OSError) -> int:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
     if error.filename is not None:
         kind = ResourceError if full else UsageError
-        return _fail(kind(f"cannot be used: {error.strerror}", where=shown(os.fsdecode(error.filename))))
+        fix = "free some space" if full else "another path, or the right to read and write there"
+        return _fail(kind(f"cannot be used: {error.strerror}", where=shown(os.fsdecode(error.filename)), fix=fix))
     if not full:
         return _bug(error)
     drop_output()
-    return _fail(ResourceError(f"cannot write: {error.strerror}", where="standard output"))
+    return _fail(
+        ResourceError(
+            f"cannot write: {error.strerror}", where="standard output", fix="free some space, or send the output elsewhere"
+        )
+    )
 
 
 def _say_interrupted() -> None:

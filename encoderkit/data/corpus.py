@@ -90,7 +90,11 @@ def read_documents(paths: Sequence[str | Path], config: CorpusConfig, account: A
     if account.kept == kept:
         names = ", ".join(source.name for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
         why = ", ".join(f"{count} {reason}" for reason, count in account.dropped.items())
-        raise DataError(f"no document is left to read{f' (dropped: {why})' if why else ': there is no text'}", where=names)
+        raise DataError(
+            f"no document is left to read{f' (dropped: {why})' if why else ': there is no text'}",
+            where=names,
+            fix="another file, or in the corpus recipe other `documents`, `column` or `min_chars`",
+        )
 
 
 def open_content(source: Source, account: Account) -> tuple[Source, Iterator[bytes]]:

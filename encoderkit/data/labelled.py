@@ -102,7 +102,11 @@ class Row(NamedTuple):
     def _wrong(self, column: str, expected: str) -> DataError:
         value = self.values[column]
         found = "nothing" if value is None else shown(str(value), 40)
-        return DataError(f"{shown(column)} should be {expected}, found {found}", where=self.place)
+        return DataError(
+            f"{shown(column)} should be {expected}, found {found}",
+            where=self.place,
+            fix="correct the row; encoderkit doctor data names all that are like it",
+        )
 
 
 _LARGEST = 1e15
@@ -136,12 +140,12 @@ def read_rows(
     """
     if isinstance(given, Mapping):
         if reason := misnamed(given, columns, optional):
-            raise UsageError(reason, where=name_of(given))
+            raise UsageError(reason, where=name_of(given), fix=None)
         rows = [Row(values, line, name_of(given)) for line, values in read_parallel(given, encoding)]
     else:
         rows = _rows(given, columns, optional, encoding, txt)
     if not rows:
-        raise DataError("holds no row", where=name_of(given))
+        raise DataError("holds no row", where=name_of(given), fix="name a file with rows")
     return rows
 
 

@@ -71,7 +71,7 @@ class MissingColumn(DataError):
 
     def __init__(self, column: str, there: Sequence[str], where: str) -> None:
         found = ", ".join(shown(name, 30) for name in list(there)[:20]) or "none"
-        super().__init__(f"there is no column {shown(column)}; the columns are {found}", where=where)
+        super().__init__(f"there is no column {shown(column)}; the columns are {found}", where=where, fix=None)
         self.column = column
 
 
@@ -95,7 +95,11 @@ def check_text(value: object, column: str, where: str) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             half = f"\\u{ord(value[error.start]):04x}"
-            raise DataError(f"{shown(column)} holds half a character ({half} without its other half)", where=where) from None
+            raise DataError(
+                f"{shown(column)} holds half a character ({half} without its other half)",
+                where=where,
+                fix="correct the row, or take it out",
+            ) from None
 
 
 def whole_lines(source: Source, decoded: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -103,7 +107,11 @@ def whole_lines(source: Source, decoded: Iterable[str]) -> Iterator[tuple[int, s
     for number, text, whole in lines(decoded):
         if not whole:
             message = f"this line is longer than {LINE // 2**20} MiB, the most that a row may have"
-            raise DataError(message, where=f"{source.name}:{number}")
+            raise DataError(
+                message,
+                where=f"{source.name}:{number}",
+                fix="each row ends with its line: is this one JSON text? then it is called .json",
+            )
         yield number, text
 
 
@@ -132,10 +140,12 @@ def _json(source: Source, columns: Sequence[str], text: str) -> Iterator[Record]
             yield from read_lines(source, columns, enumerate(text.split("\n"), start=1))
             return
         raise DataError(
-            f"not valid JSON: {error.msg} at character {error.colno}", where=f"{source.name}:{error.lineno}"
+            f"not valid JSON: {error.msg} at character {error.colno}",
+            where=f"{source.name}:{error.lineno}",
+            fix="correct it there; a file with an object a line is called .jsonl",
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON: {error}", where=source.name) from None
+        raise DataError(f"not valid JSON: {error}", where=source.name, fix="correct it, or write it anew") from None
     for number, values in enumerate(flattened(document, source.name), start=1):
         for column in columns:
             if column not in values:
@@ -153,12 +163,20 @@ def read_lines(source: Source, columns: Sequence[str], numbered: Iterable[tuple[
         except json.JSONDecodeError as error:
             near = shown(text[max(error.pos - 20, 0) : error.pos + 20])
             message = f"not valid JSON: {error.msg} at character {error.pos + 1}, near {near}"
-            raise DataError(message, where=f"{source.name}:{number}") from None
+            raise DataError(
+                message, where=f"{source.name}:{number}", fix="correct the line; a file that is one JSON text is called .json"
+            ) from None
         except (ValueError, RecursionError) as error:
-            raise DataError(f"not valid JSON: {error}", where=f"{source.name}:{number}") from None
+            raise DataError(
+                f"not valid JSON: {error}",
+                where=f"{source.name}:{number}",
+                fix="correct the line; a file that is one JSON text is called .json",
+            ) from None
         if not isinstance(values, dict):
             message = f"each line holds one JSON object, this one {type(values).__name__}: {shown(text, 40)}"
-            raise DataError(message, where=f"{source.name}:{number}")
+            raise DataError(
+                message, where=f"{source.name}:{number}", fix="correct the line; a file that is one JSON text is called .json"
+            )
         for column in columns:
             if column not in values:
                 raise MissingColumn(column, list(values), f"{source.name}:{number}")
@@ -185,14 +203,20 @@ def _table(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int,
                 continue
         if len(fields) != len(header):
             message = f"has {len(fields)} fields where the {'first row' if numbers else 'header'} has {len(header)}"
-            raise DataError(message, where=f"{source.name}:{number}")
+            raise DataError(
+                message,
+                where=f"{source.name}:{number}",
+                fix="put quotes around a field that holds the separator or the end of a line, or correct it",
+            )
         yield Record(number, dict(zip(header, fields, strict=True)))
 
 
 def _check_header(header: list[str], columns: Sequence[str], where: str, hint: str = "") -> None:
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"the column {shown(twice)} stands twice in the header{hint}", where=where)
+        raise DataError(
+            f"the column {shown(twice)} stands twice in the header{hint}", where=where, fix="give one of them another name"
+        )
     for column in columns:
         if column not in header:
             error = MissingColumn(column, header, where)
@@ -288,4 +312,6 @@ def _parquet(source: Source, columns: Sequence[str], optional: Sequence[str]) ->
                     row += 1
                     yield Record(row, values)
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"cannot be read as parquet: {str(error).split(chr(10))[0]}", where=source.name) from None
+        raise DataError(
+            f"cannot be read as parquet: {str(error).split(chr(10))[0]}", where=source.name, fix="write it anew, or as .jsonl"
+        ) from None

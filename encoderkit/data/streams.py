@@ -87,7 +87,10 @@ def find_sources(paths: Sequence[str | Path]) -> list[Source]:
         raise UsageError("no file was given", fix="--data FILE")
     sources = [Source(None, "txt", "") if str(path) == "-" else _find(Path(path)) for path in paths]
     if sum(source.path is None for source in sources) > 1:
-        raise UsageError("standard input (-) can be read once only")
+        raise UsageError(
+            "standard input (-) can be read once only",
+            fix="name it once; of several texts make one: cat A B | encoderkit ... --data -",
+        )
     for source in sources:
         if source.compression == "zst":
             import_extra("zstandard", "zst")
@@ -103,7 +106,11 @@ def find_texts(path: str | Path) -> Source:
     """
     source = _find(Path(path), "txt")
     if source.format != "txt":
-        raise UsageError(f"is .{source.format}, and a file for one column has a text a line", where=path)
+        raise UsageError(
+            f"is .{source.format}, and a file for one column has a text a line",
+            where=path,
+            fix="one text a line, the first line for the first row",
+        )
     if source.compression == "zst":
         import_extra("zstandard", "zst")
     return source
@@ -115,13 +122,13 @@ def _find(path: Path, otherwise: Format | None = None) -> Source:
         if path.is_dir():
             raise UsageError("is a directory; files are expected", where=path, fix=f"--data {path}/*.txt")
         if not path.exists():
-            raise UsageError("there is no such file", where=path)
+            raise UsageError("there is no such file", where=path, fix="look at the path; it is relative to where you are")
         if not path.is_file():
             raise UsageError("is not a regular file", where=path, fix="use - to read from a pipe")
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL; UserErrors are ValueErrors too
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"cannot be read: {error}", where=shown(str(path))) from None
+        raise UsageError(f"cannot be read: {error}", where=shown(str(path)), fix="name a file that can be read") from None
     *_, inner, last = ["", "", *path.name.lower().split(".")]
     packed = last in get_args(Compression)
     form, compression = (inner, last) if packed else (last, "")
@@ -133,7 +140,7 @@ def _find(path: Path, otherwise: Format | None = None) -> Source:
         message = f"its name does not tell its format; {known} are read, also as .gz .xz .zst .bz2"
         raise UsageError(message, where=path, fix="- in its place reads standard input as text: ... - < FILE")
     if form == "parquet" and packed:
-        raise UsageError("a parquet file is compressed inside and is not read from an archive", where=path)
+        raise UsageError("a parquet file is compressed inside and is not read from an archive", where=path, fix="unpack it first")
     return Source(path, form, compression)  # pyright: ignore[reportArgumentType] (both were looked up just now)
 
 
@@ -146,9 +153,13 @@ def blocks(source: Source) -> Iterator[bytes]:
             with open(source.path, "rb") as raw:
                 yield from _unpacked(source, raw)
     except EOFError:
-        raise DataError("ends in the middle of its compressed data; the file is cut off", where=source.name) from None
+        raise DataError(
+            "ends in the middle of its compressed data; the file is cut off", where=source.name, fix="copy or load it again"
+        ) from None
     except (OSError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"cannot be read: {error}", where=source.name) from None
+        raise DataError(
+            f"cannot be read: {error}", where=source.name, fix="copy or load it again; is it packed as its name says?"
+        ) from None
 
 
 def _unpacked(source: Source, raw: BinaryIO) -> Iterator[bytes]:
@@ -202,7 +213,9 @@ def _unpack_zst(source: Source, raw: BinaryIO) -> Iterator[bytes]:
                 held.clear()
         yield bytes(held)
     except zstandard.ZstdError as error:
-        raise DataError(f"is not valid zst data: {error}", where=source.name) from None
+        raise DataError(
+            f"is not valid zst data: {error}", where=source.name, fix="copy or load it again; is it packed as its name says?"
+        ) from None
     if not unpacker.eof:
         raise EOFError
 

@@ -46,7 +46,11 @@ class Texts(NamedTuple):
         if self.source.format == "txt" and self.lines:
             for number, text, whole in lines(texts(self.source, "auto", content)):
                 if not whole:
-                    raise DataError(f"this line is longer than {LINE // 2**20} MiB", where=f"{name}:{number}")
+                    raise DataError(
+                        f"this line is longer than {LINE // 2**20} MiB",
+                        where=f"{name}:{number}",
+                        fix="break the line, or read the file as .jsonl",
+                    )
                 yield Row({self.columns[0]: text}, number, name)
             return
         with named_by(dict.fromkeys(self.columns, "--column NAME")):

@@ -79,16 +79,22 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     layouts = [layout for layout in every if layout.model_type == found]
     if not layouts:
         known = ", ".join(dict.fromkeys(layout.model_type for layout in every))
-        raise DataError(f"model_type is {shown(found)}; known here: {known}")
+        raise DataError(
+            f"model_type is {shown(found)}; known here: {known}",
+            fix="of another family only the word vectors can be taken: encoderkit import VECTORS, and embeddings: in a recipe",
+        )
     layout = next((layout for layout in layouts if not set(layout.classes.values()).isdisjoint(named)), layouts[0])
     kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
     kind: HeadKind = kinds[0] if kinds else "none"
     try:
         config = layout.read(described)
     except KeyError as error:
-        raise DataError(f"{error.args[0]} is missing") from None
+        raise DataError(f"{error.args[0]} is missing", fix="take the config.json that was published with the weights") from None
     except (ValidationError, TypeError) as error:
-        raise DataError(f"cannot be a {layout.model_type}: {'; '.join(str(error).splitlines()[:3])}") from None
+        raise DataError(
+            f"cannot be a {layout.model_type}: {'; '.join(str(error).splitlines()[:3])}",
+            fix="take the config.json that was published with the weights",
+        ) from None
     if kind not in ("classify", "tag"):
         return Recognised(config, Head(kind), layout)
     names = described.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}

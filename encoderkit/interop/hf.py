@@ -62,13 +62,22 @@ def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pa
     for rule in rules(config, head, pad, own):
         missing = [name for name in rule.theirs if name not in tensors]
         if missing:
-            raise DataError(f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}")
+            raise DataError(
+                f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}",
+                fix="name in config.json (architectures) the class that the weights were saved with",
+            )
         ours = torch.cat([_formed(tensors[name][rule.before :], rule.form) for name in rule.theirs]) / rule.scale
         if not rule.present:
             if ours.any():
-                raise DataError(f"tensor {rule.theirs[0]} is not zero, and the config has no place for it")
+                raise DataError(
+                    f"tensor {rule.theirs[0]} is not zero, and the config has no place for it",
+                    fix="take the config.json that was published with the weights",
+                )
         elif rule.ours in result and not torch.equal(result[rule.ours], ours):
-            raise DataError(f"tensor {rule.theirs[0]} differs from the one it should share; such a head is not supported")
+            raise DataError(
+                f"tensor {rule.theirs[0]} differs from the one it should share; such a head is not supported",
+                fix="import the encoder alone: name its class in architectures, such as BertModel",
+            )
         else:
             result[rule.ours] = ours
     return result

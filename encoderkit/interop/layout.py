@@ -154,6 +154,7 @@ def sizes(config: TransformerConfig, head: Head) -> dict[str, Any]:
     }
 
 
+NO_COUNTERPART = "take another checkpoint: what this one computes has no counterpart here"
 _SYNONYMS: dict[str, Activation] = {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_python": "gelu", "swish": "silu"}
 
 
@@ -163,14 +164,20 @@ def activation(described: Mapping[str, Any], key: str, default: str = "gelu") ->
     names: dict[str, Activation] = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
     names |= _SYNONYMS
     if found not in names:
-        raise DataError(f"{key} is {shown(found)}; known here: {', '.join(sorted(names))}")
+        raise DataError(
+            f"{key} is {shown(found)}; known here: {', '.join(sorted(names))}",
+            fix=NO_COUNTERPART,
+        )
     return names[found]
 
 
 def demand(described: Mapping[str, Any], key: str, *legal: object) -> None:
     """Raise `DataError` unless the setting `key` of a config.json is missing or one of `legal`."""
     if key in described and described[key] not in legal:
-        raise DataError(f"{key} is {shown(str(described[key]))}, for which there is no place here; legal: {legal}")
+        raise DataError(
+            f"{key} is {shown(str(described[key]))}, for which there is no place here; legal: {legal}",
+            fix=NO_COUNTERPART,
+        )
 
 
 def demand_plain_rope(described: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from encoderkit.config import Config
 from encoderkit.errors import DataError, shown
 from encoderkit.interop.layout import (
     ACTIVATIONS,
+    NO_COUNTERPART,
     Demand,
     Head,
     HeadKind,
@@ -147,7 +148,10 @@ def _read_encoder(described: Mapping[str, Any]) -> T5Config:
     model_type = described["model_type"]
     gated, _, name = described.get("feed_forward_proj", "gated-gelu" if model_type == "mt5" else "relu").rpartition("-")
     if gated not in ("", "gated"):
-        raise DataError(f"feed_forward_proj is {shown(described['feed_forward_proj'])}, for which there is no place here")
+        raise DataError(
+            f"feed_forward_proj is {shown(described['feed_forward_proj'])}, for which there is no place here",
+            fix=NO_COUNTERPART,
+        )
     named = "gelu_new" if gated and name == "gelu" else name
     return T5Config(
         model_type=model_type,

@@ -93,10 +93,16 @@ def described(tensors: Mapping[str, Tensor], config: Mapping[str, Any], pad: int
     legal = {"embedding": (["word", "pos", "seg"], "word_pos_seg"), "encoder": ("transformer",), "mask": ("fully_visible",)}
     for key, values in legal.items():
         if key in config and config[key] not in values:
-            raise DataError(f"{key} is {config[key]}; only the BERTs of UER-py can be imported, in which it is {values[-1]}")
+            raise DataError(
+                f"{key} is {config[key]}; only the BERTs of UER-py can be imported, in which it is {values[-1]}",
+                fix="take a BERT of UER-py, or the same model in the form of transformers",
+            )
     for key in ("layernorm_positioning", "feed_forward", "share_embedding", "relative_position_embedding"):
         if config.get(key) not in (None, False, "post", "dense"):
-            raise DataError(f"{key} is {config[key]}; only the BERTs of UER-py can be imported")
+            raise DataError(
+                f"{key} is {config[key]}; only the BERTs of UER-py can be imported",
+                fix="take a BERT of UER-py, or the same model in the form of transformers",
+            )
     words = tensors["bert.embeddings.word_embeddings.weight"]
     masked = "cls.predictions.transform.dense.weight" in tensors
     return {

@@ -107,7 +107,7 @@ class _Collected:
     def done(self, form: str, path: Path) -> WordVectors:
         """The words with their vectors; raises `DataError` if there is none."""
         if not self.words:
-            raise DataError("holds no word vectors", where=path)
+            raise DataError("holds no word vectors", where=path, fix="name a file with a word and its numbers a line")
         return WordVectors(list(self.words), np.stack(self.rows), None, form, self.broken, self.repeated)
 
 
@@ -116,7 +116,11 @@ def read_vectors(path: Path) -> WordVectors:
     stream, found = _opened(path)
     match found:
         case None:
-            raise DataError("is no file of word vectors: its first line is neither a header nor a word and numbers", where=path)
+            raise DataError(
+                "is no file of word vectors: its first line is neither a header nor a word and numbers",
+                where=path,
+                fix="GloVe and word2vec have a word and its numbers a line; binary files are called .bin",
+            )
         case "fasttext", _, _:
             return _fasttext(stream, path)
         case "binary", width, count:
@@ -195,7 +199,9 @@ def _text(stream: Stream, path: Path, width: int, count: int | None) -> WordVect
             row = np.array(fields[1:], np.float64).astype(np.float32)
         except ValueError:
             message = f"expected a word and {width} numbers, found {shown(line.decode('utf-8', 'replace').strip(), 60)}"
-            raise DataError(message, where=f"{path}:{number}") from None
+            raise DataError(
+                message, where=f"{path}:{number}", fix="correct the line, or take it out; words hold no spaces"
+            ) from None
         if found.word(fields[0]):
             found.rows.append(row)
     _check_count(found, count, path)
@@ -263,7 +269,7 @@ def _fasttext(stream: Stream, path: Path) -> WordVectors:
         raise DataError("a quantized fastText model is not read", where=path, fix="take the .bin, not the .ftz")
     height, wide = numbers("2q")
     if wide != width or height not in (count, count + rows) or len(found.words) != count:
-        raise DataError("its parts do not fit together; it is damaged or no fastText model", where=path)
+        raise DataError("its parts do not fit together; it is damaged or no fastText model", where=path, fix="load it again")
     data = stream.read(4 * height * wide)
     if len(data) < 4 * height * wide:
         raise DataError("ends in the middle of its vectors; the file is cut off", where=path, fix="download it again")

@@ -31,7 +31,11 @@ def checkpoint_tensors(source: Path, trust_pickle: bool) -> dict[str, Tensor]:
         path = source / name
         if path.is_file():
             return _sharded(path, trust_pickle) if path.suffix == ".json" else _one(path, trust_pickle)
-    raise DataError(f"holds no weights: neither {SAFE} nor {PICKLES[0]}", where=source)
+    raise DataError(
+        f"holds no weights: neither {SAFE} nor {PICKLES[0]}",
+        where=source,
+        fix="name the directory with config.json and the weights",
+    )
 
 
 def _sharded(index: Path, trust_pickle: bool) -> dict[str, Tensor]:
@@ -39,7 +43,7 @@ def _sharded(index: Path, trust_pickle: bool) -> dict[str, Tensor]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         parts = [index.parent / Path(name).name for name in names]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError("not the index of a checkpoint in several files", where=index) from None
+        raise DataError("not the index of a checkpoint in several files", where=index, fix="load it again") from None
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise DataError(f"names {missing[0]}, which is not there", where=index, fix="download all files of the checkpoint")
@@ -61,10 +65,18 @@ def _one(path: Path, trust_pickle: bool) -> dict[str, Tensor]:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         except subprocess.TimeoutExpired:
-            raise DataError(f"reading this pickle took more than {SECONDS} seconds and was given up", where=path) from None
+            raise DataError(
+                f"reading this pickle took more than {SECONDS} seconds and was given up",
+                where=path,
+                fix="make safetensors of it where you trust it",
+            ) from None
         if done.returncode or not target.exists():
             last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-            raise DataError(f"cannot be read as tensors alone: {last[:300]}", where=path)
+            raise DataError(
+                f"cannot be read as tensors alone: {last[:300]}",
+                where=path,
+                fix="load it again, or make safetensors of it where you trust it",
+            )
         return read_tensors(target)
 
 

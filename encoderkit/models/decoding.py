@@ -51,12 +51,16 @@ class Sampling(NamedTuple):
     def check(self, count: int = 1) -> None:
         """Raise `UsageError` for what cannot be meant."""
         if self.temperature != 0 and not 1e-3 <= self.temperature <= 1e3:
-            raise UsageError(f"should be 0, or from 0.001 to 1,000, found {self.temperature:g}", where="--temperature")
+            raise UsageError(
+                f"should be 0, or from 0.001 to 1,000, found {self.temperature:g}", where="--temperature", fix="--temperature 0.8"
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UsageError(f"should be more than 0 and at most 1, found {self.top_p:g}", where="--top-p")
+            raise UsageError(f"should be more than 0 and at most 1, found {self.top_p:g}", where="--top-p", fix="--top-p 0.9")
         if self.temperature == 0 and (count > 1 or self.top_k is not None or self.top_p is not None):
             raise UsageError(
-                "always takes the likeliest token: several draws, --top-k and --top-p change nothing", where="--temperature 0"
+                "always takes the likeliest token: several draws, --top-k and --top-p change nothing",
+                where="--temperature 0",
+                fix="--temperature 1, or leave the others out",
             )
 
     def choose(self, logits: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:

@@ -121,7 +121,9 @@ class Causal(nn.Module):
     def log_likelihoods(self, texts: Sequence[Row], masking: Masking | None, tokens: int) -> np.ndarray:
         """(N,) log-likelihoods, exact; of two directions the mean of both."""
         if masking is not None:
-            raise UsageError("a model that guesses next tokens hides none; its likelihoods are exact", where="--masking")
+            raise UsageError(
+                "a model that guesses next tokens hides none; its likelihoods are exact", where="--masking", fix="leave it out"
+            )
         found, device = [], str(self.encoder.tokens.weight.device)
         for term, step in zip(self._terms, (1, -1), strict=False):
 

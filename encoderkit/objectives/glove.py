@@ -60,7 +60,10 @@ class Glove(nn.Module):
         skip = np.array(sorted(set(self.vocabulary[1:6])))
         counts = cooccurrences(rows.chunks(), self.vocabulary.size, self.config.window, skip)
         if not counts.nnz:
-            raise DataError("no two known words stand near one another; there is nothing to fit")
+            raise DataError(
+                "no two known words stand near one another; there is nothing to fit",
+                fix="more text, or a larger objective.window",
+            )
         say(f"{counts.nnz:,} pairs of words are near one another")
         return Cells(counts, TILE)
 

@@ -159,7 +159,9 @@ class Permuted(nn.Module):
         is hidden, so all tokens of a text are guessed in one pass.
         """
         if masking is not None:
-            raise UsageError("a model of permuted orders hides none; its likelihoods are exact", where="--masking")
+            raise UsageError(
+                "a model of permuted orders hides none; its likelihoods are exact", where="--masking", fix="leave it out"
+            )
 
         def nats(inputs: Inputs, where: Tensor, labels: Tensor) -> Tensor:
             return -self.left_to_right(inputs).flatten()[where]

@@ -153,7 +153,9 @@ class Replaced(nn.Module):
         probability of the text.
         """
         if masking is not None:
-            raise UsageError("a discriminator hides none; it judges all tokens of a text as it stands", where="--masking")
+            raise UsageError(
+                "a discriminator hides none; it judges all tokens of a text as it stands", where="--masking", fix="leave it out"
+            )
 
         def nats(inputs: Inputs, where: Tensor, labels: Tensor) -> Tensor:
             return F.softplus(self.scores(inputs).flatten()[where])  # -log(1 - sigmoid)

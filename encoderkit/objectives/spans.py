@@ -61,7 +61,10 @@ class Spans(nn.Module):
         size = vocabulary.size + (count if first is None else 0)  # rows of the embeddings
         self.sentinels = (vocabulary.size if first is None else first) + np.arange(count) * config.sentinel_step
         if self.sentinels.max() >= size:
-            raise UsageError(f"objective: a sentinel has the id {self.sentinels.max()}, but the tokenizer has {size} pieces")
+            raise UsageError(
+                f"objective: a sentinel has the id {self.sentinels.max()}, but the tokenizer has {size} pieces",
+                fix="a tokenizer that holds them, with objective.first_sentinel; or null, for rows of their own",
+            )
         self.start = vocabulary.cls if config.decoder.start == "cls" else vocabulary.pad
         self.encoder: Encoder = build_encoder(encoder, size, vocabulary.pad)
         self.head = Decoder(config.decoder, encoder, size, vocabulary.pad, self.encoder.tokens.embedding_dim)

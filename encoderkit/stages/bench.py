@@ -31,7 +31,7 @@ def bench(step: Path, lengths: Sequence[int] | None, seconds: float, precision: 
     longest = engine.model.config["length"]
     lengths = sorted(set(lengths)) if lengths else [n for n in LENGTHS if n <= longest] or [longest]
     if wrong := [n for n in lengths if not 3 <= n <= longest]:
-        raise UsageError(f"a text has 3 to {longest} tokens here, found {wrong[0]}", where="--length")
+        raise UsageError(f"a text has 3 to {longest} tokens here, found {wrong[0]}", where="--length", fix=f"--length {longest}")
     found = {str(n): _measure(engine, n, seconds) for n in lengths}
     return {
         "device": engine.device,

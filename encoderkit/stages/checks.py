@@ -121,7 +121,7 @@ def _answer(
     given = {name: row.values[name] for name in layout.labels if name in row.values}
     if len(given) < len(layout.labels):
         missing = next(name for name in layout.labels if name not in given)
-        raise DataError(f"there is no {shown(missing)}", where=row.place)
+        raise DataError(f"there is no {shown(missing)}", where=row.place, fix="name the column in the recipe: task.label")
     labels: list[str] = []
     spans: list[tuple[int, int]] = []
     if layout.kind in ("span", "generate"):
@@ -133,7 +133,11 @@ def _answer(
         if isinstance(value, list) and places is not None:
             tags = row.texts(name)
             if len(tags) != len(places):
-                raise DataError(f"{shown(name)} has {len(tags)} entries and there are {len(places)} tokens", where=row.place)
+                raise DataError(
+                    f"{shown(name)} has {len(tags)} entries and there are {len(places)} tokens",
+                    where=row.place,
+                    fix="correct the row, or take it out",
+                )
             labels += sorted({tag.partition("-")[2] or tag for tag in tags})
             spans += [(int(start), int(end)) for start, end in places]
         elif isinstance(value, list) and any(isinstance(part, list | dict) for part in value):

@@ -116,11 +116,15 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
     nested = [text.removeprefix(NESTED) for text in settings if text.startswith(NESTED)]
     own = [text for text in settings if not text.startswith(NESTED)]
     if nested and then is None:
-        raise UsageError(f"{NESTED}{nested[0]} is for --finetune, and there is none", where="--set")
+        raise UsageError(f"{NESTED}{nested[0]} is for --finetune, and there is none", where="--set", fix="add --finetune RECIPE")
     for path in recipes:
         first, name = _load(path, own), path.stem
         if name in (plan.name for plan in found):
-            raise UsageError(f"two of the recipes are named {name}; each is run in a directory of its name", where=path)
+            raise UsageError(
+                f"two of the recipes are named {name}; each is run in a directory of its name",
+                where=path,
+                fix="rename one of the files",
+            )
         second = None
         if isinstance(first, PretrainRecipe):
             pretrain_inputs(first)
@@ -129,17 +133,26 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
         else:
             finetune_inputs(first)
             if then is not None:
-                raise UsageError("is a fine-tuning recipe, and --finetune is for what was pretrained", where=path)
+                raise UsageError(
+                    "is a fine-tuning recipe, and --finetune is for what was pretrained",
+                    where=path,
+                    fix="leave --finetune out, or compare recipes that pretrain",
+                )
         if second is not None and not isinstance(second, FinetuneRecipe):
-            raise UsageError("--finetune takes a fine-tuning recipe", where=then)
+            raise UsageError(
+                "--finetune takes a fine-tuning recipe", where=then, fix="encoderkit init finetune --out finetune.yaml"
+            )
         if second is not None and first.model is not None and (reason := unfit(first.model, second.task, second.dropout)):
-            raise UsageError(f"{name}: {reason}", where=then)
+            raise UsageError(f"{name}: {reason}", where=then, fix=None)
         if second is not None:
             for path in (path for given in second.data.files.values() for path in paths_of(given)):
                 input_file(path)
         found.append(_Plan(name, first, second, _parameters(first)))
     if len({type(plan.first) for plan in found}) > 1:
-        raise UsageError("some recipes pretrain and some fine-tune: only like can be compared with like")
+        raise UsageError(
+            "some recipes pretrain and some fine-tune: only like can be compared with like",
+            fix="compare those that pretrain, with --finetune RECIPE to fine-tune each",
+        )
     return found
 
 
@@ -148,7 +161,9 @@ def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe | FinetuneRecip
     data = override(data, list(settings))
     kind = recipe_kind(data, path)
     if kind not in ("pretrain", "finetune"):
-        raise UsageError(f"a {kind} recipe; compare takes recipes that train", where=path)
+        raise UsageError(
+            f"a {kind} recipe; compare takes recipes that train", where=path, fix="name recipes of pretrain or finetune"
+        )
     return validate(PretrainRecipe if kind == "pretrain" else FinetuneRecipe, data, str(path), lines, settings)
 
 
@@ -169,10 +184,15 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
     tasks = {plan.name: last.task.kind for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
     metrics = {last.task.metrics for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
     if len(set(tasks.values())) == 1 < len(metrics):
-        raise UsageError(f"some of the recipes are measured by {' and some by '.join(map(', '.join, sorted(metrics)))}")
+        raise UsageError(
+            f"some of the recipes are measured by {' and some by '.join(map(', '.join, sorted(metrics)))}",
+            fix="compare those of the same metrics",
+        )
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} {kind}" for name, kind in tasks.items())
-        raise UsageError(f"recipes of different tasks cannot be compared: {told}", where="task.kind")
+        raise UsageError(
+            f"recipes of different tasks cannot be compared: {told}", where="task.kind", fix="compare those of one task"
+        )
     judged = [_labelled(plan.second or plan.first) for plan in plans]
     rows = {"none" if given is None else name_of(given) for given in judged}
     if data is None and len(rows) > 1:

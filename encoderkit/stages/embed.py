@@ -39,11 +39,11 @@ def embed(
     task = engine.model.task
     kind: Pooling = pooling or (task.config.vector if task else None) or "mean"
     if reason := blind(engine.model.learner.encoder_config, kind):
-        raise UsageError(reason, where="--pooling")
+        raise UsageError(reason, where="--pooling", fix=None)
     texts = open_texts(source, _columns(engine, columns), named=bool(columns))
     count, dim = sum(1 for _ in texts.rows()), engine.model.learner.encoder.dim  # the header says how many rows follow
     if not count:
-        raise DataError("holds no row", where=texts.source.name)
+        raise DataError("holds no row", where=texts.source.name, fix="name a file with rows")
     account = Account()
     with files.staged_file(out, overwrite) as target, progress("embedding", count, "rows") as bar:
         target.write(_header(count, dim))
@@ -73,7 +73,11 @@ def embed(
 def _columns(engine: Engine, given: Sequence[str] | None) -> list[str]:
     """The columns of the text in files: those of `--column`, or those that the model was trained with."""
     if given and len(given) > 2:
-        raise UsageError(f"a text or a pair of texts is read, found {len(given)} columns", where="--column")
+        raise UsageError(
+            f"a text or a pair of texts is read, found {len(given)} columns",
+            where="--column",
+            fix="--column TEXT, or --column FIRST --column SECOND",
+        )
     task = engine.model.task
     return list(given) if given else ["text"] if task is None else task.config.embedded
 

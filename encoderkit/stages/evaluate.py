@@ -55,9 +55,14 @@ def evaluate(
     task = engine.model.task
     if task is None:
         if against is not None:
-            raise UsageError("neighbouring tokens are not independent, so two pretrained models are not tested on a store")
+            raise UsageError(
+                "neighbouring tokens are not independent, so two pretrained models are not tested on a store",
+                fix="compare their losses: encoderkit evaluate each on the store",
+            )
         if errors is not None:
-            raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--errors")
+            raise UsageError(
+                "is of labelled rows, and a pretrained model is evaluated on tokens", where="--errors", fix="leave it out"
+            )
         return about | _store(engine, paths_of(data)[0])
     rival = None if against is None else open_model(against)
     if rival is not None and rival.task is not None:
@@ -98,7 +103,11 @@ def judge(engine: Engine, data: Given, columns: Mapping[str, str]) -> Judged:
     """What the model says of each row of `data`, beside what is right; `columns` as in `evaluate`."""
     task = engine.model.task
     if task is None:
-        raise UsageError("is a pretrained model, which has no answers to labelled rows", where=engine.model.path)
+        raise UsageError(
+            "is a pretrained model, which has no answers to labelled rows",
+            where=engine.model.path,
+            fix="encoderkit finetune RECIPE --set checkpoint=RUN first; a pretrained model is measured on a store",
+        )
     rows = _read(task, data, columns)
     examples = task.encode(rows, engine.model.tokenizer)
     if isinstance(task, Span) and "recipe" not in engine.model.config:  # an import does not say in which language it answers
@@ -111,7 +120,10 @@ def _check_alike(one: Task, other: Task) -> None:
     """Raise `UsageError` for models whose answers are not of one kind."""
     first, second = ((type(task), task.kinds, [*task.directions]) for task in (one, other))
     if first != second:
-        raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared")
+        raise UsageError(
+            "the two models have other tasks or other labels, so nothing of theirs can be compared",
+            fix="compare models of one task and the same labels",
+        )
 
 
 def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:

@@ -30,6 +30,7 @@ from encoderkit.tasks.texts import assemble
 
 TOLERANCE = 1e-5
 """On logits in fp32, absolute, and relative to the largest of a row: what rounds off is the sums that all of them are of."""
+_REPORT = "please report it, with the config.json of the model and the version of transformers"
 TARGETS = ("hf", "word2vec", "word2vec-text")
 Part = Literal["model", "encoder", "generator"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
@@ -99,7 +100,9 @@ def _part(model: Model, part: Part) -> Model:
     learner, config = model.learner, model.learner.encoder_config
     if part == "generator":
         if not isinstance(learner, Replaced):
-            raise UsageError("only a model that was pretrained on replaced tokens has a generator", where="--part")
+            raise UsageError(
+                "only a model that was pretrained on replaced tokens has a generator", where="--part", fix="leave it out"
+            )
         return model._replace(learner=learner.masked)
     if part == "model":
         if not isinstance(learner, Replaced) or obstacle(config, Head("none")) or not obstacle(config, Head("replaced")):
@@ -176,7 +179,7 @@ def compare(model: Model, auto_class: str, folder: Path) -> Parity:
         settings = alone if auto_class == "AutoModel" else {}
         theirs, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True, **settings)
         if any(report.values()):
-            raise CheckError(f"transformers does not read the exported weights: {report}", where=model.path)
+            raise CheckError(f"transformers does not read the exported weights: {report}", where=model.path, fix=_REPORT)
         theirs.eval()
         # Of a model that reads texts of any length, no more than it was trained on.
         limit = min(tokenizer.model_max_length, longest(model.learner.encoder_config) or model.config["length"], LONG)
@@ -207,7 +210,7 @@ def _difference(model: Model, ours: Export, theirs: Any, tokenizer: Any, rows: S
     for row, (ids, own) in enumerate(zip(inputs.ids, inputs.mask, strict=True)):
         if not torch.equal(arguments["input_ids"][row][there[row]], ids[own]):
             text = shown(" ".join(rows[row]), 40)
-            raise CheckError(f"transformers' tokenizer splits {text} in another way", where=model.path)
+            raise CheckError(f"transformers' tokenizer splits {text} in another way", where=model.path, fix=_REPORT)
     if ours.decoder is not None:  # what is read is also what is to be written
         arguments["decoder_input_ids"] = arguments["input_ids"]
     found = theirs(**arguments)  # the logits, or the vectors of an encoder alone; then those of pairs
@@ -219,7 +222,7 @@ def _difference(model: Model, ours: Export, theirs: Any, tokenizer: Any, rows: S
         difference = (expected - other).abs()
         worst = max(worst, float(difference.max()))
         if not (difference <= TOLERANCE * (1 + expected.abs().amax(-1, keepdim=True))).all():
-            raise CheckError(f"the logits of the exported model differ by up to {worst:.2g}", where=model.path)
+            raise CheckError(f"the logits of the exported model differ by up to {worst:.2g}", where=model.path, fix=_REPORT)
     return worst
 
 

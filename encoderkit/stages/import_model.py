@@ -81,7 +81,7 @@ def run(
     if recognised.head.kind == "tag":
         recognised = recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels)[0]))
     if writes and not isinstance(recognised.config, EncoderDecoderConfig):
-        raise UsageError("this checkpoint has no decoder, and so writes nothing", where="--writes")
+        raise UsageError("this checkpoint has no decoder, and so writes nothing", where="--writes", fix="leave it out")
     tokenizer = Tokenizer(found.tokenizer, found.where)
     tensors, tied = _plain_names(found.tensors), bool(found.described.get("tie_word_embeddings", True))
     recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
@@ -130,13 +130,15 @@ def _found(source: str, trust_pickle: bool, config: Path | None, vocabulary: Pat
         return _uer(path, trust_pickle, config, vocabulary)
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         return _directory(_fetched(source, trust_pickle), trust_pickle)
-    raise UsageError("there is no such file or directory", where=source)
+    raise UsageError("there is no such file or directory", where=source, fix="look at the path; a name on the hub is OWNER/NAME")
 
 
 def _directory(folder: Path, trust_pickle: bool) -> Source:
     described = files.read_json(folder / "config.json")
     if not isinstance(described, dict):
-        raise DataError("holds no JSON object", where=folder / "config.json")
+        raise DataError(
+            "holds no JSON object", where=folder / "config.json", fix="take the config.json that was published with the weights"
+        )
     if "encoder" in described:
         fix = "use it as it is: every command takes it"
         raise UsageError("this is a model of encoderkit already", where=folder, fix=fix)
@@ -205,10 +207,14 @@ def _taken(
             found = paired  # as BERT was published: what is called a masked model has its pooler too
         ours = from_hf(found.config, found.head.kind, tensors, tokenizer.pad, found.head.own)
     except DataError as error:
-        raise DataError(error.message, where=where) from None
+        raise DataError(error.message, where=where, fix=None) from None
     rows, pieces = len(ours["encoder.tokens.weight"]), tokenizer.vocab_size
     if rows < pieces:
-        raise DataError(f"the tokenizer has {pieces} pieces, the model rows for {rows}; they do not belong together", where=where)
+        raise DataError(
+            f"the tokenizer has {pieces} pieces, the model rows for {rows}; they do not belong together",
+            where=where,
+            fix="take the tokenizer that was published with the weights",
+        )
     return found, ours, sorted(tensors.keys() - _names(found, tokenizer.pad))
 
 
@@ -226,7 +232,10 @@ def _once(found: Recognised, tensors: dict[str, Tensor], tied: bool) -> tuple[Re
         tensors = {layout.table: tensors[words], **tensors} if own else tensors
     for name in differ:
         if not own or (name in layout.repeated and tensors[name].dim() > 1):
-            raise DataError(f"tensor {name} differs from {pairs[name]}, which it should repeat")
+            raise DataError(
+                f"tensor {name} differs from {pairs[name]}, which it should repeat",
+                fix="import the encoder alone: name its class in architectures, such as BertModel",
+            )
     once = {name: tensor for name, tensor in tensors.items() if name not in pairs or (own and name == layout.table)}
     once |= {b: tensors[a] for a, b in pairs.items() if a in tensors and (a in layout.repeated or b not in tensors)}
     return found._replace(head=found.head._replace(own=own and found.head.kind != "none")), once
@@ -268,7 +277,10 @@ def _config(
 ) -> dict[str, Any]:
     head, vocabulary = found.head, vocabulary_of(tokenizer)
     if head.kind == "classify" and head.pooling == "cls" and vocabulary.summary == "last":
-        raise DataError("this classifier reads the first token of a text, and its tokenizer puts [CLS] last")
+        raise DataError(
+            "this classifier reads the first token of a text, and its tokenizer puts [CLS] last",
+            fix="import the encoder alone: name its class in architectures, without ForSequenceClassification",
+        )
     size = len(ours["encoder.tokens.weight"])
     encoder: Any = found.config
     part: dict[str, Any] = {}
@@ -318,7 +330,11 @@ def _length(found: Recognised, wanted: int | None) -> int:
     if wanted is None:
         return min(most or LENGTH, LENGTH)
     if wanted < 3 or (most is not None and wanted > most):
-        raise UsageError(f"the model reads 3 to {most or 'any number of'} tokens, found {wanted}", where="--length")
+        raise UsageError(
+            f"the model reads 3 to {most or 'any number of'} tokens, found {wanted}",
+            where="--length",
+            fix=f"--length {most or LENGTH}",
+        )
     return wanted
 
 

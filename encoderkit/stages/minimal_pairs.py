@@ -55,17 +55,21 @@ def read_pairs(paths: Sequence[Path]) -> list[Pair]:
     """The pairs of all files, and of all .jsonl files in folders; raises `DataError` for a row that is none."""
     found = [file for path in paths for file in (sorted(path.glob("*.jsonl*")) if path.is_dir() else [path])]
     if not found:
-        raise DataError("this folder holds no .jsonl file", where=paths[0])
+        raise DataError("this folder holds no .jsonl file", where=paths[0], fix="name the files, or a folder of .jsonl")
     pairs = [pair for path in found for pair in _pairs(path)]
     if not pairs:
-        raise DataError("holds no pair", where=paths[0])
+        raise DataError("holds no pair", where=paths[0], fix='name a file with rows such as {"good": "...", "bad": "..."}')
     return pairs
 
 
 def _pairs(path: Path) -> Iterator[Pair]:
     [source] = find_sources([path])
     if source.format == "txt":
-        raise UsageError("a line of text holds no pair; .jsonl, .csv, .tsv and .parquet do", where=path)
+        raise UsageError(
+            "a line of text holds no pair; .jsonl, .csv, .tsv and .parquet do",
+            where=path,
+            fix='rows such as {"good": "...", "bad": "..."}',
+        )
     names = [name for known in COLUMNS.values() for name in known]
     for line, values in read_records(source, [], "auto", blocks(source), names):
         place = f"{source.name}:{line}"
@@ -88,7 +92,9 @@ def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = Non
     learner = engine.model.learner
     if not isinstance(learner, Scorer):
         message = "gives sentences no likelihood, as models that learnt to fill in or to go on with text do"
-        raise UsageError(message, where=engine.model.path)
+        raise UsageError(
+            message, where=engine.model.path, fix="a model that was pretrained by masked, replaced, causal, permuted or spans"
+        )
     pairs = read_pairs(data)
     rows, cut = _rows(engine, [text for pair in pairs for text in (pair.good, pair.bad)])
     scores, most = [], engine.batch

@@ -41,7 +41,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     Raises what the run itself would raise on the way to its first update.
     """
     if not isinstance(recipe, PretrainRecipe | FinetuneRecipe):
-        raise UsageError("plan is for recipes of pretrain and finetune")
+        raise UsageError("plan is for recipes of pretrain and finetune", fix="name a recipe of pretrain or finetune")
     keep_memory()
     training = recipe.training
     if budget is not None:

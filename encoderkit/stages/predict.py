@@ -92,7 +92,7 @@ def predict(
         repeated.update(name for name in optional if name in row.values)
     header, line = _written(predictor, form, sorted(repeated - {*predictor.fields}))
     if not total:
-        raise DataError("holds no row", where="standard input" if str(source) == "-" else source)
+        raise DataError("holds no row", where="standard input" if str(source) == "-" else source, fix="give it at least one text")
     account = Account()
     quiet = out is None and sys.stdout.isatty()
     with (
@@ -165,11 +165,13 @@ class _Rows:
         self._engine, self._task, self._top = engine, task, top
         self.columns, self.fields = task.config.columns, task.fields
         if top is not None and not task.choices:
-            raise UsageError(f"predictions of {task.config.kind} have no scores to choose from", where="--top-k")
+            raise UsageError(
+                f"predictions of {task.config.kind} have no scores to choose from", where="--top-k", fix="leave it out"
+            )
         if top is not None and not 1 <= top <= task.choices:
             what = ", the number of labels" if task.labels else ""
             message = f"should be between 1 and {task.choices}{what}, found {top}"
-            raise UsageError(message, where="--top-k")
+            raise UsageError(message, where="--top-k", fix=f"--top-k {task.choices}")
 
     def check(self, row: Row) -> None:
         """The texts are there."""

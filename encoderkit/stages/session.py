@@ -172,7 +172,11 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         by_first(lambda: _begin(recipe, material, settled, out, overwrite))
     else:
         if plan.device == "cuda" and not torch.cuda.is_available():
-            raise UsageError("the run was begun on a GPU, and torch finds none here; it would not be the same run", where=out)
+            raise UsageError(
+                "the run was begun on a GPU, and torch finds none here; it would not be the same run",
+                where=out,
+                fix="go on where the GPU is, or begin anew: --overwrite",
+            )
         if plan.processes == world.size():
             torch.set_num_threads(plan.threads)
         check_precision(learner, plan.precision, plan.device)
@@ -213,7 +217,10 @@ def fit(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> None:
     freeze(learner, training.freeze)
     adapt(learner, training.lora, recipe.seed)
     if not any(parameter.requires_grad for parameter in learner.parameters()):
-        raise UsageError(f"training.freeze: {training.freeze} leaves nothing to train: this task has no layers of its own")
+        raise UsageError(
+            f"training.freeze: {training.freeze} leaves nothing to train: this task has no layers of its own",
+            fix="freeze less, or begin with fresh layers: training.reinit",
+        )
     found = depths(learner)
     if training.unfreeze and max(found.of.values()) <= found.layers:
         message = "training.unfreeze begins with what stands above the layers, and here is nothing"

@@ -55,7 +55,7 @@ def read_space(searches: Sequence[str], recipe: dict[str, Any]) -> list[Axis]:
     axes = [_axis(text, recipe) for text in searches]
     names = [axis.key for axis in axes]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f"{twice} is searched twice", where="--search")
+        raise UsageError(f"{twice} is searched twice", where="--search", fix="give its values once")
     return axes
 
 
@@ -72,7 +72,11 @@ def _axis(text: str, recipe: dict[str, Any]) -> Axis:
         for value in values:
             _check(key, value, recipe)
         if len({json.dumps(value) for value in values}) < max(2, len(values)):
-            raise UsageError(f"needs two values or more that differ, found {shown(what)}", where=f"--search {key}")
+            raise UsageError(
+                f"needs two values or more that differ, found {shown(what)}",
+                where=f"--search {key}",
+                fix=f"--search {key}=LOW..HIGH, or {key}=A,B",
+            )
         return Axis(key, values)
     low, high = (float(end) if re.search("[.eE]", end) else int(end) for end in match.groups()[:2])
     if not low < high or (match[3] and low <= 0):

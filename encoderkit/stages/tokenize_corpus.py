@@ -83,7 +83,7 @@ def run(
     """
     started = time.monotonic()
     if workers is not None and workers < 1:
-        raise UsageError(f"should be at least 1, found {workers}", where="--workers")
+        raise UsageError(f"should be at least 1, found {workers}", where="--workers", fix="--workers 1")
     segmenter = None if segment is None else Segmenter(read_segmentation(segment))
     sources, tokenizer = find_sources(paths), open_tokenizer(tokenizer_path)
     times = [_time(source) for source in sources]  # before the hashes, which take a while
@@ -156,7 +156,7 @@ def _hash(source: Source) -> SourceFile:
     try:
         return SourceFile(str(source.path), source.format, source.path.stat().st_size, files.sha256(source.path))
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=source.path) from None
+        raise DataError(f"cannot be read: {error.strerror}", where=source.path, fix="name a file that can be read") from None
 
 
 def _check_readable(source: Source) -> None:
@@ -165,7 +165,7 @@ def _check_readable(source: Source) -> None:
             with open(source.path, "rb") as file:
                 file.read(1)
     except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", where=source.path) from None
+        raise UsageError(f"cannot be read: {error.strerror}", where=source.path, fix="name a file that can be read") from None
 
 
 def _time(source: Source) -> int:
@@ -223,7 +223,9 @@ def _fill(folder: Path, jobs: Iterator[Job], account: Account, given: _Given, to
             straddling += encoded.straddling
             bar.advance(len(places), f"{writer.tokens:,} tokens")
     if not writer.tokens:
-        raise DataError("the tokenizer makes no token of this text", where=given.sources[0].name)
+        raise DataError(
+            "the tokenizer makes no token of this text", where=given.sources[0].name, fix="another file, or another tokenizer"
+        )
     _check_unchanged(given)
     files.make_folder(folder / "tokenizer")
     for name, data in tokenizer.save_files().items():

@@ -44,11 +44,15 @@ def read_pairs(path: Path) -> list[Pair]:
         if not scores:
             if pairs or number > 1:
                 message = f"expected two words and a score, found {shown(line, 60)}"
-                raise DataError(message, where=f"{path}:{number}")
+                raise DataError(message, where=f"{path}:{number}", fix="correct the line, or take it out")
             continue
         pairs.append(Pair(fields[0], fields[1], scores[0]))
     if len(pairs) < 2:
-        raise DataError("holds no two pairs of words with a score", where=path)
+        raise DataError(
+            "holds no two pairs of words with a score",
+            where=path,
+            fix="a line for each pair: two words and a score, between tabs or commas",
+        )
     return pairs
 
 
@@ -76,7 +80,11 @@ def _similarity(model: Model, path: Path) -> Answered:
     first, second = (look_up(model, words) for words in ([p.first for p in pairs], [p.second for p in pairs]))
     covered = np.array([bool(a) and bool(b) for a, b in zip(first.ids, second.ids, strict=True)])
     if covered.sum() < 2:
-        raise DataError("the model has vectors for both words of fewer than two pairs", where=path)
+        raise DataError(
+            "the model has vectors for both words of fewer than two pairs",
+            where=path,
+            fix="words as the vocabulary writes them; is it in the language of the model?",
+        )
     cosines = np.where(covered, (_unit(first.vectors) * _unit(second.vectors)).sum(1), np.nan)
     scores = np.array([pair.score for pair in pairs])
     found = float(np.asarray(spearmanr(scores[covered], cosines[covered]))[0])
@@ -94,9 +102,13 @@ def read_questions(path: Path) -> dict[str, list[list[str]]]:
         elif len(fields) == 4:
             sections.setdefault(name, []).append(fields)
         else:
-            raise DataError(f"expected four words, found {shown(line, 60)}", where=f"{path}:{number}")
+            raise DataError(
+                f"expected four words, found {shown(line, 60)}",
+                where=f"{path}:{number}",
+                fix="correct the line, or take it out; a line with `: name` begins a section",
+            )
     if not sections:
-        raise DataError("holds no questions", where=path)
+        raise DataError("holds no questions", where=path, fix="four words a line; a line with `: name` begins a section")
     return sections
 
 
@@ -129,7 +141,11 @@ def analogy(engine: Engine, data: Sequence[Path], masking: Masking | None = None
     given[np.concatenate([*there.values()])] = np.concatenate([*found.values()])
     total, right = sum(len(answers) for answers in found.values()), sum(int(answers.sum()) for answers in found.values())
     if not total:
-        raise DataError("the model has vectors for all four words of no question", where=data[0])
+        raise DataError(
+            "the model has vectors for all four words of no question",
+            where=data[0],
+            fix="words as the vocabulary writes them; is it in the language of the model?",
+        )
     figures = {
         "rows": len(given),
         "covered": total,
@@ -176,10 +192,10 @@ def describe(result: dict[str, Any]) -> str:
 
 def _files(data: Sequence[Path], masking: Masking | None) -> Sequence[Path]:
     if masking is not None:
-        raise UsageError("is for --suite minimal_pairs", where="--masking")
+        raise UsageError("is for --suite minimal_pairs", where="--masking", fix="leave it out")
     for path in data:
         if path.is_dir():
-            raise UsageError("is a directory; a file of words is expected", where=path)
+            raise UsageError("is a directory; a file of words is expected", where=path, fix="name the file in it")
     return data
 
 

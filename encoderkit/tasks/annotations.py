@@ -24,7 +24,7 @@ def read_tags(row: Row, config: TagConfig, plain: bool = False) -> list[Entity] 
     tokens, tags = row.words(config.tokens or ""), row.words(config.tags or "")
     if len(tokens) != len(tags):
         found = f"{shown(config.tokens or '')} has {len(tokens)} entries and {shown(config.tags or '')} {len(tags)}"
-        raise DataError(f"{found}; each token has one tag", where=row.place)
+        raise DataError(f"{found}; each token has one tag", where=row.place, fix="correct the row, or take it out")
     if plain:
         return tags
     try:
@@ -40,7 +40,11 @@ def read_entities(row: Row, column: str, text: str) -> list[Entity]:
         given = given.get("entities")
     if not isinstance(given, list):
         kind = "nothing" if given is None else shown(str(given), 40)
-        raise DataError(f"{shown(column)} should be a list of [start, end, label], found {kind}", where=row.place)
+        raise DataError(
+            f"{shown(column)} should be a list of [start, end, label], found {kind}",
+            where=row.place,
+            fix='such as [[0, 5, "PER"]], an empty list where there is none; task.spans names the column',
+        )
     return [_entity(one, column, text, row.place) for one in given]
 
 
@@ -52,13 +56,17 @@ def _entity(given: Any, column: str, text: str, place: str) -> Entity:
     start, end, label = parts
     if not (_whole(start) and _whole(end) and isinstance(label, str) and label):
         message = f"an entity in {shown(column)} is [start, end, label] or has these names, found {shown(str(given), 60)}"
-        raise DataError(message, where=place)
+        raise DataError(message, where=place, fix='such as [0, 5, "PER"], in characters from 0, the end not included')
     if not 0 <= start < end <= len(text):
         message = f"the entity {shown(str(given), 60)} does not lie in the text, which has {len(text)} characters"
         raise DataError(message, where=place, fix="offsets count characters from 0, and end is the one after the last")
     inner = text[start:end].strip()
     if not inner:
-        raise DataError(f"the entity {shown(str(given), 60)} holds nothing but white space", where=place)
+        raise DataError(
+            f"the entity {shown(str(given), 60)} holds nothing but white space",
+            where=place,
+            fix="correct the row, or take it out",
+        )
     start += len(text[start:end]) - len(text[start:end].lstrip())
     return Entity(start, start + len(inner), label)
 

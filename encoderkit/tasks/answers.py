@@ -50,12 +50,20 @@ def answers_of(row: Row, column: str) -> list[Answer]:
         texts = texts if isinstance(texts, list) else [texts]
         starts = starts if isinstance(starts, list) else [starts] * len(texts)
         if len(texts) != len(starts):
-            raise DataError(f"{shown(column)} has {len(texts)} texts and {len(starts)} values of answer_start", where=row.place)
+            raise DataError(
+                f"{shown(column)} has {len(texts)} texts and {len(starts)} values of answer_start",
+                where=row.place,
+                fix="as many of one as of the other",
+            )
         value = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
     if not isinstance(value, list):
         found = "nothing" if value is None else shown(str(value), 40)
         message = f"{shown(column)} should be answers, each with text and answer_start, found {found}"
-        raise DataError(message, where=row.place)
+        raise DataError(
+            message,
+            where=row.place,
+            fix='such as [{"text": "...", "answer_start": 0}], an empty list where there is none; task.answers names the column',
+        )
     if value and row.values.get("is_impossible") is True:
         raise DataError("is_impossible is true, and there are answers", where=row.place, fix="correct one of the two")
     return [_answer(item, column, row.place) for item in value]
@@ -68,7 +76,11 @@ def _answer(item: object, column: str, place: str) -> Answer:
     if not text.strip():
         raise DataError(f"an answer in {shown(column)} is empty", where=place, fix="no answer is an empty list: []")
     if start is not None and (isinstance(start, bool) or not isinstance(start, int)):
-        raise DataError(f"answer_start should be a whole number, found {shown(str(start), 40)}", where=place)
+        raise DataError(
+            f"answer_start should be a whole number, found {shown(str(start), 40)}",
+            where=place,
+            fix="where the answer begins, in characters from 0; leave it out to have it looked for",
+        )
     return Answer(text, None if start == -1 else start)
 
 

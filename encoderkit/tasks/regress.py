@@ -76,7 +76,7 @@ class Regress(EncoderTask):
         for column in config.targets:
             if len({row.number(column) for row in rows}) == 1:
                 message = f"all rows have {rows[0].number(column):g} in {column}, so there is nothing to learn"
-                raise DataError(message, where=rows[0].source)
+                raise DataError(message, where=rows[0].source, fix="name another column in task.label, or other rows")
         return config.targets
 
     def prepare(self, examples: Sequence[Example]) -> None:

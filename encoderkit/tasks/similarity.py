@@ -65,7 +65,10 @@ class Similarity(EncoderTask):
         """`length`: the tokens a text has at most. Raises `UsageError` for more `dimensions` than the encoder has."""
         super().__init__(config, encoder, vocabulary, length, labels)
         if max(config.dimensions, default=1) > self.encoder.dim:
-            raise UsageError(f"task.dimensions has {max(config.dimensions)}, and the vectors have {self.encoder.dim} dimensions")
+            raise UsageError(
+                f"task.dimensions has {max(config.dimensions)}, and the vectors have {self.encoder.dim} dimensions",
+                fix=f"--set task.dimensions=[{self.encoder.dim}], or fewer",
+            )
         self.head = nn.Identity()
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("span", torch.tensor(1.0))
@@ -83,10 +86,14 @@ class Similarity(EncoderTask):
     def find_labels(rows: Sequence[Row], config: SimilarityConfig) -> list[str]:
         """None; raises `DataError` where all scores are the same, or no two texts that do not belong together."""
         if config.label is not None and len({row.number(config.label) for row in rows}) == 1:
-            raise DataError(f"all rows have the same {config.label}, so there is nothing to learn", where=rows[0].source)
+            raise DataError(
+                f"all rows have the same {config.label}, so there is nothing to learn",
+                where=rows[0].source,
+                fix="name another column in task.label, or other rows",
+            )
         if config.label is None and config.negative is None and len({row.text(config.columns[1]) for row in rows}) == 1:
             message = f"all rows have the same {config.columns[1]}: there is no other to tell it from, and nothing to learn"
-            raise DataError(message, where=rows[0].source)
+            raise DataError(message, where=rows[0].source, fix="rows with other texts there")
         return []
 
     def prepare(self, examples: Sequence[Example]) -> None:

@@ -48,7 +48,9 @@ def options(row: Row, config: ChoiceConfig) -> list[str]:
     listed = row.texts(config.options) if isinstance(config.options, str) else None
     found = listed if listed is not None else [row.text(column) for column in config.options]
     if len(found) < 2:
-        raise DataError(f"a question has two options or more, found {len(found)}", where=row.place)
+        raise DataError(
+            f"a question has two options or more, found {len(found)}", where=row.place, fix="give it another, or take the row out"
+        )
     return found
 
 
@@ -60,7 +62,7 @@ def option(row: Row, config: ChoiceConfig) -> int:
     if not 0 <= number < count:
         legal = f"{config.first} to {config.first + count - 1}, or A to {chr(ord('A') + count - 1)}"
         message = f"{shown(config.label)} should name one of the options ({legal}), found {shown(label)}"
-        raise DataError(message, where=row.place)
+        raise DataError(message, where=row.place, fix="correct the row; task.first says whether numbers begin with 0 or 1")
     return number
 
 
@@ -68,5 +70,5 @@ def relevance(row: Row, config: RerankConfig) -> float:
     """How relevant a candidate is; raises `DataError` below 0."""
     value = row.number(config.label)
     if value < 0:
-        raise DataError(f"the relevance is 0 or more, found {value:g}", where=row.place)
+        raise DataError(f"the relevance is 0 or more, found {value:g}", where=row.place, fix="correct the row")
     return value

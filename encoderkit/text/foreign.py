@@ -57,7 +57,11 @@ def wordpiece_files(
     missing = [token for token in names.values() if token not in ids]
     if missing or len(ids) != len(pieces):
         reason = f"lacks {', '.join(missing)}" if missing else "has a piece twice"
-        raise DataError(f"this vocabulary {reason}; is it that of a BERT?", where=vocabulary)
+        raise DataError(
+            f"this vocabulary {reason}; is it that of a BERT?",
+            where=vocabulary,
+            fix="the vocab.txt that was published with the weights",
+        )
     with panics_explained("reading the vocabulary", vocabulary):
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token=names["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(True, chinese, strip_accents, lowercase)
@@ -82,7 +86,11 @@ def _byte_bpe(folder: Path) -> dict[str, bytes]:
     tokenizer.decoder = decoders.ByteLevel()
     if not gpt:
         if missing := [names[role] for role in ("cls_token", "sep_token") if names[role] not in vocab]:
-            raise DataError(f"lacks {' and '.join(missing)}, with which its texts begin and end", where=folder / "vocab.json")
+            raise DataError(
+                f"lacks {' and '.join(missing)}, with which its texts begin and end",
+                where=folder / "vocab.json",
+                fix="the vocab.json that was published with the weights",
+            )
         cls, sep = names["cls_token"], names["sep_token"]
         tokenizer.post_processor = processors.RobertaProcessing((sep, vocab[sep]), (cls, vocab[cls]), True, space)
     return _with_layout(_files(tokenizer, names), folder)
@@ -141,7 +149,7 @@ def _object(data: str | bytes, where: Path) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON ({error})", where=where) from None
+        raise DataError(f"not valid JSON ({error})", where=where, fix="load it again") from None
     return value if isinstance(value, dict) else {}
 
 
@@ -149,7 +157,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise DataError("not text in UTF-8", where=path) from None
+        raise DataError("not text in UTF-8", where=path, fix="load it again") from None
 
 
 def word_files(words: list[str]) -> tuple[dict[str, bytes], list[str]]:

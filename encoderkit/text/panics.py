@@ -24,4 +24,6 @@ def panics_explained(doing: str, where: str | Path | None = None) -> Iterator[No
         if "KeyboardInterrupt" in str(error):  # Ctrl-C while the library was calling back into Python
             raise KeyboardInterrupt from None
         first = str(error).split("\n")[0][:300]
-        raise DataError(f"{doing} failed inside a library: {first}", where=where) from None
+        raise DataError(
+            f"{doing} failed inside a library: {first}", where=where, fix="load the file again; if it is whole, please report it"
+        ) from None

@@ -112,7 +112,11 @@ class Segmenter:
             lengths = np.fromiter(map(len, self._cut(text)), np.int64)
             if lengths.sum() != len(text):
                 package = self.facts["library"]
-                raise DataError(f"{package} gave {lengths.sum()} of {len(text)} characters back", where=shown(text))
+                raise DataError(
+                    f"{package} gave {lengths.sum()} of {len(text)} characters back",
+                    where=shown(text),
+                    fix="another segmenter (segment.kind), or none",
+                )
             starts[begin:end][np.cumsum(lengths[:-1])] = True
         first = np.zeros(len(joined) + 1, bool)
         first[begins] = True
@@ -166,7 +170,11 @@ def read_segmentation(config: SegmentConfig) -> Segmentation:
         found = "a dictionary is a file" if path.exists() else "there is no such file"
         raise UsageError(found, where=path, fix="one word a line, with its frequency and tag if you like: word 100 n")
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"has {path.stat().st_size} bytes; a dictionary has at most {MAX_BYTES}", where=path)
+        raise DataError(
+            f"has {path.stat().st_size} bytes; a dictionary has at most {MAX_BYTES}",
+            where=path,
+            fix="leave out words that the text lacks",
+        )
     given = Segmentation(config.kind, path.read_bytes(), str(path))
     if not read_entries(given):
         raise DataError("holds no word", where=path, fix="one word a line, with its frequency and tag if you like: word 100 n")
@@ -187,5 +195,7 @@ def _entry(parts: list[str], where: str) -> Entry:
     frequency = int(rest.pop(0)) if rest and rest[0].isdecimal() and len(rest[0]) < 10 else None
     if len(rest) > 1 or (rest and rest[0].isdecimal()):
         found = shown(" ".join(parts))
-        raise DataError(f"a line is a word, its frequency (a whole number) and its tag; found {found}", where=where)
+        raise DataError(
+            f"a line is a word, its frequency (a whole number) and its tag; found {found}", where=where, fix="such as: word 100 n"
+        )
     return Entry(word, frequency, rest[0] if rest else None)

@@ -85,7 +85,11 @@ class Tokenizer:
     def __init__(self, content: Mapping[str, bytes], where: str | Path = "tokenizer") -> None:
         description = _json(content, "tokenizer.json", where)
         if not isinstance(description.get("model"), dict):
-            raise DataError("tokenizer.json has no model; is it a file of the tokenizers library?", where=where)
+            raise DataError(
+                "tokenizer.json has no model; is it a file of the tokenizers library?",
+                where=where,
+                fix="the tokenizer.json that was published with the weights",
+            )
         with panics_explained("reading tokenizer.json", where):
             self._engine = Engine.from_str(content["tokenizer.json"].decode())
         if "encoderkit.json" not in content and (changed := _kept_apart(description)):
@@ -108,7 +112,11 @@ class Tokenizer:
         try:
             self.template = template_of(description, self.special)
         except (KeyError, TypeError, AttributeError):
-            raise DataError("the post_processor of tokenizer.json cannot be understood", where=where) from None
+            raise DataError(
+                "the post_processor of tokenizer.json cannot be understood",
+                where=where,
+                fix="the tokenizer.json that was published with the weights",
+            ) from None
         self.dtype = np.min_scalar_type(max(self.vocab_size - 1, 1))
         pieces = [self._engine.id_to_token(i) or "" for i in range(self.vocab_size)]
         special = {i for i, t in self._engine.get_added_tokens_decoder().items() if t.special} | set(self.special)
@@ -255,7 +263,7 @@ class Tokenizer:
         """The piece with this id; raises `DataError` if there is none."""
         piece = self._engine.id_to_token(int(id)) if 0 <= id < self.vocab_size else None
         if piece is None:
-            raise DataError(f"id {id} is outside the vocabulary of {self.vocab_size} pieces", where=self._where)
+            raise DataError(f"id {id} is outside the vocabulary of {self.vocab_size} pieces", where=self._where, fix=None)
         return piece
 
     def save_files(self) -> dict[str, bytes]:
@@ -280,9 +288,11 @@ class Tokenizer:
     def _explain(self, texts: Sequence[str]) -> None:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
-                raise DataError(f"text {i} is {type(text).__name__}, not a text", where=self._where) from None
+                raise DataError(f"text {i} is {type(text).__name__}, not a text", where=self._where, fix=None) from None
             if any("\ud800" <= c <= "\udfff" for c in text):
-                raise DataError(f"text {i} holds half a surrogate pair, which is no character", where=self._where) from None
+                raise DataError(
+                    f"text {i} holds half a surrogate pair, which is no character", where=self._where, fix=None
+                ) from None
 
 
 def _kept_apart(description: dict[str, Any]) -> str | None:
@@ -343,7 +353,11 @@ def _fits(path: Path) -> bool:
     if not path.is_file():
         return False
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"has {path.stat().st_size} bytes; a tokenizer's file has at most {MAX_BYTES}", where=path)
+        raise DataError(
+            f"has {path.stat().st_size} bytes; a tokenizer's file has at most {MAX_BYTES}",
+            where=path,
+            fix="the tokenizer's file that was published with the weights",
+        )
     return True
 
 
@@ -351,9 +365,9 @@ def _json(content: Mapping[str, bytes], name: str, where: str | Path) -> dict[st
     try:
         value = json.loads(content.get(name, b"{}"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not valid JSON ({error})", where=where) from None
+        raise DataError(f"{name} is not valid JSON ({error})", where=where, fix="load it again") from None
     if not isinstance(value, dict):
-        raise DataError(f"{name} holds no JSON object", where=where)
+        raise DataError(f"{name} holds no JSON object", where=where, fix="load it again")
     return value
 
 

@@ -190,7 +190,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise DataError(f"not a readable safetensors file: {error}", where=path) from None
+        raise DataError(
+            f"not a readable safetensors file: {error}",
+            where=path,
+            fix="copy it again from where it was made; a run has older steps beside it",
+        ) from None
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
@@ -199,11 +203,17 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) 
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unexpected:
         raise DataError(
-            f"the weights do not fit this model: {_listed(missing)} missing, {_listed(unexpected)} unexpected", where=where
+            f"the weights do not fit this model: {_listed(missing)} missing, {_listed(unexpected)} unexpected",
+            where=where,
+            fix="the weights and the config.json of one model belong together",
         )
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
-            raise DataError(f"{name} has shape {tuple(tensor.shape)}, the model {tuple(own[name].shape)}", where=where)
+            raise DataError(
+                f"{name} has shape {tuple(tensor.shape)}, the model {tuple(own[name].shape)}",
+                where=where,
+                fix="the weights and the config.json of one model belong together",
+            )
     module.load_state_dict({name: like(tensor, own[name]) for name, tensor in tensors.items()})
 
 

@@ -326,5 +326,4 @@ def _diverged(plan: Plan, update: int, loss: float, norm: float, source: Source)
     return DivergedError(
         f"update {update + 1}: the loss is {loss:g} and the gradient's norm {norm:g}, which cannot be trained on; "
         f"examples {shown}; what was saved before is intact",
-        fix="lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out",
     )

@@ -171,7 +171,6 @@ def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, stat
         raise DivergedError(
             f"update {state.update}: {unusable[0]} of the held-out data is {metrics[unusable[0]]:g}; "
             "what was saved before is intact",
-            fix="lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out",
         )
     if world.first():
         files.append(out / "metrics.jsonl", json.dumps({"update": state.update, "dev": metrics}))
