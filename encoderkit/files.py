@@ -346,24 +346,12 @@ def verify(folder: Path, hashes: bool = True) -> dict[str, Any]:
         if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
             raise DataError("not a manifest of encoderkit", where=folder / MANIFEST, fix=_AGAIN)
         if ".." in Path(name).parts or not path.is_file():
-            raise DataError(
-                "a file of this directory is missing; it is damaged",
-                where=path,
-                fix=_AGAIN,
-            )
+            raise DataError("a file of this directory is missing; it is damaged", where=path, fix=_AGAIN)
         size = path.stat().st_size
         if size != entry["bytes"]:
-            raise DataError(
-                f"has {size} bytes where {entry['bytes']} were written; it is damaged",
-                where=path,
-                fix=_AGAIN,
-            )
+            raise DataError(f"has {size} bytes where {entry['bytes']} were written; it is damaged", where=path, fix=_AGAIN)
         if hashes and sha256(path) != entry["sha256"]:
-            raise DataError(
-                "its content has changed since it was written; it is damaged",
-                where=path,
-                fix=_AGAIN,
-            )
+            raise DataError("its content has changed since it was written; it is damaged", where=path, fix=_AGAIN)
     return manifest
 
 

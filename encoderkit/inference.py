@@ -140,11 +140,7 @@ def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path)
         objective = TypeAdapter(ObjectiveConfig).validate_python(config["objective"])
         return OBJECTIVES[type(objective)](objective, encoder, vocabulary, config["length"])
     except (ValidationError, KeyError, TypeError) as error:
-        raise DataError(
-            f"cannot be understood: {str(error).splitlines()[0]}",
-            where=where / "config.json",
-            fix=ANEW,
-        ) from None
+        raise DataError(f"cannot be understood: {str(error).splitlines()[0]}", where=where / "config.json", fix=ANEW) from None
 
 
 def open_rows(

@@ -205,11 +205,7 @@ def check_length(step: Path, length: int) -> None:
     try:
         limit = config["encoder"].get("max_length")
     except (TypeError, KeyError, AttributeError):
-        raise DataError(
-            "not a config.json of encoderkit",
-            where=step / "config.json",
-            fix=ANEW,
-        ) from None
+        raise DataError("not a config.json of encoderkit", where=step / "config.json", fix=ANEW) from None
     if limit is not None and length > limit:
         raise UsageError(
             f"data.length is {length}, but the checkpoint {shown(str(step))} has {limit} positions",
@@ -223,11 +219,7 @@ def encoder_of(step: Path, dropout: float | None) -> EncoderConfig:
         config = TypeAdapter(EncoderConfig).validate_python(_config(step)["encoder"])
     except ValidationError as error:
         message = f"cannot be understood: {str(error).splitlines()[0]}"
-        raise DataError(
-            message,
-            where=step / "config.json",
-            fix=ANEW,
-        ) from None
+        raise DataError(message, where=step / "config.json", fix=ANEW) from None
     return config if dropout is None else config.model_copy(update={"dropout": dropout})
 
 
@@ -383,11 +375,7 @@ def _understood(kind: Any, part: Any, step: Path) -> Any:
         return TypeAdapter(kind).validate_python(part)
     except ValidationError as error:
         message = f"cannot be understood: {str(error).splitlines()[0]}"
-        raise DataError(
-            message,
-            where=step / "config.json",
-            fix=ANEW,
-        ) from None
+        raise DataError(message, where=step / "config.json", fix=ANEW) from None
 
 
 def generated(step: Path, source: Path | None, texts: list[str]) -> None:
@@ -413,9 +401,5 @@ def generated(step: Path, source: Path | None, texts: list[str]) -> None:
 def _config(step: Path) -> dict[str, Any]:
     config = files.read_json(step / "config.json")
     if not isinstance(config, dict) or "encoder" not in config:
-        raise DataError(
-            "not a config.json of encoderkit",
-            where=step / "config.json",
-            fix=ANEW,
-        )
+        raise DataError("not a config.json of encoderkit", where=step / "config.json", fix=ANEW)
     return config

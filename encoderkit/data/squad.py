@@ -28,17 +28,11 @@ def flattened(document: object, where: str) -> Iterator[dict[str, Any]]:
 def _below(nodes: Any, held: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
     if not isinstance(nodes, list):
         raise DataError(
-            f"expected a list of objects, found {type(nodes).__name__}: {shown(str(nodes), 40)}",
-            where=where,
-            fix=_FORM,
+            f"expected a list of objects, found {type(nodes).__name__}: {shown(str(nodes), 40)}", where=where, fix=_FORM
         )
     for node in nodes:
         if not isinstance(node, dict):
-            raise DataError(
-                f"expected an object, found {type(node).__name__}: {shown(str(node), 40)}",
-                where=where,
-                fix=_FORM,
-            )
+            raise DataError(f"expected an object, found {type(node).__name__}: {shown(str(node), 40)}", where=where, fix=_FORM)
         inner = next((node[key] for key in ("paragraphs", "qas") if key in node), None)
         fields: dict[str, Any] = node
         named = {_NAMES.get(key, key): value for key, value in fields.items()}

@@ -157,11 +157,7 @@ class TokenStore:
         self.hashes = _mapped(path / "hashes.bin", np.dtype(np.uint64), meta.documents)
         """(documents,) uint64: by content, so equal documents have equal ones."""
         if self.offsets[0] != 0 or self.offsets[-1] != meta.tokens:
-            raise DataError(
-                "the documents do not add up to the tokens; it is damaged",
-                where=path / "documents.bin",
-                fix=_AGAIN,
-            )
+            raise DataError("the documents do not add up to the tokens; it is damaged", where=path / "documents.bin", fix=_AGAIN)
 
     @property
     def tokenizer(self) -> Path:
@@ -198,11 +194,7 @@ class TokenStore:
 def _mapped(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
     size = path.stat().st_size
     if size != count * dtype.itemsize:
-        raise DataError(
-            f"has {size} bytes where {count * dtype.itemsize} belong; it is damaged",
-            where=path,
-            fix=_AGAIN,
-        )
+        raise DataError(f"has {size} bytes where {count * dtype.itemsize} belong; it is damaged", where=path, fix=_AGAIN)
     if count == 0:
         return np.zeros(0, dtype)
     return np.asarray(np.memmap(path, dtype, "r"))  # a plain array over the map: slices of a memmap are slow to make
@@ -253,8 +245,4 @@ def read_meta(folder: Path) -> StoreMeta:
         meta = StoreMeta(**{name: value[name] for name in StoreMeta._fields if name in value})
         return meta._replace(sources=[SourceFile(**source) for source in value["sources"]])
     except (KeyError, TypeError) as error:
-        raise DataError(
-            f"is not the meta.json of a token store: {error}",
-            where=folder / _META,
-            fix=_AGAIN,
-        ) from None
+        raise DataError(f"is not the meta.json of a token store: {error}", where=folder / _META, fix=_AGAIN) from None

@@ -164,10 +164,7 @@ def activation(described: Mapping[str, Any], key: str, default: str = "gelu") ->
     names: dict[str, Activation] = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
     names |= _SYNONYMS
     if found not in names:
-        raise DataError(
-            f"{key} is {shown(found)}; known here: {', '.join(sorted(names))}",
-            fix=NO_COUNTERPART,
-        )
+        raise DataError(f"{key} is {shown(found)}; known here: {', '.join(sorted(names))}", fix=NO_COUNTERPART)
     return names[found]
 
 
@@ -175,8 +172,7 @@ def demand(described: Mapping[str, Any], key: str, *legal: object) -> None:
     """Raise `DataError` unless the setting `key` of a config.json is missing or one of `legal`."""
     if key in described and described[key] not in legal:
         raise DataError(
-            f"{key} is {shown(str(described[key]))}, for which there is no place here; legal: {legal}",
-            fix=NO_COUNTERPART,
+            f"{key} is {shown(str(described[key]))}, for which there is no place here; legal: {legal}", fix=NO_COUNTERPART
         )
 
 

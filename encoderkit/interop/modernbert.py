@@ -99,10 +99,7 @@ def _settings(config: ModernBertConfig, head: Head, ids: SpecialIds) -> dict[str
 def _read(described: Mapping[str, Any]) -> ModernBertConfig:
     biases = {bool(described.get(f"{part}_bias", False)) for part in ("norm", "mlp", "attention", "classifier")}
     if len(biases) > 1:
-        raise DataError(
-            "some parts have biases and some have none; here all have them or none has",
-            fix=NO_COUNTERPART,
-        )
+        raise DataError("some parts have biases and some have none; here all have them or none has", fix=NO_COUNTERPART)
     demand(described, "decoder_bias", True)
     demand(described, "classifier_activation", described.get("hidden_activation", "gelu"))
     every, window = described.get("global_attn_every_n_layers", 3), described.get("local_attention", 128)
@@ -111,8 +108,7 @@ def _read(described: Mapping[str, Any]) -> ModernBertConfig:
         every = next((i for i in range(1, layers) if kinds[i] == "full_attention"), layers)
         if any((kind == "full_attention") != (i % every == 0) for i, kind in enumerate(kinds)):
             raise DataError(
-                "layer_types are in no regular order; here every n-th layer is global, the first included",
-                fix=NO_COUNTERPART,
+                "layer_types are in no regular order; here every n-th layer is global, the first included", fix=NO_COUNTERPART
             )
     ropes = described.get("rope_parameters") or {}
     full, local = (ropes.get(f"{kind}_attention") or {} for kind in ("full", "sliding"))

@@ -149,8 +149,7 @@ def _read_encoder(described: Mapping[str, Any]) -> T5Config:
     gated, _, name = described.get("feed_forward_proj", "gated-gelu" if model_type == "mt5" else "relu").rpartition("-")
     if gated not in ("", "gated"):
         raise DataError(
-            f"feed_forward_proj is {shown(described['feed_forward_proj'])}, for which there is no place here",
-            fix=NO_COUNTERPART,
+            f"feed_forward_proj is {shown(described['feed_forward_proj'])}, for which there is no place here", fix=NO_COUNTERPART
         )
     named = "gelu_new" if gated and name == "gelu" else name
     return T5Config(

@@ -207,7 +207,7 @@ def _taken(
             found = paired  # as BERT was published: what is called a masked model has its pooler too
         ours = from_hf(found.config, found.head.kind, tensors, tokenizer.pad, found.head.own)
     except DataError as error:
-        raise DataError(error.message, where=where, fix=None) from None
+        raise DataError(error.message, where=where, fix=error.fix) from None
     rows, pieces = len(ours["encoder.tokens.weight"]), tokenizer.vocab_size
     if rows < pieces:
         raise DataError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from encoderkit.console import progress, table, warn
 from encoderkit.data.blocks import Row
-from encoderkit.data.records import MissingColumn, check_text, read_records
+from encoderkit.data.records import MissingColumn, check_text, named_by, read_records
 from encoderkit.data.streams import blocks, find_sources
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import TOKENS, Engine
@@ -38,6 +38,7 @@ BY: dict[Likelihood, str] = {
     "discriminator": "a discriminator's log-probability that each token is the original one",
 }
 """What is compared, for a person."""
+_ROWS = 'rows such as {"good": "...", "bad": "..."}, or with the names of BLiMP: sentence_good, sentence_bad'
 _WINDOW = 256  # pairs in memory at once, with all that is asked of each
 
 
@@ -58,18 +59,14 @@ def read_pairs(paths: Sequence[Path]) -> list[Pair]:
         raise DataError("this folder holds no .jsonl file", where=paths[0], fix="name the files, or a folder of .jsonl")
     pairs = [pair for path in found for pair in _pairs(path)]
     if not pairs:
-        raise DataError("holds no pair", where=paths[0], fix='name a file with rows such as {"good": "...", "bad": "..."}')
+        raise DataError("holds no pair", where=paths[0], fix=_ROWS)
     return pairs
 
 
 def _pairs(path: Path) -> Iterator[Pair]:
     [source] = find_sources([path])
     if source.format == "txt":
-        raise UsageError(
-            "a line of text holds no pair; .jsonl, .csv, .tsv and .parquet do",
-            where=path,
-            fix='rows such as {"good": "...", "bad": "..."}',
-        )
+        raise UsageError("a line of text holds no pair; .jsonl, .csv, .tsv and .parquet do", where=path, fix=_ROWS)
     names = [name for known in COLUMNS.values() for name in known]
     for line, values in read_records(source, [], "auto", blocks(source), names):
         place = f"{source.name}:{line}"
@@ -77,7 +74,8 @@ def _pairs(path: Path) -> Iterator[Pair]:
         texts = {role: values[name] for role, name in there.items() if name is not None}
         for role in ("good", "bad"):
             if role not in texts:
-                raise MissingColumn(COLUMNS[role][0], list(values), place)
+                with named_by({COLUMNS[role][0]: _ROWS}):
+                    raise MissingColumn(COLUMNS[role][0], list(values), place)
         for role, value in texts.items():
             check_text(value, there[role] or role, place)
         stem = path.name.split(".")[0]
