@@ -148,7 +148,9 @@ def _thresholds(model: Model) -> dict[str, bytes]:
 def _check(model: Model, exported: Exported, folder: Path) -> Parity | None:
     """Compare the model in `folder` with the original; None, and a sentence that says why, where that cannot be done."""
     if exported.auto_class is None:
-        warn(f"{exported.note}: wrote its weights under our own names, and config.json; load them with encoderkit or by hand")
+        alone = obstacle(model.learner.encoder_config, Head("none")) is None
+        way = "; transformers loads the encoder without its head: --part encoder" if alone else ""
+        warn(f"{exported.note}: its weights are written under our own names, to be loaded with encoderkit or by hand{way}")
         return None
     if importlib.util.find_spec("transformers") is None:
         say("parity not checked: transformers is not installed; pip install 'encoderkit[hf]' brings it")
