@@ -140,7 +140,7 @@ def staged_file(target: Path, overwrite: bool = False) -> Iterator[Writer]:
     """
     if target.is_dir():
         raise UsageError("a file is to be written, but this is a directory", where=target, fix=f"--out {target / 'NAME'}")
-    refuse_existing(target, overwrite)
+    refuse_existing(target, overwrite, file=True)
     make_folder(target.parent)
     with _replacing(target) as file:
         yield file
@@ -231,11 +231,13 @@ def sweep(folder: Path) -> None:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def refuse_existing(path: Path, overwrite: bool, resume: bool = False, known: Collection[str] = (), flag: str = "--out") -> None:
+def refuse_existing(
+    path: Path, overwrite: bool, resume: bool = False, known: Collection[str] = (), flag: str = "--out", file: bool = False
+) -> None:
     """Raise `UsageError` if `path` holds something and nobody said that it may go, or that is not ours to remove.
 
     `resume`: `path` is for a run, which is written into a directory; all else is replaced as a whole. `known`: what a
-    directory of ours that has no manifest may hold. `flag`: what names `path`.
+    directory of ours that has no manifest may hold. `flag`: what names `path`. `file`: a file is written, not a directory.
     """
     if not (path.exists() or path.is_symlink()):
         return
@@ -245,6 +247,8 @@ def refuse_existing(path: Path, overwrite: bool, resume: bool = False, known: Co
     held = [name for name in names if name != "lock" and not name.startswith((STAGING, TRASH))]
     if path.is_dir() and not held:
         return
+    if path.is_file() and not file:
+        raise UsageError("is a file, and a directory is written here", where=path, fix=f"another {flag}")
     if overwrite:
         _refuse_foreign(path, held, known)
         return
@@ -323,12 +327,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_pointer(start: bytes, where: str | Path) -> None:
+    """Raise `DataError` for a file whose first bytes say that git-lfs has not yet fetched it."""
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise DataError("is a git-lfs pointer, not the file itself", where=where, fix="git lfs pull")
+
+
 def read_json(path: Path) -> Any:
-    """The value in a JSON file of ours; raises `DataError` if it cannot be read."""
+    """The value in a JSON file; raises `DataError` if it cannot be read."""
     try:
-        return json.loads(path.read_bytes())
+        data = path.read_bytes()
+        refuse_pointer(data, path)
+        return json.loads(data)
+    except DataError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"not valid JSON ({error})"
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"not valid JSON ({error})"
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else reason
         raise DataError(reason, where=path, fix="name the directory that an earlier command wrote, or copy it again") from None
 
 

@@ -83,6 +83,11 @@ class Vocabulary(NamedTuple):
     summary: Literal["first", "last"] = "first"
     """Where [CLS] stands in a text."""
 
+    @property
+    def unknown(self) -> int:
+        """The id of what the vocabulary lacks; -1 where it lacks nothing and another token stands for it, as in GPT-2."""
+        return -1 if self.unk in (self.cls, self.sep) else self.unk
+
     def pooling(self, wanted: Pooling) -> Pooling:
         """`wanted`, with the vector of [CLS] taken from where it stands."""
         return "last" if wanted == "cls" and self.summary == "last" else wanted

@@ -2,7 +2,9 @@
 
 import difflib
 import importlib.util
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,9 @@ def find_step(path: str | Path) -> Path:
         fix = f"the directory that holds it: {Path(path).parent}"
         raise UsageError("expected a run or a model directory, but this is a file of one", where=path, fix=fix)
     folder = directory(path, "a run or a model directory", "pretrain")
+    if not (folder / files.MANIFEST).exists() and _foreign(folder / "config.json"):
+        fix = f"encoderkit import {path} --out runs/base"
+        raise UsageError("this is a checkpoint of transformers, and not yet a model directory of ours", where=folder, fix=fix)
     if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
         return folder
     for pointer in ("best", "last"):
@@ -102,7 +107,7 @@ def file_out(out: Path | None, source: Given | None, flag: str, overwrite: bool)
         return
     if out.is_dir():
         raise UsageError("a file is to be written, but this is a directory", where=out, fix=f"{flag} {out / 'NAME'}")
-    files.refuse_existing(out, overwrite, flag=flag)
+    files.refuse_existing(out, overwrite, flag=flag, file=True)
     if source is not None:
         apart(out, *paths_of(source), flag=flag)
     folder = next(folder for folder in out.absolute().parents if folder.exists())
@@ -396,6 +401,14 @@ def generated(step: Path, source: Path | None, texts: list[str]) -> None:
     for text in texts:
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text", fix="set the terminal to UTF-8")
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a config.json is one of transformers."""
+    with suppress(OSError, ValueError, RecursionError):
+        described = json.loads(path.read_bytes())
+        return isinstance(described, dict) and "encoder" not in described and bool({"model_type", "architectures"} & {*described})
+    return False
 
 
 def _config(step: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import BinaryIO, Literal, NamedTuple, get_args
 
 from encoderkit.console import say
 from encoderkit.errors import DataError, MissingDependency, UsageError, shown
+from encoderkit.files import refuse_pointer
 
 BLOCK = 1024 * 1024
 LINE = 16 * 1024 * 1024
@@ -40,7 +41,6 @@ _MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.B
 _OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"')
 _ZEROS, _ENOUGH = 0.4, 512
 """The share of zero bytes that tells UTF-16 without its mark from text, in this many bytes or more."""
-_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class Source(NamedTuple):
@@ -191,8 +191,7 @@ def _recognised(first: bytes) -> Compression:
 
 
 def _check_magic(source: Source, first: bytes, found: Compression) -> None:
-    if first.startswith(_POINTER):
-        raise DataError("is a git-lfs pointer, not the file itself", where=source.name, fix="git lfs pull")
+    refuse_pointer(first, source.name)
     if found != source.compression and first:
         expected = f".{source.compression} data, as its name says" if source.compression else "plain text, as its name says"
         is_what = f"it is .{found} data" if found else "it is something else"

@@ -109,7 +109,7 @@ def _settings(config: DebertaConfig, head: Head, ids: SpecialIds) -> dict[str, A
 
 def _read(described: Mapping[str, Any]) -> DebertaConfig:
     length, dim = described["max_position_embeddings"], described["hidden_size"]
-    demand(described, "relative_attention", True)
+    demand({"relative_attention": False, **described}, "relative_attention", True)
     demand(described, "max_relative_positions", -1, 0, length)
     demand(described, "attention_head_size", dim // described["num_attention_heads"])
     demand(described, "norm_rel_ebd", "layer_norm", "none")

@@ -75,13 +75,14 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     Raises `DataError` for a family that is not known, or a setting that ours has no place for.
     """
     found, named = str(described.get("model_type")), described.get("architectures") or []
+    named = [named] if isinstance(named, str) else named if isinstance(named, list) else []
     every = [layout for kind, layout in LAYOUTS.items() for layout in (layout, *TWINS.get(kind, ()))]
     layouts = [layout for layout in every if layout.model_type == found]
     if not layouts:
         known = ", ".join(dict.fromkeys(layout.model_type for layout in every))
         raise DataError(
             f"model_type is {shown(found)}; known here: {known}",
-            fix="of another family only the word vectors can be taken: encoderkit import VECTORS, and embeddings: in a recipe",
+            fix="take a checkpoint of one of these families",
         )
     layout = next((layout for layout in layouts if not set(layout.classes.values()).isdisjoint(named)), layouts[0])
     kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
@@ -91,14 +92,12 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     except KeyError as error:
         raise DataError(f"{error.args[0]} is missing", fix="take the config.json that was published with the weights") from None
     except (ValidationError, TypeError) as error:
-        raise DataError(
-            f"cannot be a {layout.model_type}: {'; '.join(str(error).splitlines()[:3])}",
-            fix="take the config.json that was published with the weights",
-        ) from None
+        reason = "; ".join(map(_told, error.errors()[:3])) if isinstance(error, ValidationError) else str(error)
+        fix = "take the config.json that was published with the weights"
+        raise DataError(f"cannot be a {layout.model_type}: {reason}", fix=fix) from None
     if kind not in ("classify", "tag"):
         return Recognised(config, Head(kind), layout)
-    names = described.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}
-    labels = tuple(str(names[i]) for i in sorted(names, key=int))
+    labels = _outputs(described)
     rates = (
         described.get(key) for key in ("classifier_dropout", "classifier_dropout_prob", "cls_dropout", "summary_last_dropout")
     )
@@ -111,6 +110,29 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     summary = {"first": "cls", "last": "last"}.get(described.get("summary_type", ""), layout.pooling)  # XLNet's
     pooling = described.get("classifier_pooling", summary)
     return Recognised(config, Head("classify", labels, several, pooling, dropout, numbers), layout)
+
+
+def _told(error: Any) -> str:
+    """What pydantic found, in a few words."""
+    place, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def _outputs(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the outputs, in their order; as transformers names them where the config.json does not."""
+    names = described.get("id2label")
+    if not names:
+        count = described.get("num_labels", described.get("_num_labels", 2))
+        names = {str(i): f"LABEL_{i}" for i in range(count if isinstance(count, int) else 2)}
+    try:
+        labels = tuple(str(names[i]) for i in sorted(names, key=int))
+    except (TypeError, ValueError, AttributeError):
+        message = f"id2label should be numbers and their names, found {shown(str(names), 60)}"
+        raise DataError(message, fix='{"0": "negative", "1": "positive"}, and the like') from None
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        message = f"id2label names two outputs {shown(twice[0])}, which nobody could tell apart"
+        raise DataError(message, fix="give each its own name there")
+    return labels
 
 
 def rules(config: AnyConfig, head: HeadKind, pad: int, own: bool = False) -> list[Rule]:

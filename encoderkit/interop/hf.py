@@ -66,7 +66,18 @@ def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pa
                 f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}",
                 fix="name in config.json (architectures) the class that the weights were saved with",
             )
-        ours = torch.cat([_formed(tensors[name][rule.before :], rule.form) for name in rule.theirs]) / rule.scale
+        whole = next((name for name in rule.theirs if not tensors[name].is_floating_point()), None)
+        if whole is not None:
+            message = f"tensor {whole} holds whole numbers ({tensors[whole].dtype}): quantized weights are not read"
+            raise DataError(message, fix="take the checkpoint before it was quantized")
+        try:
+            ours = torch.cat([_formed(tensors[name][rule.before :], rule.form) for name in rule.theirs]) / rule.scale
+        except (RuntimeError, IndexError):
+            told = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in rule.theirs)
+            raise DataError(f"tensors do not fit one another: {told}", fix="take a checkpoint that is whole") from None
+        if not torch.isfinite(ours).all():
+            message = f"tensor {rule.theirs[0]} is not finite: whatever it takes part in is no number"
+            raise DataError(message, fix="download it again, or take an earlier checkpoint")
         if not rule.present:
             if ours.any():
                 raise DataError(

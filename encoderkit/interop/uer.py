@@ -90,6 +90,8 @@ def described(tensors: Mapping[str, Tensor], config: Mapping[str, Any], pad: int
 
     Without a config there are dim / 64 heads and GELU, as in every BERT that Google and UER-py published.
     """
+    if not isinstance(config, Mapping):
+        raise DataError("holds no JSON object", fix="UER-py's own config, such as models/bert/base_config.json")
     legal = {"embedding": (["word", "pos", "seg"], "word_pos_seg"), "encoder": ("transformer",), "mask": ("fully_visible",)}
     for key, values in legal.items():
         if key in config and config[key] not in values:

@@ -2,12 +2,15 @@
 
 What a file is, its content tells, not its name: a first line of two numbers is word2vec's header (count and width), what
 follows it is text if it reads as text; fastText's .bin begins with its magic number, or (before 2017) with its settings.
-Words that are not UTF-8 are kept with the broken bytes replaced, and counted; of equal words the first stays.
+Words that are not UTF-8 are kept with the broken bytes replaced, and counted, unless most are GB18030; of equal words the
+first stays. Each number must be finite.
 """
 
+import codecs
 import io
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, get_args
 
@@ -20,6 +23,8 @@ from encoderkit.text.ngrams import hashed_ngrams
 _MAGIC = struct.pack("<i", 793712314)
 _WIDEST = 100_000
 """Numbers a vector; a header that says more is none."""
+_END = b"</s>"
+"""fastText's mark at the end of a line."""
 _LONGEST = 4096
 """Bytes of a word; a longer one is no word, and the file something else."""
 
@@ -87,28 +92,58 @@ class _Collected:
     """Words and vectors, the first of equal words, as they are read."""
 
     def __init__(self) -> None:
-        self.words: dict[str, None] = {}
+        self.words: dict[bytes, None] = {}
         self.rows: list[np.ndarray] = []
-        self.broken = self.repeated = 0
+        self.repeated = 0
 
     def word(self, raw: bytes) -> bool:
         """Take a word; False if it was there already."""
-        try:
-            word = raw.decode()
-        except UnicodeDecodeError:
-            word = raw.decode("utf-8", "replace")
-            self.broken += 1
-        if word in self.words:
+        if raw in self.words:
             self.repeated += 1
             return False
-        self.words[word] = None
+        self.words[raw] = None
         return True
+
+    def row(self, numbers: np.ndarray, where: str) -> None:
+        """Take its vector; raises `DataError` for one that holds no number."""
+        if not np.isfinite(numbers).all():
+            word = shown([*self.words][-1].decode("utf-8", "replace"), 40)
+            message = f"the vector of {word} is not finite: with it nothing can be compared"
+            raise DataError(message, where=where, fix="take the word out, or load the file again")
+        self.rows.append(numbers)
 
     def done(self, form: str, path: Path) -> WordVectors:
         """The words with their vectors; raises `DataError` if there is none."""
         if not self.words:
             raise DataError("holds no word vectors", where=path, fix="name a file with a word and its numbers a line")
-        return WordVectors(list(self.words), np.stack(self.rows), None, form, self.broken, self.repeated)
+        found = _vectors([*self.words], np.stack(self.rows), None, form)
+        return found._replace(repeated=found.repeated + self.repeated)
+
+
+def _vectors(names: list[bytes], table: np.ndarray, subwords: Subwords | None, form: str) -> WordVectors:
+    """The words as text, the first of those that are then alike."""
+    words, encoding, broken = _decoded(names)
+    first = {word: i for i, word in reversed([*enumerate(words)])}
+    kept = sorted(first.values())
+    form += f" in {encoding}" if encoding else ""
+    return WordVectors([words[i] for i in kept], table[kept], subwords, form, broken, len(words) - len(kept))
+
+
+def _decoded(raw: Sequence[bytes]) -> tuple[list[str], str, int]:
+    """Words as text; how they are encoded, if not in UTF-8; and how many are broken, where the broken bytes are replaced."""
+    found, broken, whole = [], list[bytes](), 0
+    for word in raw:
+        try:
+            found.append(word.decode())
+            whole += not word.isascii()
+        except UnicodeDecodeError:
+            found.append(word.decode("utf-8", "replace"))
+            broken.append(word)
+    unlatin = sum(min(word) >= 0x80 for word in broken)  # letters with accents stand among others
+    if len(broken) > whole and 2 * unlatin > len(broken):  # a few are damage, most are another encoding
+        with suppress(UnicodeDecodeError):
+            return [word.decode("gb18030") for word in raw], "GB18030", 0
+    return found, "", len(broken)
 
 
 def read_vectors(path: Path) -> WordVectors:
@@ -155,7 +190,7 @@ def _opened(path: Path) -> tuple[Stream, tuple[str, int, int | None] | None]:
     if start[:4] == _MAGIC or _old_fasttext(start):
         return stream, ("fasttext", 0, None)
     line, _, rest = start.partition(b"\n")
-    header = line.split()
+    header = line.removeprefix(codecs.BOM_UTF8).split()
     if len(header) == 2 and all(field.isdigit() for field in header) and 0 < int(header[1]) <= _WIDEST:
         count, width = int(header[0]), int(header[1])
         stream.readline()
@@ -196,14 +231,15 @@ def _text(stream: Stream, path: Path, width: int, count: int | None) -> WordVect
         try:
             if len(fields) != width + 1:
                 raise ValueError
-            row = np.array(fields[1:], np.float64).astype(np.float32)
+            with np.errstate(over="ignore"):
+                row = np.array(fields[1:], np.float64).astype(np.float32)
         except ValueError:
             message = f"expected a word and {width} numbers, found {shown(line.decode('utf-8', 'replace').strip(), 60)}"
             raise DataError(
                 message, where=f"{path}:{number}", fix="correct the line, or take it out; words hold no spaces"
             ) from None
-        if found.word(fields[0]):
-            found.rows.append(row)
+        if found.word(fields[0].removeprefix(codecs.BOM_UTF8) if number == 1 else fields[0]):
+            found.row(row, f"{path}:{number}")
     _check_count(found, count, path)
     return found.done("text" if count is None else "word2vec text", path)
 
@@ -219,7 +255,7 @@ def _binary(stream: Stream, path: Path, width: int, count: int) -> WordVectors:
             message = f"the header promises {count:,} vectors of {width} numbers, and it ends or goes astray after {i:,}"
             raise DataError(message, where=path, fix="download it again; or it is no file of word vectors")
         if found.word(held[:space].lstrip(b"\n")):
-            found.rows.append(np.frombuffer(held, "<f4", width, space + 1).copy())
+            found.row(np.frombuffer(held, "<f4", width, space + 1).copy(), str(path))
         held = held[space + 1 + size :]
     return found.done("word2vec binary", path)
 
@@ -257,22 +293,30 @@ def _fasttext(stream: Stream, path: Path) -> WordVectors:
     entries, count, _, _ = numbers("3iq")
     if new and numbers("q")[0] > 0:
         raise DataError("a pruned fastText model is not read", where=path, fix="take the model before it was quantized")
-    found = _Collected()
+    names: list[bytes] = []
     for _ in range(entries):
         name = bytearray()
         while (byte := stream.read(1)) not in (b"\0", b""):
             name += byte
         numbers("qb")
-        if len(found.words) < count and not found.word(bytes(name)):
-            found.words[f"{bytes(name)!r}"] = None  # broken in other ways than its double; both rows are there
+        if len(names) < count:
+            names.append(bytes(name))
     if new and numbers("?")[0]:
         raise DataError("a quantized fastText model is not read", where=path, fix="take the .bin, not the .ftz")
     height, wide = numbers("2q")
-    if wide != width or height not in (count, count + rows) or len(found.words) != count:
+    if wide != width or height not in (count, count + rows) or len(names) != count:
         raise DataError("its parts do not fit together; it is damaged or no fastText model", where=path, fix="load it again")
     data = stream.read(4 * height * wide)
     if len(data) < 4 * height * wide:
         raise DataError("ends in the middle of its vectors; the file is cut off", where=path, fix="download it again")
     table = np.frombuffer(data, "<f4").reshape(height, wide)
     subwords = Subwords(table[count:], low, high) if height > count and high > 0 else None
-    return WordVectors(list(found.words), table[:count], subwords, "fastText binary", found.broken, found.repeated)
+    if not np.isfinite(table).all():
+        message = "a vector is not finite: with it nothing can be compared"
+        raise DataError(message, where=path, fix="load the file again")
+    own = table[:count]
+    if subwords is not None and not new and _END in names:  # then its vector had n-grams too
+        own, (rows_of, parts) = own.copy(), hashed_ngrams([_END.decode()], low, high, len(subwords.table), end=True)
+        place = names.index(_END)
+        own[place] = (own[place] + subwords.table[rows_of].sum(0)) / (1 + parts[0])
+    return _vectors(names, own, subwords, "fastText binary")

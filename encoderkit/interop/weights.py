@@ -5,6 +5,7 @@ tensors, and in a process of its own that hands back a safetensors file.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from encoderkit.errors import DataError, UsageError
+from encoderkit.files import refuse_pointer
 from encoderkit.training.checkpoint import read_tensors
 
 SAFE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -51,8 +53,14 @@ def _sharded(index: Path, trust_pickle: bool) -> dict[str, Tensor]:
 
 
 def _one(path: Path, trust_pickle: bool) -> dict[str, Tensor]:
+    with open(path, "rb") as file:
+        start = file.read(100)
+    refuse_pointer(start, path)
     if path.suffix == ".safetensors":
-        return read_tensors(path)
+        return _read(path)
+    if not start.startswith((b"PK\x03\x04", b"\x80")):  # torch's archives, and pickles as they were before
+        message = "is no checkpoint: neither safetensors nor a pickle of torch, and no word vectors"
+        raise DataError(message, where=path, fix="a directory of transformers, UER-py's .bin, or a file of word vectors")
     if not trust_pickle:
         raise UsageError(
             "these weights are a pickle, which can run any code that its author put into it",
@@ -71,13 +79,28 @@ def _one(path: Path, trust_pickle: bool) -> dict[str, Tensor]:
                 fix="make safetensors of it where you trust it",
             ) from None
         if done.returncode or not target.exists():
-            last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
             raise DataError(
-                f"cannot be read as tensors alone: {last[:300]}",
+                f"cannot be read as tensors alone: {_reason(done.stderr)}",
                 where=path,
-                fix="load it again, or make safetensors of it where you trust it",
+                fix="download it again, or make safetensors of it where you trust it",
             )
-        return read_tensors(target)
+        return _read(target)
+
+
+def _reason(said: str) -> str:
+    """What torch's reader found in a pickle that it does not take."""
+    if wanted := re.search(r"GLOBAL ([\w.]+)", said):
+        return f"it asks for {wanted[1]}, which was not run"
+    lines = [line for line in said.strip().splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (lines or ["it ended without a word"])[-1][:300]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_tensors(path)
+    except DataError as error:
+        fix = error.fix if "git-lfs" in error.message else "download it again"
+        raise DataError(error.message, where=path, fix=fix) from None
 
 
 def _unpickle(source: Path, target: Path) -> None:

@@ -34,7 +34,7 @@ def embed(
     """
     if out.suffix != ".npy":
         raise UsageError("vectors are written as .npy", where=out, fix=f"--out {out}.npy")
-    files.refuse_existing(out, overwrite)
+    files.refuse_existing(out, overwrite, file=True)
     engine = start(open_model(step), precision, batch)
     task = engine.model.task
     kind: Pooling = pooling or (task.config.vector if task else None) or "mean"
@@ -53,7 +53,7 @@ def embed(
             if normalize:
                 vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
             target.write(np.ascontiguousarray(vectors, "<f4").data)
-            account = account.add(tokens, engine.model.tokenizer.unk)
+            account = account.add(tokens, engine.model.learner.vocabulary.unknown)
             bar.advance(len(window))
         if account.rows != count:
             raise DataError("changed while it was read", where=texts.source.name, fix="run the same command again")

@@ -47,7 +47,7 @@ def evaluate(
     are called in `data`. Raises `DataError` with file and line for a row that cannot be used, before anything is computed.
     """
     if errors is not None:
-        files.refuse_existing(errors, overwrite, flag="--errors")
+        files.refuse_existing(errors, overwrite, flag="--errors", file=True)
     if against is not None and str(data) == "-":
         raise UsageError("is read once, and two models are to answer it", where="--data", fix="--data FILE")
     engine = start(open_model(step), precision, batch)
@@ -166,7 +166,7 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
     task, rows, examples, observed, gold, predicted = judged
     metrics = {**task.score(gold, predicted), **task.metrics(examples, observed), **task.details(gold, predicted)}
     read = by_row(examples)
-    account = Account().add_each(read, task.vocabulary.unk)
+    account = Account().add_each(read, task.vocabulary.unknown)
     texts = [task.texts(row) for row in rows]
     shared = None if train is None else copies(train.texts, texts)
     return {

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -22,10 +22,13 @@ from encoderkit.data.parallel import Given, hash_of, name_of
 from encoderkit.data.records import MissingColumn, named_by
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, target_tokenizer, vocabulary_of
-from encoderkit.learner import Vocabulary
+from encoderkit.interop.families import obstacle
+from encoderkit.interop.layout import Head
+from encoderkit.learner import Export, Vocabulary
 from encoderkit.models.config import AlbertConfig, BertConfig, EncoderConfig, ModernBertConfig, TransformerConfig
 from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
+from encoderkit.models.pooling import Pooling
 from encoderkit.preflight import find_step, task_of
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
@@ -92,6 +95,7 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     parts = {name: learner.encode(rows, tokenizer) for name, rows in split.items()}
     if out is not None:
         _tell_shared(learner, split, out)
+        _tell_unexported(learner)
     for name, examples in parts.items():
         _report(name, examples, learner.config.limit(recipe.data.length))
         for what, count in (learner.lost(examples) if isinstance(learner, Lossy) else {}).items():
@@ -308,6 +312,20 @@ def _tell_shared(learner: Task, split: dict[str, list[Row]], out: Path) -> None:
             run = shlex.quote(str(out))
             more = f"encoderkit doctor data {run} shows all, encoderkit evaluate {run} --data FILE the figures without them"
             warn(f"{name}: {share} have their texts in train too, but for case and spaces ({first}); {more}")
+
+
+def _tell_unexported(learner: Task) -> None:
+    """Say before training where it is by its pooling that transformers cannot hold the model."""
+    found, config = learner.exported(), learner.encoder_config
+    if not isinstance(found, Export) or found.head != "classify":
+        return
+    kinds = {kind: Head("classify", pooling=learner.vocabulary.pooling(kind)) for kind in get_args(Pooling)}
+    legal = [kind for kind, head in kinds.items() if obstacle(config, head) is None]
+    if legal and found.pooling not in legal:
+        reason = obstacle(config, kinds[found.pooling])
+        say(
+            f"{reason}, so `export --to hf` will not give one that it loads; with --set task.pooling={' or '.join(legal)} it will"
+        )
 
 
 def _report(name: str, examples: Sequence[Any], limit: str | None) -> None:

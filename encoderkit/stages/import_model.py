@@ -1,5 +1,6 @@
 """`encoderkit import`: a published checkpoint as a model directory, from which everything here goes on."""
 
+import difflib
 import importlib
 import importlib.util
 import json
@@ -23,7 +24,7 @@ from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
-from encoderkit.models.config import AlbertConfig, longest
+from encoderkit.models.config import AlbertConfig, T5Config, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.stages.import_vectors import import_vectors
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, RegressConfig, SpanConfig, TagConfig
@@ -36,6 +37,9 @@ WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """The files of a repository on the hub that are fetched; pickles too where they are trusted."""
 LENGTH = 512
 """Tokens of a text that are read if nobody says how many."""
+_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_ENDINGS = (".txt", ".vec", ".bin", ".json", ".safetensors", ".model", ".gz", ".xz", ".zip", ".pt", ".pth", ".ckpt")
+"""Of names that are files, and not repositories on the hub."""
 _OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _BUFFERS = ("position_ids", "token_type_ids", "inv_freq", ".attn.bias", ".attn.masked_bias")
 """Ends of the names of what some versions save and all can compute."""
@@ -48,6 +52,8 @@ class Source(NamedTuple):
     tensors: dict[str, Tensor]
     tokenizer: dict[str, bytes]
     where: Path
+    config: Path
+    """Where `described` was found."""
 
 
 def run(
@@ -77,7 +83,7 @@ def run(
     try:
         recognised = recognise(found.described)
     except DataError as error:
-        raise DataError(error.message, where=found.where / "config.json", fix=error.fix) from None
+        raise DataError(error.message, where=found.config, fix=error.fix) from None
     if recognised.head.kind == "tag":
         recognised = recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels)[0]))
     if writes and not isinstance(recognised.config, EncoderDecoderConfig):
@@ -86,7 +92,10 @@ def run(
     tensors, tied = _plain_names(found.tensors), bool(found.described.get("tie_word_embeddings", True))
     recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
     thresholds = _thresholds(found.where, recognised.head)
-    described = _config(recognised, tokenizer, ours, bool(thresholds), writes) | {"length": _length(recognised, length)}
+    try:
+        described = _config(recognised, tokenizer, ours, bool(thresholds), writes) | {"length": _length(recognised, length)}
+    except DataError as error:
+        raise DataError(error.message, where=found.where, fix=error.fix) from None
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
     ours = (
@@ -124,25 +133,33 @@ def _write(
 
 def _found(source: str, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:
     path = Path(source)
+    if not path.is_file() and (config or vocabulary):
+        flag = "--vocabulary" if config is None else "--config"
+        raise UsageError("is for a file of UER-py; a directory has its own", where=flag, fix="leave it out")
     if path.is_dir():
         return _directory(path, trust_pickle)
     if path.is_file():
         return _uer(path, trust_pickle, config, vocabulary)
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+    if _HUB.fullmatch(source) and path.suffix not in _ENDINGS and not (path.parent.name and path.parent.is_dir()):
         return _directory(_fetched(source, trust_pickle), trust_pickle)
-    raise UsageError("there is no such file or directory", where=source, fix="look at the path; a name on the hub is OWNER/NAME")
+    names = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+    near = ", ".join(difflib.get_close_matches(path.name, names, 5, 0.4))
+    message = "there is no such file or directory" + (f"; beside it there are {near}" if near else "")
+    raise UsageError(message, where=source, fix="look at the path; a name on the hub is OWNER/NAME")
 
 
 def _directory(folder: Path, trust_pickle: bool) -> Source:
-    described = files.read_json(folder / "config.json")
+    where, fix = folder / "config.json", "put the config.json that was published with the weights beside them"
+    try:
+        described = files.read_json(where)
+    except DataError as error:
+        raise DataError(error.message, where=where, fix=error.fix if "git-lfs" in error.message else fix) from None
     if not isinstance(described, dict):
-        raise DataError(
-            "holds no JSON object", where=folder / "config.json", fix="take the config.json that was published with the weights"
-        )
+        raise DataError("holds no JSON object", where=where, fix=fix)
     if "encoder" in described:
         fix = "use it as it is: every command takes it"
         raise UsageError("this is a model of encoderkit already", where=folder, fix=fix)
-    return Source(described, checkpoint_tensors(folder, trust_pickle), foreign_files(folder), folder)
+    return Source(described, checkpoint_tensors(folder, trust_pickle), foreign_files(folder), folder, folder / "config.json")
 
 
 def _uer(path: Path, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:
@@ -157,10 +174,13 @@ def _uer(path: Path, trust_pickle: bool, config: Path | None, vocabulary: Path |
     settings = files.read_json(config) if config is not None else {}
     tokenizer = wordpiece_files(vocabulary, lowercase=True)
     renamed = uer.renamed(tensors)
-    described = uer.described(renamed, settings, Tokenizer(tokenizer, vocabulary).pad)
+    try:
+        described = uer.described(renamed, settings, Tokenizer(tokenizer, vocabulary).pad)
+    except DataError as error:
+        raise DataError(error.message, where=config, fix=error.fix) from None
     if config is None:
         say(f"no --config: taken for a BERT with {described['num_attention_heads']} heads (dim / 64) and GELU")
-    return Source(described, renamed, tokenizer, path)
+    return Source(described, renamed, tokenizer, path, config or path)
 
 
 def _fetched(name: str, trust_pickle: bool) -> Path:
@@ -194,6 +214,8 @@ def _taken(
 ) -> tuple[Recognised, dict[str, Tensor], list[str]]:
     """The tensors under our names, and the names of those that have no place; the head is given up where it must be."""
     layout, head = found.layout, found.head
+    if isinstance(found.config, EncoderDecoderConfig | T5Config) and head.kind == "none" and "shared.weight" not in tensors:
+        tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}  # behind other heads
     if head.kind == "none" and any(name.startswith(layout.root) for name in tensors):
         tensors = {name.removeprefix(layout.root): tensor for name, tensor in tensors.items()}
     elif head.kind == "causal" and not any(name.startswith(layout.root) for name in tensors):
@@ -286,9 +308,9 @@ def _config(
     part: dict[str, Any] = {}
     table: Any = "own" if head.own else "tied"
     if isinstance(found.config, EncoderDecoderConfig):
-        encoder, part = found.config.encoder, {"objective": _spans(found.config, tokenizer).model_dump(mode="json")}
-        if writes:
-            part = {"task": GenerateConfig(decoder=found.config.decoder).model_dump(mode="json")}
+        encoder, task = found.config.encoder, GenerateConfig(decoder=found.config.decoder)
+        part = {"task": task} if writes else {"objective": _spans(found.config, tokenizer)}
+        part = {name: learnt.model_dump(mode="json") for name, learnt in part.items()}
     elif head.kind == "causal":
         part = {"objective": CausalConfig(head=table).model_dump(mode="json")}
     elif head.kind == "permuted":
@@ -342,7 +364,10 @@ def _spans(config: EncoderDecoderConfig, tokenizer: Tokenizer) -> SpansConfig:
     """Span corruption with the sentinels that the tokenizer has."""
     ids = tokenizer.sentinels
     if not ids:
-        return SpansConfig(decoder=config.decoder)
+        message = "the tokenizer has no <extra_id_0>, which stands for hidden text where a T5 is trained on"
+        raise DataError(
+            message, fix="--writes takes it as a model that writes; T5EncoderModel in architectures, its encoder alone"
+        )
     step = 1 if len(ids) == 1 or ids[1] > ids[0] else -1
     count = next((i for i, id in enumerate(ids) if id != ids[0] + i * step), len(ids))
     return SpansConfig(sentinels=count, first_sentinel=ids[0], sentinel_step=step, decoder=config.decoder)

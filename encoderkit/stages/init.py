@@ -53,6 +53,6 @@ def write(text: str, out: Path, overwrite: bool) -> None:
     """A new file; raises `UsageError` if something is there and nobody said that it may go."""
     if out.is_dir():
         raise UsageError("this is a directory, and a file is to be written", where=out, fix="--out FILE")
-    files.refuse_existing(out, overwrite)
+    files.refuse_existing(out, overwrite, file=True)
     files.make_folder(out.parent)
     files.replace(out, text)

@@ -111,7 +111,7 @@ def evaluate(engine: Engine, data: Sequence[Path], masking: Masking | None = Non
     special = sum(int(row.special.sum()) for row in rows)
     size, unknown = (
         sum(len(row.ids) for row in rows) - special,
-        sum(int((row.ids == learner.vocabulary.unk).sum()) for row in rows),
+        sum(int((row.ids == learner.vocabulary.unknown).sum()) for row in rows),
     )
     right = likely[:, 0] > likely[:, 1]
     figures = {

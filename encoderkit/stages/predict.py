@@ -73,7 +73,7 @@ def predict(
     A file is read twice, so that a row that cannot be used is told before anything is computed.
     """
     if out is not None:
-        files.refuse_existing(out, overwrite)
+        files.refuse_existing(out, overwrite, file=True)
     engine = start(open_model(step), precision, batch)
     task = engine.model.task
     if sampling is not None:
@@ -103,7 +103,7 @@ def predict(
         for window in windows(rows()):
             entries, read = predictor.entries(window)
             target.write("".join(map(line, entries)).encode())
-            account = account.add_each(read, engine.model.tokenizer.unk)
+            account = account.add_each(read, engine.model.learner.vocabulary.unknown)
             if bar is not None:
                 bar.advance(len(window))
         if out is None:

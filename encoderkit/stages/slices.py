@@ -61,7 +61,7 @@ def _parted(
         _, query = np.unique(task.queries(gold), return_inverse=True)
         return (np.bincount(query, values) / np.bincount(query))[query]
 
-    unknown = measure(lambda part: int((part.ids == task.vocabulary.unk).sum()))
+    unknown = measure(lambda part: int((part.ids == task.vocabulary.unknown).sum()))
     cut, kept = measure(lambda part: part.cut), measure(lambda part: len(part.ids) - part.special)
     size, share = kept + cut, unknown / np.maximum(kept, 1)
     highest = max(3, int(np.ceil(np.log2(max(size.max(), 1)))))

@@ -5,7 +5,8 @@ Similarity: Spearman's rank correlation of people's scores and cosines (Finkelst
 "Linguistic Regularities", 3CosAdd), the three of the question left out.
 """
 
-import re
+import csv
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-from encoderkit.console import table
+from encoderkit.console import say, table
 from encoderkit.data.streams import Source, blocks, texts
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.inference import Engine, Model
@@ -39,12 +40,13 @@ def read_pairs(path: Path) -> list[Pair]:
     """
     pairs = []
     for number, line in _lines(path):
-        fields = [field.strip() for field in re.split(r"\t" if "\t" in line else "," if "," in line else r"\s+", line.strip())]
+        fields = [field.strip() for field in _fields(line)]
         scores = [value for field in fields[2:] if (value := _number(field)) is not None]
         if not scores:
             if pairs or number > 1:
                 message = f"expected two words and a score, found {shown(line, 60)}"
                 raise DataError(message, where=f"{path}:{number}", fix="correct the line, or take it out")
+            say(f"{path}: the first line has no score, and is taken for names of columns: {shown(line, 60)}")
             continue
         pairs.append(Pair(fields[0], fields[1], scores[0]))
     if len(pairs) < 2:
@@ -54,6 +56,13 @@ def read_pairs(path: Path) -> list[Pair]:
             fix="a line for each pair: two words and a score, between tabs or commas",
         )
     return pairs
+
+
+def _fields(line: str) -> list[str]:
+    """The parts of a line: between tabs, commas (also in quotes, as in .csv) or spaces."""
+    if "\t" in line:
+        return line.split("\t")
+    return next(csv.reader([line], strict=False)) if "," in line else line.split()
 
 
 def wordsim(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> Answered:
@@ -87,6 +96,10 @@ def _similarity(model: Model, path: Path) -> Answered:
         )
     cosines = np.where(covered, (_unit(first.vectors) * _unit(second.vectors)).sum(1), np.nan)
     scores = np.array([pair.score for pair in pairs])
+    for values, what in ((scores, "scores of these pairs"), (cosines, "cosines of the model's vectors")):
+        if np.ptp(values[covered]) == 0:
+            message = f"the {what} are all the same, so that no order can be compared with another"
+            raise DataError(message, where=path, fix="pairs that differ; or another model")
     found = float(np.asarray(spearmanr(scores[covered], cosines[covered]))[0])
     return Answered({"pairs": len(pairs), "covered": int(covered.sum()), "spearman": found}, scores, cosines)
 
@@ -213,6 +226,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _number(field: str) -> float | None:
     try:
-        return float(field)
+        value = float(field)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

@@ -1,12 +1,14 @@
 """The tokenizers of published checkpoints, in whatever files they come, as the files that `open_tokenizer` reads."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from encoderkit.errors import DataError
+from encoderkit.errors import DataError, shown
+from encoderkit.files import refuse_pointer
 from encoderkit.text.alphabet import is_han
 from encoderkit.text.normalization import words_decoder
 from encoderkit.text.panics import panics_explained
@@ -16,6 +18,14 @@ from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
 KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
 """What sentencepiece's file is called in the wild."""
+_PLAIN = ("None", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
+_CLASSES = {
+    "vocab.txt": ("Bert", "Electra", "DistilBert", "ConvBert", "MobileBert", "Lxmert", "LayoutLM", "Retriever"),
+    "vocab.json": ("Roberta", "GPT2", "Bart", "Longformer", "Deberta", "LED", "Blenderbot"),
+    "model": ("T5", "MT5", "Albert", "XLNet", "XLMRoberta", "Camembert", "DebertaV2"),
+}
+"""The classes of transformers that read such a file as it is read here, by their names without Tokenizer."""
+_SENTINEL = re.compile(r"▁?<extra_id_\d+>")
 _BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 _ROBERTA = {"unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"}
 
@@ -27,24 +37,99 @@ def foreign_files(folder: Path) -> dict[str, bytes]:
     converted. Raises `DataError` if there is none of them.
     """
     if (folder / "tokenizer.json").is_file():
-        return _with_layout({name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}, folder)
+        found = {name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}
+        refuse_pointer(found["tokenizer.json"], folder / "tokenizer.json")
+        return _marked(_with_layout(found, folder), folder)
     if (folder / "vocab.txt").is_file():
-        described = _json(folder / "tokenizer_config.json")
-        return wordpiece_files(
+        described = _described(folder, "vocab.txt")
+        found = wordpiece_files(
             folder / "vocab.txt",
-            lowercase=described.get("do_lower_case", True),
-            strip_accents=described.get("strip_accents"),
-            chinese=described.get("tokenize_chinese_chars", True),
+            lowercase=_flag(described, "do_lower_case", True, folder),
+            strip_accents=_flag(described, "strip_accents", None, folder),
+            chinese=_flag(described, "tokenize_chinese_chars", True, folder),
             said=described,
         )
+        return _marked(_with_added(found, folder), folder)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return _byte_bpe(folder)
+        return _marked(_with_added(_byte_bpe(folder), folder), folder)
     for path in (folder / name for name in PIECES):
         if path.is_file():
-            described = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
-            return pieces_files(path.read_bytes(), str(_json(folder / "config.json").get("model_type")), described, path)
+            described = _json(folder / "special_tokens_map.json") | _described(folder, "model")
+            data = path.read_bytes()
+            refuse_pointer(data[:100], path)
+            found = pieces_files(data, str(_json(folder / "config.json").get("model_type")), described, path)
+            return _marked(_with_added(found, folder), folder)
     wanted = "tokenizer.json, vocab.txt, vocab.json with merges.txt, or a model of sentencepiece"
     raise DataError(f"holds no tokenizer: none of {wanted}", where=folder, fix="put the tokenizer's files beside the weights")
+
+
+def _described(folder: Path, form: str) -> dict[str, Any]:
+    """What tokenizer_config.json says; raises `DataError` where a class is named that reads such a file in another way."""
+    described = _json(folder / "tokenizer_config.json")
+    named = str(described.get("tokenizer_class") or _json(folder / "config.json").get("tokenizer_class"))
+    if named not in _PLAIN and named.removesuffix("Fast").removesuffix("Tokenizer") not in _CLASSES[form]:
+        message = f"the tokenizer is a {shown(named)}, which may cut texts in another way than what is read here"
+        fix = "save it as a tokenizer.json where transformers can; or take tokenizer_class out, if it is one of " + ", ".join(
+            f"{name}Tokenizer" for name in _CLASSES[form][:4]
+        )
+        raise DataError(message, where=folder / "tokenizer_config.json", fix=fix)
+    return described
+
+
+def _flag(described: dict[str, Any], key: str, usual: bool | None, folder: Path) -> Any:
+    value = described.get(key, usual)
+    if not isinstance(value, bool | None):
+        message = f"{key} should be true or false, found {shown(str(value), 40)}"
+        raise DataError(message, where=folder / "tokenizer_config.json", fix="correct it there")
+    return value
+
+
+def _with_added(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
+    """With the tokens that were added to a vocabulary later, as they stand beside it; each must get the id that it had."""
+    described = _json(folder / "tokenizer_config.json")
+    added: dict[int, AddedToken] = {}
+    try:
+        for name, id in _json(folder / "added_tokens.json").items():
+            added[int(id)] = AddedToken(str(name))
+        for id, token in (described.get("added_tokens_decoder") or {}).items():
+            flags = {flag: bool(token.get(flag, False)) for flag in ("single_word", "lstrip", "rstrip", "normalized")}
+            added[int(id)] = AddedToken(str(token["content"]), **flags)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        message = f"the tokens that were added cannot be understood ({type(error).__name__}: {error})"
+        raise DataError(message, where=folder / "tokenizer_config.json", fix="load it again") from None
+    with panics_explained("reading the tokenizer", folder):
+        tokenizer = Tokenizer.from_str(found["tokenizer.json"].decode())
+    new = [added[id] for id in sorted(added) if tokenizer.token_to_id(added[id].content) is None]
+    tokenizer.add_tokens(new)
+    for id, token in added.items():
+        if tokenizer.token_to_id(token.content) != id:
+            message = f"{shown(token.content, 40)} was added with the id {id}, and here it would be another"
+            raise DataError(message, where=folder, fix="save the tokenizer as a tokenizer.json, and import it with that")
+    return {**found, "tokenizer.json": tokenizer.to_str().encode()} if new else found
+
+
+def _marked(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
+    """Marks that the authors added for texts, such as [E1] around an entity, are looked for in texts, as transformers does.
+
+    Not those that say where a text begins and ends, what is hidden or unknown, which no text should turn into.
+    """
+    tokenizer = _object(found["tokenizer.json"], folder / "tokenizer.json")
+    parts = [_object(found.get(name, b"{}"), folder / name) for name in ("special_tokens_map.json", "tokenizer_config.json")]
+    said = _json(folder / "tokenizer_config.json") | parts[0] | parts[1]
+    roles = {str(v["content"] if isinstance(v, dict) else v) for name, v in said.items() if name.endswith("_token")}
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab", ()) if isinstance(model, dict) else ()
+    size = len(vocabulary)
+    marks = [
+        token
+        for token in tokenizer.get("added_tokens") or []
+        if token["special"] and token["id"] >= size and token["content"] not in roles and not _SENTINEL.match(token["content"])
+    ]
+    if not marks:
+        return found
+    for token in marks:
+        token["special"] = False
+    return {**found, "tokenizer.json": json.dumps(tokenizer, ensure_ascii=False).encode()}
 
 
 def wordpiece_files(
@@ -73,9 +158,14 @@ def wordpiece_files(
 
 
 def _byte_bpe(folder: Path) -> dict[str, bytes]:
-    described = _json(folder / "tokenizer_config.json")
+    described = _described(folder, "vocab.json")
     with panics_explained("reading vocab.json and merges.txt", folder):
         vocab, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        if any(piece.endswith("</w>") for piece in vocab):
+            message = "its pieces end in </w>: this is BPE on characters, and only BPE on bytes is read here"
+            raise DataError(
+                message, where=folder / "vocab.json", fix="save the tokenizer as a tokenizer.json, where transformers can"
+            )
         tokenizer = Tokenizer(models.BPE(vocab, merges))
     said = _json(folder / "special_tokens_map.json") | described
     gpt = "<s>" not in vocab
@@ -146,6 +236,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _object(data: str | bytes, where: Path) -> dict[str, Any]:
+    refuse_pointer(data.encode() if isinstance(data, str) else data, where)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -10,15 +10,16 @@ import numpy as np
 
 _BASIS, _PRIME = np.uint32(2166136261), np.uint32(16777619)
 _LONGEST = 4  # bytes of a character
-_END = "</s>"  # fastText's mark at the end of a line, which has no n-grams there
+_END = "</s>"  # fastText's mark at the end of a line
 
 
-def hashed_ngrams(words: Sequence[str], low: int, high: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def hashed_ngrams(words: Sequence[str], low: int, high: int, rows: int, end: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The rows of the n-grams of `low` to `high` characters of all `words` end to end (int64), and (n,) how many each has.
 
-    All words at once: from each first byte of a character on, the hash takes one more byte at a time.
+    `end`: "</s>" has some too, as in fastText before its files had a version. All words at once: from each first byte of a
+    character on, the hash takes one more byte at a time.
     """
-    encoded = [b"" if word == _END else f"<{word}>".encode("utf-8", "replace") for word in words]
+    encoded = [b"" if word == _END and not end else f"<{word}>".encode("utf-8", "replace") for word in words]
     sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
     data = np.frombuffer(b"".join(encoded), np.uint8)
     first = (data & 0xC0) != 0x80

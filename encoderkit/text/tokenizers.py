@@ -125,10 +125,11 @@ class Tokenizer:
     @property
     def sentinels(self) -> list[int]:
         """The ids of <extra_id_0>, <extra_id_1> and so on, if the tokenizer has any (T5's)."""
-        for name in ("<extra_id_{}>", "▁<extra_id_{}>"):  # the latter are pieces of sentencepiece's, in mT5
+        # T5's; pieces of sentencepiece's, in mT5; of a vocab.txt, in the T5s of UER-py.
+        for name, least in (("<extra_id_{}>", 1), ("▁<extra_id_{}>", 1), ("extra{}", 100)):
             every = (self._engine.token_to_id(name.format(i)) for i in count())
             found = [id for id in takewhile(lambda id: id is not None, every) if id is not None]
-            if found:
+            if len(found) >= least:
                 return found
         return []
 

@@ -188,7 +188,11 @@ def newest(run: Path) -> tuple[Path, State] | None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; raises `DataError` if it is not one."""
     try:
-        return safetensors.torch.load(path.read_bytes())
+        data = path.read_bytes()
+        files.refuse_pointer(data[:100], path)
+        return safetensors.torch.load(data)
+    except DataError:
+        raise
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise DataError(
             f"not a readable safetensors file: {error}",

@@ -42,13 +42,15 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
 def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
     """The arithmetic to use: bf16 only where this machine multiplies matrices clearly faster with it.
 
-    A processor without bfloat16 instructions can be a hundred times slower with it, so it is measured, not looked up.
+    A processor without bfloat16 instructions can be a hundred times slower with it, so it is measured, not looked up. Those
+    that gain have products three times as fast or more; with less, all else that is slower in bf16 would eat it up, and the
+    choice would be one of chance.
     """
     if wanted != "auto":
         return wanted
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _product_seconds(torch.bfloat16) < 0.7 * _product_seconds(torch.float32) else "fp32"
+    return "bf16" if _product_seconds(torch.bfloat16) < 0.5 * _product_seconds(torch.float32) else "fp32"
 
 
 def has_bf16() -> bool:
@@ -65,13 +67,16 @@ def check_precision(module: nn.Module, precision: Literal["fp32", "bf16"], devic
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """The time of a product as small models have it; the best of a few, and few if it is slow."""
+    """The time of a product as small models have it; the best of a few, and few if it is slow.
+
+    The processor's, so that what else runs here does not decide about the arithmetic, and so about the last digits.
+    """
     a, b = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)
     best, started = float("inf"), time.perf_counter()
     for _ in range(8):
-        before = time.perf_counter()
+        before = time.process_time()
         torch.mm(a, b)
-        best = min(best, time.perf_counter() - before)
+        best = min(best, time.process_time() - before)
         if time.perf_counter() - started > 0.1:
             break
     return best

@@ -55,6 +55,9 @@ def test_glove_text_has_no_header_and_words_with_spaces(tmp_path: Path) -> None:
         (b"2 2\na \0\0\0\0\0\0\0\0b \0\0", "promises 2 vectors of 2 numbers, and it ends or goes astray after 1"),
         (b"Hello, this is a letter.\n", "is no file of word vectors"),
         (b"", "is no file of word vectors"),
+        (b"a 1 2\nb nan 2\n", r'cut.txt:2: the vector of "b" is not finite'),
+        (b"a 1 2\nb 1e50 2\n", r'cut.txt:2: the vector of "b" is not finite'),
+        (b"1 1\na \0\0\x80\x7f", 'the vector of "a" is not finite'),
         (b"\xba\x16O/\x0c\x00\x00\x00\x0a", "cut off"),
     ],
 )
@@ -62,6 +65,17 @@ def test_what_is_cut_off_or_something_else_is_told(tmp_path: Path, content: byte
     (tmp_path / "cut.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_vectors(tmp_path / "cut.txt")
+
+
+def test_a_mark_at_the_beginning_and_gb18030_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes("\ufeff猫 1 2\n狗 3 4\n".encode())
+    assert read_vectors(path).words == ["猫", "狗"]
+    path.write_bytes("cat 5 6\n猫 1 2\n机器学习 3 4\n深度 1 1\n".encode("gb18030"))
+    found = read_vectors(path)
+    assert (found.words, found.form, found.broken) == (["cat", "猫", "机器学习", "深度"], "text in GB18030", 0)
+    path.write_bytes("étés 1 2\nmaïs 3 4\n".encode("latin-1"))  # whose bytes could be Chinese
+    assert read_vectors(path).broken == 2
 
 
 def test_fasttext_binary_gives_unknown_words_the_same_vectors(tmp_path: Path) -> None:

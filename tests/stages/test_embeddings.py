@@ -153,6 +153,8 @@ def test_suites_take_any_model(pretrained_dir: Path, tmp_path: Path) -> None:
     ("suite", "content", "message"),
     [
         ("wordsim", "a b 1\nc d\n", "pairs:2: expected two words and a score"),
+        ("wordsim", "king queen 1\nman woman 1\n", "the scores of these pairs are all the same"),
+        ("wordsim", "a b 1\na c nan\n", "pairs:2: expected two words and a score"),
         ("wordsim", "xq yq 1\nzq wq 2\n", "fewer than two pairs"),
         ("analogy", ": s\na b c\n", "pairs:2: expected four words"),
         ("analogy", "xq yq zq wq\n", "of no question"),
