@@ -158,6 +158,33 @@ class Learner(Protocol):
 # What can be asked of a learner with `isinstance` names no modules: from Python 3.12 on those of an nn.Module are not found so.
 
 
+class PairSteps(NamedTuple):
+    """Rows of two tables whose products, with their biases, are to be numbers: each pair is a step of its own."""
+
+    tables: tuple[Tensor, Tensor, Tensor, Tensor]
+    """(V, D) words and contexts, (V,) the biases of both."""
+    words: Tensor
+    """(N,) int32."""
+    contexts: Tensor
+    """(N,) int32."""
+    goals: Tensor
+    """(N,) what the products are to be."""
+    weights: Tensor
+    """(N,) of the squares of the errors."""
+    rounds: Tensor
+    """(N,) int64: pairs of one round share no row. Rounds come in the order of their numbers."""
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A learner of which an update is many steps, one after the other, and not the sum of their gradients."""
+
+    steps: list[PairSteps]
+    """Those of this update, once its loss has been told; the optimizer takes them."""
+    tables: tuple[Tensor, Tensor, Tensor, Tensor]
+    """What they move."""
+
+
 @runtime_checkable
 class SingleThreaded(Protocol):
     """A learner that may work by compiled code of its own, beside which more threads of torch are in the way of the reader."""

@@ -17,7 +17,9 @@ app.add_typer(
 
 @inspect.command()
 def masking(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Of pretrain.", show_default=False)],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="Of pretrain; masked, replaced, causal or contrastive.", show_default=False)
+    ],
     count: Annotated[int, typer.Option("-n", "--rows", min=0, help="Rows to show.")] = 5,
     looked: Annotated[int, typer.Option("--statistics", min=1, max=1_000_000, help="Rows to count.")] = 1000,
     settings: Settings = None,

@@ -55,6 +55,8 @@ class Portion(NamedTuple):
     """(n,) int32: their contexts."""
     counts: np.ndarray
     """(n,) float32: how often, by 1 / distance."""
+    rounds: np.ndarray
+    """(n,) int64, which ascend, and from portion to portion: in a round each word, and each context, is there once at most."""
 
 
 class Cells:
@@ -62,19 +64,22 @@ class Cells:
 
     Words are dealt into groups of about `size` at random. A tile touches few rows of the tables and each of them often, as in
     distributed matrix factorisation (Gemulla et al. 2011, section 4.1), where counts drawn at random would touch two rows each.
+    Within a tile counts come by its diagonals, whose steps do not touch one another.
     """
 
     def __init__(self, counts: sparse.csr_matrix, size: int) -> None:
         coo = counts.tocoo()
         words = len(counts.indptr) - 1
         groups = -(-words // size)
-        group = np.random.default_rng(words).permutation(words) % groups
+        member, group = np.divmod(np.random.default_rng(words).permutation(words), groups)
         tile = group[coo.row] * groups + group[coo.col]
-        order = np.argsort(tile, kind="stable")
+        diagonal = (member[coo.row] + member[coo.col]) % size
+        rounds = tile.astype(np.int64) * size + diagonal
+        order = np.argsort(rounds, kind="stable")
         sizes = np.bincount(tile)
         self._ends = np.cumsum(sizes[sizes > 0])
         self.rows, self.columns = coo.row[order].astype(np.int32), coo.col[order].astype(np.int32)
-        self.counts = coo.data[order].astype(np.float32)
+        self.counts, self.rounds = coo.data[order].astype(np.float32), rounds[order]
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -83,4 +88,4 @@ class Cells:
         if not 0 <= index < len(self):
             raise IndexError(index)
         here = slice(int(self._ends[index - 1]) if index else 0, int(self._ends[index]))
-        return Portion(self.rows[here], self.columns[here], self.counts[here])
+        return Portion(self.rows[here], self.columns[here], self.counts[here], self.rounds[here])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from encoderkit import world
 from encoderkit.errors import ResourceError, UserError
+from encoderkit.learner import PairSteps
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: longer than the longest evaluation or save."""
@@ -109,6 +110,26 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
     dist.all_reduce(joint)
     for parameter, part in zip(parameters, joint.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def in_order(steps: Sequence[PairSteps], tables: tuple[Tensor, Tensor, Tensor, Tensor]) -> PairSteps | None:
+    """The steps of all processes, by their rounds, so that neither processes nor portions decide; None if there are none.
+
+    `tables`: the four that are moved, which a process without steps of its own has too.
+    """
+    own = {name: [getattr(pairs, name).cpu() for pairs in steps] for name in PairSteps._fields[1:]}
+    every: list[dict[str, list[Tensor]]] = [own]
+    if world.size() > 1:
+        every = [{} for _ in range(world.size())]
+        dist.all_gather_object(every, own)
+    joint = {name: [one for part in every for one in part[name]] for name in own}
+    if not joint["rounds"]:
+        return None
+    found = {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in joint.items()}
+    if bool((torch.diff(found["rounds"]) < 0).any()):
+        order = torch.argsort(found["rounds"], stable=True)
+        found = {name: values[order] for name, values in found.items()}
+    return PairSteps(tables, **{name: values.to(tables[0].device) for name, values in found.items()})
 
 
 def concatenated(parts: Sequence[Any]) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.errors import UsageError
+from encoderkit.learner import Stepwise
 from encoderkit.models.attention import Attention
 from encoderkit.models.config import TransformerConfig
 from encoderkit.models.deberta import DisentangledAttention
@@ -129,7 +130,8 @@ def build_optimizers(learner: nn.Module, config: OptimizerConfig, dtype: torch.d
 
     optimizers: list[torch.optim.Optimizer] = []
     if isinstance(config, AdagradConfig):
-        optimizers.append(Adagrad(settings(muon=False), config.eps, config.initial))
+        pairwise = learner if isinstance(learner, Stepwise) else None
+        optimizers.append(Adagrad(settings(muon=False), config.eps, config.initial, pairwise))
     elif isinstance(config, SgdConfig):
         optimizers.append(Sgd(settings(muon=False), config.row_clip))
     elif rest := settings(muon=False):

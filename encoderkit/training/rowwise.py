@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.compiled import compiled
+from encoderkit.learner import PairSteps, Stepwise
+from encoderkit.training.distributed import in_order
 from encoderkit.training.sharding import whole
 
 
@@ -83,17 +85,56 @@ def _descend(table: np.ndarray, rows: np.ndarray, gradient: np.ndarray, rate: fl
 class Adagrad(_Rowwise):
     """AdaGrad (Duchi et al. 2011, figure 1), element by element. `initial`: its sum of squares before the first update.
 
-    torch.optim.Adagrad gives the same numbers and takes several times as long on sparse gradients.
+    torch.optim.Adagrad gives the same numbers and takes several times as long on sparse gradients. `learner`: whose
+    pairs of rows are moved one after the other, in place of gradients. Several processes make the steps of all.
     """
 
-    def __init__(self, groups: Iterable[dict], eps: float, initial: float) -> None:
+    def __init__(self, groups: Iterable[dict], eps: float, initial: float, learner: Stepwise | None = None) -> None:
         super().__init__(list(groups), {"eps": eps, "initial": initial, "targets": 1.0})
+        self._learner = learner
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update."""
+        super().step(closure)
+        if self._learner is not None:
+            if (pairs := in_order(self._learner.steps, self._learner.tables)) is not None:
+                self._walk(pairs)
+            self._learner.steps.clear()
+
+    def _walk(self, pairs: PairSteps) -> None:
+        """Pair by pair in compiled code, where there is some; otherwise round by round, whose pairs share no row."""
+        group = next(group for group in self.param_groups if any(p is pairs.tables[0] for p in group["params"]))
+        sums = [self._sum(p, group) for p in pairs.tables]
+        on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in pairs.tables)
+        if on_cpu and (walk := compiled(_walk, fastmath=True)) is not None:
+            given = [one.detach().numpy() for one in (*pairs.tables, *sums, *pairs[1:5])]
+            walk(*given, np.float32(group["lr"]), np.float32(group["eps"]))
+            return
+        edges = torch.nonzero(torch.diff(pairs.rounds)).flatten().add_(1).tolist()
+        for begin, end in zip([0, *edges], [*edges, len(pairs.rounds)], strict=True):
+            self._round(pairs, sums, slice(begin, end), group)
+
+    def _round(self, pairs: PairSteps, sums: list[Tensor], here: slice, group: dict) -> None:
+        rows = [ids[here].long() for ids in (pairs.words, pairs.contexts)] * 2
+        left, right, *biases = (p[own] for p, own in zip(pairs.tables, rows, strict=True))
+        error = (left * right).sum(-1) + biases[0] + biases[1] - pairs.goals[here]
+        pull = pairs.weights[here] * error
+        for p, total, own, gradient in zip(
+            pairs.tables, sums, rows, (pull[:, None] * right, pull[:, None] * left, pull, pull), strict=True
+        ):
+            seen = total[own] + gradient.square()
+            total[own] = seen
+            p[own] -= group["lr"] * gradient / (seen.sqrt() + group["eps"])
+
+    def _sum(self, p: Tensor, group: dict) -> Tensor:
+        if "sum" not in self.state[p]:
+            self.state[p]["sum"] = torch.full_like(p, group["initial"])
+        return self.state[p]["sum"]
 
     def change(self, p: Tensor, rows: Tensor | None, gradient: Tensor, group: dict) -> Tensor:
         """The gradient by the root of its sum of squares so far, times the learning rate."""
-        if "sum" not in self.state[p]:
-            self.state[p]["sum"] = torch.full_like(p, group["initial"])
-        total: Tensor = self.state[p]["sum"]
+        total = self._sum(p, group)
         gradient.mul_(group["targets"])
         if rows is None:
             seen = total.addcmul_(gradient, gradient).clone()
@@ -101,6 +142,31 @@ class Adagrad(_Rowwise):
             seen = total.index_select(0, rows).addcmul_(gradient, gradient)
             total.index_copy_(0, rows, seen)
         return gradient.div_(seen.sqrt_().add_(group["eps"])).mul_(group["lr"])
+
+
+def _walk(
+    left: np.ndarray, right: np.ndarray, left_bias: np.ndarray, right_bias: np.ndarray,
+    left_sum: np.ndarray, right_sum: np.ndarray, left_bias_sum: np.ndarray, right_bias_sum: np.ndarray,
+    words: np.ndarray, contexts: np.ndarray, goals: np.ndarray, weights: np.ndarray, rate: float, eps: float,
+) -> None:  # fmt: skip
+    """Compiled: AdaGrad's step for the weighted square of each pair's error (halved), one after the other."""
+    for n in range(len(words)):
+        i, j = words[n], contexts[n]
+        a, b, a_sum, b_sum = left[i], right[j], left_sum[i], right_sum[j]
+        product = np.float32(0)
+        for d in range(len(a)):
+            product += a[d] * b[d]
+        pull = weights[n] * (product + left_bias[i] + right_bias[j] - goals[n])
+        for d in range(len(a)):
+            down, across = pull * b[d], pull * a[d]
+            a_sum[d] += down * down
+            b_sum[d] += across * across
+            a[d] -= rate * down / (np.sqrt(a_sum[d]) + eps)
+            b[d] -= rate * across / (np.sqrt(b_sum[d]) + eps)
+        left_bias_sum[i] += pull * pull
+        right_bias_sum[j] += pull * pull
+        left_bias[i] -= rate * pull / (np.sqrt(left_bias_sum[i]) + eps)
+        right_bias[j] -= rate * pull / (np.sqrt(right_bias_sum[j]) + eps)
 
 
 def coalesced(gradient: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ import pytest
 import safetensors.torch
 import torch
 from gensim.models import Word2Vec
+from scipy import sparse
 from torch import nn
 
 from encoderkit.config import validate
 from encoderkit.data.blocks import Row, Rows
-from encoderkit.data.cooccurrence import Portion, cooccurrences
+from encoderkit.data.cooccurrence import Cells, Portion, cooccurrences
 from encoderkit.data.store import open_store
 from encoderkit.errors import UserError
 from encoderkit.learner import SingleThreaded, Vocabulary
@@ -314,13 +315,57 @@ def test_gloves_loss_is_equation_8() -> None:
         for p in learner.parameters():
             nn.init.normal_(p)
     ids, others, counts = np.array([5, 6, 7]), np.array([8, 5, 9]), np.array([2.0, 10.0, 50.0])
-    batch = learner.collate([Portion(ids, others, counts)], rngs(1), 0.0)
+    batch = learner.collate([Portion(ids, others, counts, np.arange(3))], rngs(1), 0.0)
     words, contexts = learner.encoder.tokens.weight.detach().double(), learner.contexts.detach().double()
     expected = 0.0
     for i, j, x in zip(ids, others, counts, strict=True):
         error = words[i] @ contexts[j] + learner.bias[i] + learner.context_bias[j] - np.log(x)
         expected += min(1.0, x / 10) ** 0.75 * float(error.detach()) ** 2
     assert float(learner(batch.inputs, batch.targets)["glove"].detach()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("way", ["compiled", "rounds"])
+def test_each_pair_of_glove_is_a_step(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the authors' code, one after the other: against a loop in double precision, in the order of the rounds."""
+    if way == "rounds":
+        monkeypatch.setattr("encoderkit.training.rowwise.compiled", lambda *_, **__: None)
+    torch.manual_seed(0)
+    learner = Glove(GloveConfig(x_max=10, alpha=0.75), StaticConfig(dim=6, context="add"), VOCABULARY, 16)
+    with torch.no_grad():
+        for p in learner.parameters():
+            nn.init.normal_(p)
+    matrix = (
+        np.random.default_rng(0).integers(0, 40, (VOCABULARY.size, VOCABULARY.size)) * (np.arange(VOCABULARY.size) > 5)[:, None]
+    )
+    cells = Cells(sparse.csr_matrix(matrix.astype(np.float64)), 8)
+    for index in range(len(cells)):
+        part = cells[index]
+        starts = np.flatnonzero(np.diff(part.rounds, prepend=-1))
+        for rows in (part.ids, part.others):
+            assert all(len(set(one)) == len(one) for one in np.split(rows, starts[1:]))
+    everything = [cells[index] for index in range(len(cells))]
+    assert sum(len(part.counts) for part in everything) == np.count_nonzero(matrix)
+    expected = [p.detach().double().numpy().copy() for p in learner.tables]
+    sums = [np.full_like(table, 2.0) for table in expected]
+    for part in everything:
+        for i, j, x in zip(part.ids, part.others, part.counts, strict=True):
+            a, b, left, right = (table[row] for table, row in zip(expected, (i, j, i, j), strict=True))
+            pull = min(1.0, x / 10) ** 0.75 * (a @ b + left + right - np.log(float(x)))
+            for table, total, row, gradient in zip(expected, sums, (i, j, i, j), (pull * b, pull * a, pull, pull), strict=True):
+                total[row] += gradient**2
+                table[row] = table[row] - 0.3 * gradient / np.sqrt(total[row])
+    [optimizer] = build_optimizers(learner, AdagradConfig(lr=0.3, initial=2), torch.float32)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.3
+    parts = everything[::-1] if way == "rounds" else everything  # whatever order they come in
+    monkeypatch.setattr("encoderkit.objectives.glove._PLACES", 1)
+    for some in (parts[:2], parts[2:]):
+        batch = learner.collate(some, rngs(len(some)), 0.0)
+        learner(batch.inputs, batch.targets)["glove"].backward()
+    optimizer.step()
+    for p, table in zip(learner.tables, expected, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), table, atol=1e-4, rtol=1e-4)
+    assert not learner.steps
 
 
 def test_glove_counts_and_fits(tokenizer_dir: Path, store_dir: Path) -> None:

@@ -109,6 +109,20 @@ def test_a_pretraining_loss_of_the_whole_update_is_that_of_one_process(
     assert_close(tmp_path / "one", tmp_path / "several")
 
 
+def test_steps_of_glove_are_those_of_one_process(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+    """Which are taken one after the other; a process may have none."""
+    settings: dict[str, Any] = {
+        "model": {"kind": "static", "dim": 8, "context": "add"},
+        "objective": {"kind": "glove"},
+        "optimizer": {"kind": "adagrad", "lr": 0.1, "initial": 1},
+        "data": {"train": str(store_dir), "dev": None, "length": 32},
+    }
+    recipe = pretraining(tokenizer_dir, store_dir, **settings, training={"updates": 5, "batch": 3, "micro_batch": 1})
+    go(recipe, tmp_path / "one")
+    several(2, [Run(recipe, tmp_path / "several")])
+    assert weights(tmp_path / "one") == weights(tmp_path / "several")
+
+
 def test_a_loss_of_the_whole_update_is_that_of_one_process(tokenizer_dir: Path, pairs: dict[str, Path], tmp_path: Path) -> None:
     """The positives of rows that another process computes are negatives too."""
     task = {"kind": "similarity", "text": ["first", "second"], "symmetric": True}
