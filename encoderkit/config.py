@@ -140,11 +140,8 @@ def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
             if _COLON.match(line):
                 message, fix = "a colon of another keyboard, or one without a space behind it", "write it as `key: value`"
                 raise UsageError(f"not valid YAML: {message}", where=f"{where}:{number + 1}", fix=fix) from None
-        raise UsageError(
-            f"not valid YAML: {error.problem}",
-            where=f"{where}:{last + 1}" if mark else where,
-            fix="encoderkit init writes a recipe to begin with",
-        ) from None
+        fix = "encoderkit init writes a recipe to begin with"
+        raise UsageError(f"not valid YAML: {error.problem}", where=f"{where}:{last + 1}" if mark else where, fix=fix) from None
     except (yaml.YAMLError, RecursionError, ValueError, IndexError) as error:
         raise UsageError(
             f"not valid YAML: {str(error).splitlines()[0]}", where=where, fix="encoderkit init writes a recipe to begin with"
@@ -164,11 +161,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
             fix = f"{own}, the recipe of this run" if own.is_file() else None
             raise UsageError("expected a recipe, but this is a directory", where=path, fix=fix) from None
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise UsageError(
-            f"cannot read the recipe: {reason}",
-            where=path,
-            fix="encoderkit init pretrain --out pretrain.yaml writes one of those that come with the package",
-        ) from None
+        fix = "encoderkit init pretrain --out pretrain.yaml writes one of those that come with the package"
+        raise UsageError(f"cannot read the recipe: {reason}", where=path, fix=fix) from None
     try:
         return _mapping(data, path)
     except UsageError as error:
@@ -186,19 +180,13 @@ def _mapping(data: bytes, path: Path) -> tuple[dict[str, Any], Lines]:
         try:  # a recipe saved by an editor on a Chinese Windows
             text = data.decode("gb18030")
         except UnicodeDecodeError:
-            raise UsageError(
-                "a recipe is a YAML text in UTF-8; this is not text",
-                where=path,
-                fix="save it as UTF-8, or write a new one: encoderkit init",
-            ) from None
+            fix = "save it as UTF-8, or write a new one: encoderkit init"
+            raise UsageError("a recipe is a YAML text in UTF-8; this is not text", where=path, fix=fix) from None
     value, lines = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         found = "nothing" if value is None else type(value).__name__
-        raise UsageError(
-            f"a recipe is a mapping of keys to values, found {found}",
-            where=path,
-            fix="key: value, one a line; encoderkit init writes a recipe to begin with",
-        )
+        fix = "key: value, one a line; encoderkit init writes a recipe to begin with"
+        raise UsageError(f"a recipe is a mapping of keys to values, found {found}", where=path, fix=fix)
     return value, lines
 
 

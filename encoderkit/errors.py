@@ -5,7 +5,8 @@ a `UserError` is a bug of ours and ends with exit code 1 and how to report it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
@@ -55,6 +56,21 @@ class DataError(UserError):
     """Data, or a directory written by an earlier stage, that cannot be used."""
 
     exit_code = ExitCode.DATA
+
+
+def refuse_pointer(start: bytes, where: str | Path) -> None:
+    """Raise `DataError` for a file whose first bytes say that git-lfs has not yet fetched it."""
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise DataError("is a git-lfs pointer, not the file itself", where=where, fix="git lfs pull")
+
+
+@contextmanager
+def placed(where: str | Path | None) -> Iterator[None]:
+    """Say of a `DataError` in the block that this is its place."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(error.message, where=where, fix=error.fix) from None
 
 
 class CheckError(UserError):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from encoderkit.console import warn
-from encoderkit.errors import DataError, ResourceError, UsageError
+from encoderkit.errors import DataError, ResourceError, UsageError, refuse_pointer
 
 MANIFEST = "MANIFEST.json"
 STAGING, TRASH = ".staging-", ".trash-"
@@ -327,21 +327,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_pointer(start: bytes, where: str | Path) -> None:
-    """Raise `DataError` for a file whose first bytes say that git-lfs has not yet fetched it."""
-    if start.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise DataError("is a git-lfs pointer, not the file itself", where=where, fix="git lfs pull")
-
-
 def read_json(path: Path) -> Any:
     """The value in a JSON file; raises `DataError` if it cannot be read."""
     try:
-        data = path.read_bytes()
-        refuse_pointer(data, path)
-        return json.loads(data)
-    except DataError:
-        raise
+        return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ValueError):
+            refuse_pointer(path.read_bytes(), path)
         reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"not valid JSON ({error})"
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else reason
         raise DataError(reason, where=path, fix="name the directory that an earlier command wrote, or copy it again") from None
@@ -354,12 +346,10 @@ def verify(folder: Path, hashes: bool = True) -> dict[str, Any]:
     """
     manifest = read_json(folder / MANIFEST)
     entries = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(entries, dict):
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) and {"bytes", "sha256"} <= {*e} for e in entries.values()):
         raise DataError("not a manifest of encoderkit", where=folder / MANIFEST, fix=_AGAIN)
     for name, entry in entries.items():
         path = folder / name
-        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
-            raise DataError("not a manifest of encoderkit", where=folder / MANIFEST, fix=_AGAIN)
         if ".." in Path(name).parts or not path.is_file():
             raise DataError("a file of this directory is missing; it is damaged", where=path, fix=_AGAIN)
         size = path.stat().st_size

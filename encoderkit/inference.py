@@ -74,11 +74,8 @@ def read_config(step: Path) -> dict[str, Any]:
     path = step / "config.json"
     config = files.read_json(path)
     if not isinstance(config, dict) or "encoder" not in config:
-        raise DataError(
-            "this is not a model of encoderkit",
-            where=path,
-            fix="name a run of pretrain or finetune, or what encoderkit import wrote",
-        )
+        fix = "name a run of pretrain or finetune, or what encoderkit import wrote"
+        raise DataError("this is not a model of encoderkit", where=path, fix=fix)
     if config.get("format") != FORMAT:
         raise DataError(
             f"written in format {config.get('format')} by encoderkit {config.get('encoderkit')}, this version reads {FORMAT}",

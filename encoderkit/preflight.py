@@ -72,19 +72,14 @@ def find_step(path: str | Path) -> Path:
     held = next((f"it was written by {made}" for name, made in _MADE_BY.items() if (folder / name).exists()), None)
     if held is None:
         held = "its run has saved no checkpoint yet" if (folder / "recipe.yaml").exists() else "it holds neither"
-    raise UsageError(
-        f"expected a run or a model directory, but {held}",
-        where=folder,
-        fix="name what encoderkit pretrain, finetune or import wrote",
-    )
+    fix = "name what encoderkit pretrain, finetune or import wrote"
+    raise UsageError(f"expected a run or a model directory, but {held}", where=folder, fix=fix)
 
 
 def output(out: Path, resume: bool, overwrite: bool) -> None:
     """Refuse to write over anything unasked."""
     if resume and overwrite:
-        raise UsageError(
-            "--resume and --overwrite exclude each other", fix="--resume goes on with the run, --overwrite begins it anew"
-        )
+        raise UsageError("--resume and --overwrite exclude each other", fix="--resume goes on, --overwrite begins anew")
     if not world.first():
         return  # the first process may be writing there already
     if out.exists() and not out.is_dir():
@@ -206,16 +201,10 @@ def embeddings(path: str | None) -> None:
 
 def check_length(step: Path, length: int) -> None:
     """A checkpoint's positions must hold `length` tokens."""
-    config = files.read_json(step / "config.json")
-    try:
-        limit = config["encoder"].get("max_length")
-    except (TypeError, KeyError, AttributeError):
-        raise DataError("not a config.json of encoderkit", where=step / "config.json", fix=ANEW) from None
+    limit = _config(step)["encoder"].get("max_length")
     if limit is not None and length > limit:
-        raise UsageError(
-            f"data.length is {length}, but the checkpoint {shown(str(step))} has {limit} positions",
-            fix=f"--set data.length={limit}",
-        )
+        fix = f"--set data.length={limit}"
+        raise UsageError(f"data.length is {length}, but the checkpoint {shown(str(step))} has {limit} positions", fix=fix)
 
 
 def encoder_of(step: Path, dropout: float | None) -> EncoderConfig:
@@ -257,11 +246,8 @@ def evaluated(step: Path, data: Given) -> None:
             text_file(path)
     elif others or not (first / "meta.json").is_file():
         found = "a file" if first.is_file() else "something else" if first.exists() else "not there"
-        raise UsageError(
-            f"{step} is a pretrained model and is evaluated on a token store; this is {found}",
-            where=first,
-            fix=f"encoderkit tokenize --tokenizer {step / 'tokenizer'} --data FILE --out DIR, then --data DIR",
-        )
+        fix = f"encoderkit tokenize --tokenizer {step / 'tokenizer'} --data FILE --out DIR, then --data DIR"
+        raise UsageError(f"{step} is a pretrained model and is evaluated on a token store; this is {found}", where=first, fix=fix)
 
 
 def renamed(step: Path, given: list[str]) -> dict[str, str]:
@@ -269,11 +255,8 @@ def renamed(step: Path, given: list[str]) -> dict[str, str]:
     pairs = [one.partition("=") for one in given]
     task = _task(step)
     if given and task is None:
-        raise UsageError(
-            "is of labelled rows, and a pretrained model is evaluated on tokens",
-            where="--column",
-            fix="encoderkit evaluate RUN --data STORE, which encoderkit tokenize wrote",
-        )
+        fix = "encoderkit evaluate RUN --data STORE, which encoderkit tokenize wrote"
+        raise UsageError("is of labelled rows, and a pretrained model is evaluated on tokens", where="--column", fix=fix)
     known = [] if task is None else [*task.all_columns, *task.optional_columns]
     for (column, _, name), one in zip(pairs, given, strict=True):
         if not (column and name):
@@ -344,11 +327,7 @@ def predicted(step: Path, source: Path | None, texts: list[str], pairs: list[str
         )
     if texts and pair and not pairs:
         raise UsageError("the model reads pairs of texts", fix='--text "..." --text-pair "..."')
-    for text in (*texts, *pairs):
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            raise UsageError(
-                f"is not valid UTF-8: {shown(text)}", where="--text", fix="set the terminal to UTF-8, or give the texts in a file"
-            )
+    _refuse_broken([*texts, *pairs])
     return [[text, other] for text, other in zip(texts, pairs, strict=True)] if pair else [[text] for text in texts]
 
 
@@ -358,13 +337,11 @@ def drawn(step: Path, temperature: float | None, top_k: int | None, top_p: float
     flags = [flag for flag, value in given.items() if value is not None]
     writes = isinstance(_task(step), GenerateConfig)
     if flags and not writes:
-        raise UsageError(
-            "is for a model that writes texts (task.kind: generate), and this is none", where=flags[0], fix="leave it out"
-        )
+        message = "is for a model that writes texts (task.kind: generate), and this is none"
+        raise UsageError(message, where=flags[0], fix="leave it out")
     if temperature == 0 and seed is not None:
-        raise UsageError(
-            "always takes the likeliest token: --seed changes nothing", where="--temperature 0", fix="leave one of them out"
-        )
+        message = "always takes the likeliest token: --seed changes nothing"
+        raise UsageError(message, where="--temperature 0", fix="leave one of them out")
     return writes and bool(flags or top_k)
 
 
@@ -398,9 +375,14 @@ def generated(step: Path, source: Path | None, texts: list[str]) -> None:
         raise UsageError("generate takes a file, - for standard input, or --text", fix=f'encoderkit generate {step} --text "..."')
     if source is not None:
         text_file(source)
+    _refuse_broken(texts)
+
+
+def _refuse_broken(texts: list[str]) -> None:
     for text in texts:
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text", fix="set the terminal to UTF-8")
+            fix = "set the terminal to UTF-8, or give the texts in a file"
+            raise UsageError(f"is not valid UTF-8: {shown(text)}", where="--text", fix=fix)
 
 
 def _foreign(path: Path) -> bool:
@@ -413,6 +395,6 @@ def _foreign(path: Path) -> bool:
 
 def _config(step: Path) -> dict[str, Any]:
     config = files.read_json(step / "config.json")
-    if not isinstance(config, dict) or "encoder" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("encoder"), dict):
         raise DataError("not a config.json of encoderkit", where=step / "config.json", fix=ANEW)
     return config

@@ -85,8 +85,5 @@ def _read(unit: Any, text: str, where: str) -> float:
         return TypeAdapter(unit).validate_python(text)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(
-            f"{message}, found {shown(text)}",
-            where=where,
-            fix=f"{where} with another value; encoderkit --help says what each flag takes",
-        ) from None
+        fix = f"{where} with another value; encoderkit --help says what each flag takes"
+        raise UsageError(f"{message}, found {shown(text)}", where=where, fix=fix) from None

@@ -62,17 +62,10 @@ def data(
 
     if any(path.suffix in (".yaml", ".yml") or path.is_dir() for path in paths):
         if len(paths) > 1 or dev or test or text or label or tokenizer or length:
-            raise UsageError(
-                "a recipe says what its files and columns are; change them with --set",
-                fix="encoderkit doctor data RECIPE --set data.length=64, and the like",
-            )
+            raise UsageError("a recipe says what its files and columns are", fix="change them there: --set data.length=64")
         patient = stage.of_recipe(paths[0], settings or [])
     elif settings:
-        raise UsageError(
-            "changes a recipe, and there is none here",
-            where="--set",
-            fix="encoderkit doctor data RECIPE --set ..., or flags: --text, --label, --length",
-        )
+        raise UsageError("changes a recipe, and there is none here", where="--set", fix="flags: --text, --label, --length")
     else:
         files = [*paths, *(path for path in (dev, test) if path is not None)]
         patient = stage.of_files(files, text or [], label or [], tokenizer, length)
@@ -82,7 +75,5 @@ def data(
     else:
         print(stage.describe(result))
     if strict and result["findings"]:
-        raise CheckError(
-            f"{len(result['findings'])} things were found, and --strict wants none",
-            fix="encoderkit doctor data ... --fix --out DIR mends what is safe; the lines above say what is left",
-        )
+        how = "the same with --fix --out DIR mends what is safe; the lines above say what it does not"
+        raise CheckError(f"{len(result['findings'])} things were found, and --strict wants none", fix=how)

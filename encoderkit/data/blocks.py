@@ -61,11 +61,8 @@ class Rows:
         self.special += len(self._special) - 2
         if length < 2 * self.special - 1:
             shape = "a token between [CLS] and [SEP]" if self.special == 2 else "a pair of texts, [CLS] A [SEP] B [SEP]"
-            raise UsageError(
-                f"a row of {length} has no room for {shape}",
-                where="data.length",
-                fix=f"--set data.length={2 * self.special - 1}, or more",
-            )
+            fix = f"--set data.length={2 * self.special - 1}, or more"
+            raise UsageError(f"a row of {length} has no room for {shape}", where="data.length", fix=fix)
         self.store, self.length, self._cap, self._before = store, length, length - self.special, before
         self._lead = int(summary == "first")
         first, end = store.offsets[:-1], store.offsets[1:]

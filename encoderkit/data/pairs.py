@@ -78,11 +78,8 @@ class PairRows(Rows):
             fix = "more documents, or a larger data.dev, or objective.pairs: none"
             raise DataError("pairs of texts need at least two documents, and here is one", where=store.path, fix=fix)
         if int((self._end - self._first).max()) < 2:
-            raise DataError(
-                "no document has two tokens, so there are no pairs of texts",
-                where=store.path,
-                fix="tokenize longer texts, or leave pairs out: --set objective.pairs=none",
-            )
+            fix = "tokenize longer texts, or leave pairs out: --set objective.pairs=none"
+            raise DataError("no document has two tokens, so there are no pairs of texts", where=store.path, fix=fix)
 
     def __getitem__(self, row: int) -> PairRow:  # pyright: ignore[reportIncompatibleMethodOverride]
         return PairRow(super().__getitem__(row), self.places(row), self)

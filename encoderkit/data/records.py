@@ -107,11 +107,8 @@ def whole_lines(source: Source, decoded: Iterable[str]) -> Iterator[tuple[int, s
     for number, text, whole in lines(decoded):
         if not whole:
             message = f"this line is longer than {LINE // 2**20} MiB, the most that a row may have"
-            raise DataError(
-                message,
-                where=f"{source.name}:{number}",
-                fix="each row ends with its line: is this one JSON text? then it is called .json",
-            )
+            fix = "each row ends with its line: is this one JSON text? then it is called .json"
+            raise DataError(message, where=f"{source.name}:{number}", fix=fix)
         yield number, text
 
 
@@ -167,11 +164,8 @@ def read_lines(source: Source, columns: Sequence[str], numbered: Iterable[tuple[
                 message, where=f"{source.name}:{number}", fix="correct the line; a file that is one JSON text is called .json"
             ) from None
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"not valid JSON: {error}",
-                where=f"{source.name}:{number}",
-                fix="correct the line; a file that is one JSON text is called .json",
-            ) from None
+            fix = "correct the line; a file that is one JSON text is called .json"
+            raise DataError(f"not valid JSON: {error}", where=f"{source.name}:{number}", fix=fix) from None
         if not isinstance(values, dict):
             message = f"each line holds one JSON object, this one {type(values).__name__}: {shown(text, 40)}"
             raise DataError(
@@ -203,11 +197,8 @@ def _table(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int,
                 continue
         if len(fields) != len(header):
             message = f"has {len(fields)} fields where the {'first row' if numbers else 'header'} has {len(header)}"
-            raise DataError(
-                message,
-                where=f"{source.name}:{number}",
-                fix="put quotes around a field that holds the separator or the end of a line, or correct it",
-            )
+            fix = "put quotes around a field that holds the separator or the end of a line, or correct it"
+            raise DataError(message, where=f"{source.name}:{number}", fix=fix)
         yield Record(number, dict(zip(header, fields, strict=True)))
 
 

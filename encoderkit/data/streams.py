@@ -20,8 +20,7 @@ from types import ModuleType
 from typing import BinaryIO, Literal, NamedTuple, get_args
 
 from encoderkit.console import say
-from encoderkit.errors import DataError, MissingDependency, UsageError, shown
-from encoderkit.files import refuse_pointer
+from encoderkit.errors import DataError, MissingDependency, UsageError, refuse_pointer, shown
 
 BLOCK = 1024 * 1024
 LINE = 16 * 1024 * 1024
@@ -87,10 +86,8 @@ def find_sources(paths: Sequence[str | Path]) -> list[Source]:
         raise UsageError("no file was given", fix="--data FILE")
     sources = [Source(None, "txt", "") if str(path) == "-" else _find(Path(path)) for path in paths]
     if sum(source.path is None for source in sources) > 1:
-        raise UsageError(
-            "standard input (-) can be read once only",
-            fix="name it once; of several texts make one: cat A B | encoderkit ... --data -",
-        )
+        fix = "name it once; of several texts make one: cat A B | encoderkit ... --data -"
+        raise UsageError("standard input (-) can be read once only", fix=fix)
     for source in sources:
         if source.compression == "zst":
             import_extra("zstandard", "zst")
@@ -106,11 +103,8 @@ def find_texts(path: str | Path) -> Source:
     """
     source = _find(Path(path), "txt")
     if source.format != "txt":
-        raise UsageError(
-            f"is .{source.format}, and a file for one column has a text a line",
-            where=path,
-            fix="one text a line, the first line for the first row",
-        )
+        fix = "one text a line, the first line for the first row"
+        raise UsageError(f"is .{source.format}, and a file for one column has a text a line", where=path, fix=fix)
     if source.compression == "zst":
         import_extra("zstandard", "zst")
     return source

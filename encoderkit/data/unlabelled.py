@@ -46,11 +46,8 @@ class Texts(NamedTuple):
         if self.source.format == "txt" and self.lines:
             for number, text, whole in lines(texts(self.source, "auto", content)):
                 if not whole:
-                    raise DataError(
-                        f"this line is longer than {LINE // 2**20} MiB",
-                        where=f"{name}:{number}",
-                        fix="break the line, or read the file as .jsonl",
-                    )
+                    fix = "break the line, or read the file as .jsonl"
+                    raise DataError(f"this line is longer than {LINE // 2**20} MiB", where=f"{name}:{number}", fix=fix)
                 yield Row({self.columns[0]: text}, number, name)
             return
         with named_by(dict.fromkeys(self.columns, "--column NAME")):
@@ -81,11 +78,8 @@ def open_texts(path: str | Path, columns: Sequence[str], optional: Sequence[str]
         source = source._replace(format=sniffed(spool.read(BLOCK)))
     lines = not (named and by_number(columns))
     if source.format == "txt" and lines and len(columns) > 1:
-        raise UsageError(
-            "a line of text cannot hold a pair",
-            where=source.name,
-            fix=f"a .jsonl, .csv or .tsv file with the columns {' and '.join(columns)}",
-        )
+        fix = f"a .jsonl, .csv or .tsv file with the columns {' and '.join(columns)}"
+        raise UsageError("a line of text cannot hold a pair", where=source.name, fix=fix)
     found = Texts(source, columns, spool, optional, lines)
     if source.format == "txt" and lines:
         _check_unlabelled(found)

@@ -80,10 +80,8 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     layouts = [layout for layout in every if layout.model_type == found]
     if not layouts:
         known = ", ".join(dict.fromkeys(layout.model_type for layout in every))
-        raise DataError(
-            f"model_type is {shown(found)}; known here: {known}",
-            fix="take a checkpoint of one of these families",
-        )
+        fix = "take a checkpoint of one of these families"
+        raise DataError(f"model_type is {shown(found)}; known here: {known}", fix=fix)
     layout = next((layout for layout in layouts if not set(layout.classes.values()).isdisjoint(named)), layouts[0])
     kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
     kind: HeadKind = kinds[0] if kinds else "none"

@@ -62,10 +62,8 @@ def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pa
     for rule in rules(config, head, pad, own):
         missing = [name for name in rule.theirs if name not in tensors]
         if missing:
-            raise DataError(
-                f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}",
-                fix="name in config.json (architectures) the class that the weights were saved with",
-            )
+            fix = "name in config.json (architectures) the class that the weights were saved with"
+            raise DataError(f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}", fix=fix)
         whole = next((name for name in rule.theirs if not tensors[name].is_floating_point()), None)
         if whole is not None:
             message = f"tensor {whole} holds whole numbers ({tensors[whole].dtype}): quantized weights are not read"
@@ -80,10 +78,8 @@ def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pa
             raise DataError(message, fix="download it again, or take an earlier checkpoint")
         if not rule.present:
             if ours.any():
-                raise DataError(
-                    f"tensor {rule.theirs[0]} is not zero, and the config has no place for it",
-                    fix="take the config.json that was published with the weights",
-                )
+                fix = "take the config.json that was published with the weights"
+                raise DataError(f"tensor {rule.theirs[0]} is not zero, and the config has no place for it", fix=fix)
         elif rule.ours in result and not torch.equal(result[rule.ours], ours):
             raise DataError(
                 f"tensor {rule.theirs[0]} differs from the one it should share; such a head is not supported",

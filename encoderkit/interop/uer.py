@@ -101,10 +101,8 @@ def described(tensors: Mapping[str, Tensor], config: Mapping[str, Any], pad: int
             )
     for key in ("layernorm_positioning", "feed_forward", "share_embedding", "relative_position_embedding"):
         if config.get(key) not in (None, False, "post", "dense"):
-            raise DataError(
-                f"{key} is {config[key]}; only the BERTs of UER-py can be imported",
-                fix="take a BERT of UER-py, or the same model in the form of transformers",
-            )
+            fix = "take a BERT of UER-py, or the same model in the form of transformers"
+            raise DataError(f"{key} is {config[key]}; only the BERTs of UER-py can be imported", fix=fix)
     words = tensors["bert.embeddings.word_embeddings.weight"]
     masked = "cls.predictions.transform.dense.weight" in tensors
     return {

@@ -15,8 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from encoderkit.errors import DataError, UsageError
-from encoderkit.files import refuse_pointer
+from encoderkit.errors import DataError, UsageError, refuse_pointer
 from encoderkit.training.checkpoint import read_tensors
 
 SAFE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -33,11 +32,8 @@ def checkpoint_tensors(source: Path, trust_pickle: bool) -> dict[str, Tensor]:
         path = source / name
         if path.is_file():
             return _sharded(path, trust_pickle) if path.suffix == ".json" else _one(path, trust_pickle)
-    raise DataError(
-        f"holds no weights: neither {SAFE} nor {PICKLES[0]}",
-        where=source,
-        fix="name the directory with config.json and the weights",
-    )
+    fix = "name the directory with config.json and the weights"
+    raise DataError(f"holds no weights: neither {SAFE} nor {PICKLES[0]}", where=source, fix=fix)
 
 
 def _sharded(index: Path, trust_pickle: bool) -> dict[str, Tensor]:
@@ -62,11 +58,8 @@ def _one(path: Path, trust_pickle: bool) -> dict[str, Tensor]:
         message = "is no checkpoint: neither safetensors nor a pickle of torch, and no word vectors"
         raise DataError(message, where=path, fix="a directory of transformers, UER-py's .bin, or a file of word vectors")
     if not trust_pickle:
-        raise UsageError(
-            "these weights are a pickle, which can run any code that its author put into it",
-            where=path,
-            fix="--trust-pickle, if you know where it comes from; or a checkpoint in safetensors",
-        )
+        fix = "--trust-pickle, if you know where it comes from; or a checkpoint in safetensors"
+        raise UsageError("these weights are a pickle, which can run any code that its author put into it", where=path, fix=fix)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / SAFE
         command = [sys.executable, "-m", "encoderkit.interop.weights", str(path), str(target)]
@@ -79,11 +72,8 @@ def _one(path: Path, trust_pickle: bool) -> dict[str, Tensor]:
                 fix="make safetensors of it where you trust it",
             ) from None
         if done.returncode or not target.exists():
-            raise DataError(
-                f"cannot be read as tensors alone: {_reason(done.stderr)}",
-                where=path,
-                fix="download it again, or make safetensors of it where you trust it",
-            )
+            fix = "download it again, or make safetensors of it where you trust it"
+            raise DataError(f"cannot be read as tensors alone: {_reason(done.stderr)}", where=path, fix=fix)
         return _read(target)
 
 

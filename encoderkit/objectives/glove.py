@@ -100,10 +100,8 @@ class Glove(nn.Module):
         skip = np.array(sorted(set(self.vocabulary[1:6])))
         counts = cooccurrences(rows.chunks(), self.vocabulary.size, self.config.window, skip)
         if not counts.nnz:
-            raise DataError(
-                "no two known words stand near one another; there is nothing to fit",
-                fix="more text, or a larger objective.window",
-            )
+            fix = "more text, or a larger objective.window"
+            raise DataError("no two known words stand near one another; there is nothing to fit", fix=fix)
         say(f"{counts.nnz:,} pairs of words are near one another")
         return Cells(counts, TILE)
 

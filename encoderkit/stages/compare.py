@@ -120,11 +120,8 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
     for path in recipes:
         first, name = _load(path, own), path.stem
         if name in (plan.name for plan in found):
-            raise UsageError(
-                f"two of the recipes are named {name}; each is run in a directory of its name",
-                where=path,
-                fix="rename one of the files",
-            )
+            fix = "rename one of the files"
+            raise UsageError(f"two of the recipes are named {name}; each is run in a directory of its name", where=path, fix=fix)
         second = None
         if isinstance(first, PretrainRecipe):
             pretrain_inputs(first)
@@ -133,11 +130,8 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
         else:
             finetune_inputs(first)
             if then is not None:
-                raise UsageError(
-                    "is a fine-tuning recipe, and --finetune is for what was pretrained",
-                    where=path,
-                    fix="leave --finetune out, or compare recipes that pretrain",
-                )
+                fix = "leave --finetune out, or compare recipes that pretrain"
+                raise UsageError("is a fine-tuning recipe, and --finetune is for what was pretrained", where=path, fix=fix)
         if second is not None and not isinstance(second, FinetuneRecipe):
             raise UsageError(
                 "--finetune takes a fine-tuning recipe", where=then, fix="encoderkit init finetune --out finetune.yaml"
@@ -149,10 +143,8 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
                 input_file(path)
         found.append(_Plan(name, first, second, _parameters(first)))
     if len({type(plan.first) for plan in found}) > 1:
-        raise UsageError(
-            "some recipes pretrain and some fine-tune: only like can be compared with like",
-            fix="compare those that pretrain, with --finetune RECIPE to fine-tune each",
-        )
+        fix = "compare those that pretrain, with --finetune RECIPE to fine-tune each"
+        raise UsageError("some recipes pretrain and some fine-tune: only like can be compared with like", fix=fix)
     return found
 
 
@@ -184,10 +176,8 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
     tasks = {plan.name: last.task.kind for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
     metrics = {last.task.metrics for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
     if len(set(tasks.values())) == 1 < len(metrics):
-        raise UsageError(
-            f"some of the recipes are measured by {' and some by '.join(map(', '.join, sorted(metrics)))}",
-            fix="compare those of the same metrics",
-        )
+        fix = "compare those of the same metrics"
+        raise UsageError(f"some of the recipes are measured by {' and some by '.join(map(', '.join, sorted(metrics)))}", fix=fix)
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} {kind}" for name, kind in tasks.items())
         raise UsageError(

@@ -42,11 +42,8 @@ def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
     """The files of a fine-tuning recipe, or of the run of one; raises `UsageError` for another recipe."""
     _, recipe = complete(path, [*settings])
     if not isinstance(recipe, FinetuneRecipe):
-        raise UsageError(
-            "doctor data takes a fine-tuning recipe, or files of rows",
-            where=path,
-            fix="encoderkit doctor data FILE..., or a recipe of finetune",
-        )
+        fix = "encoderkit doctor data FILE..., or a recipe of finetune"
+        raise UsageError("doctor data takes a fine-tuning recipe, or files of rows", where=path, fix=fix)
     task, data = recipe.task, recipe.data
     texts = [*task.columns, *([task.negative] if isinstance(task, SimilarityConfig) and task.negative else [])]
     labels = [name for name in task.all_columns if name not in texts]
@@ -135,11 +132,8 @@ def _repair(
     with files.staged(out, {"from": [split.found.name for split in splits]}, overwrite) as folder:
         for split in splits:
             if split.found.source.format in ("parquet", "json"):  # which have no line for each row
-                raise UsageError(
-                    f"is .{split.found.source.format}, of which no copy is made",
-                    where=split.found.name,
-                    fix="make it .jsonl, a row a line",
-                )
+                fix = "make it .jsonl, a row a line"
+                raise UsageError(f"is .{split.found.source.format}, of which no copy is made", where=split.found.name, fix=fix)
             if widths and _uneven(split.found, layout):
                 raise UsageError(
                     f"is .{split.found.source.format} of columns, which is not narrowed",
@@ -147,11 +141,8 @@ def _repair(
                     fix="make it .jsonl, where offsets are moved with the text",
                 )
             if split.found.broken:
-                raise UsageError(
-                    "has bytes that are no text, which nobody can put back",
-                    where=split.found.name,
-                    fix="find where the bytes come from, or take the lines out; without --fix they are named",
-                )
+                fix = "find where the bytes come from, or take the lines out; without --fix they are named"
+                raise UsageError("has bytes that are no text, which nobody can put back", where=split.found.name, fix=fix)
             twice = {line for one in findings if (one.file, one.check) == (split.found.name, "duplicate") for line in one.lines}
             repair = _repaired_columns if isinstance(split.found.given, Mapping) else _repaired
             texts, dropped, narrowed = repair(split, twice, layout, widths)

@@ -73,11 +73,8 @@ def embed(
 def _columns(engine: Engine, given: Sequence[str] | None) -> list[str]:
     """The columns of the text in files: those of `--column`, or those that the model was trained with."""
     if given and len(given) > 2:
-        raise UsageError(
-            f"a text or a pair of texts is read, found {len(given)} columns",
-            where="--column",
-            fix="--column TEXT, or --column FIRST --column SECOND",
-        )
+        fix = "--column TEXT, or --column FIRST --column SECOND"
+        raise UsageError(f"a text or a pair of texts is read, found {len(given)} columns", where="--column", fix=fix)
     task = engine.model.task
     return list(given) if given else ["text"] if task is None else task.config.embedded
 

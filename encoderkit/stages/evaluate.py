@@ -103,11 +103,8 @@ def judge(engine: Engine, data: Given, columns: Mapping[str, str]) -> Judged:
     """What the model says of each row of `data`, beside what is right; `columns` as in `evaluate`."""
     task = engine.model.task
     if task is None:
-        raise UsageError(
-            "is a pretrained model, which has no answers to labelled rows",
-            where=engine.model.path,
-            fix="encoderkit finetune RECIPE --set checkpoint=RUN first; a pretrained model is measured on a store",
-        )
+        fix = "encoderkit finetune RECIPE --set checkpoint=RUN first; a pretrained model is measured on a store"
+        raise UsageError("is a pretrained model, which has no answers to labelled rows", where=engine.model.path, fix=fix)
     rows = _read(task, data, columns)
     examples = task.encode(rows, engine.model.tokenizer)
     if isinstance(task, Span) and "recipe" not in engine.model.config:  # an import does not say in which language it answers
@@ -120,10 +117,8 @@ def _check_alike(one: Task, other: Task) -> None:
     """Raise `UsageError` for models whose answers are not of one kind."""
     first, second = ((type(task), task.kinds, [*task.directions]) for task in (one, other))
     if first != second:
-        raise UsageError(
-            "the two models have other tasks or other labels, so nothing of theirs can be compared",
-            fix="compare models of one task and the same labels",
-        )
+        fix = "compare models of one task and the same labels"
+        raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared", fix=fix)
 
 
 def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:

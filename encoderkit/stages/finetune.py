@@ -183,11 +183,8 @@ def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
 
     kept = [row for row in rows if sure(row)]
     if not kept:
-        raise DataError(
-            f"no row has a label of which the teacher is as sure as {task.confidence:g}",
-            where=path,
-            fix="a lower task.confidence",
-        )
+        fix = "a lower task.confidence"
+        raise DataError(f"no row has a label of which the teacher is as sure as {task.confidence:g}", where=path, fix=fix)
     if len(kept) < len(rows):
         count, least = len(rows) - len(kept), task.confidence
         say(f"train: {count:,} of {len(rows):,} rows left out, as their teacher is less sure than {least:g}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from encoderkit import __version__, files
 from encoderkit.console import say, warn
-from encoderkit.errors import DataError, MissingDependency, UsageError
+from encoderkit.errors import DataError, MissingDependency, UsageError, placed
 from encoderkit.inference import build_learner, vocabulary_of
 from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
@@ -80,10 +80,8 @@ def run(
     if Path(source).is_file() and is_vectors(Path(source)):
         return import_vectors(Path(source), out, overwrite=overwrite)
     found = _found(source, trust_pickle, config, vocabulary)
-    try:
+    with placed(found.config):
         recognised = recognise(found.described)
-    except DataError as error:
-        raise DataError(error.message, where=found.config, fix=error.fix) from None
     if recognised.head.kind == "tag":
         recognised = recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels)[0]))
     if writes and not isinstance(recognised.config, EncoderDecoderConfig):
@@ -92,10 +90,8 @@ def run(
     tensors, tied = _plain_names(found.tensors), bool(found.described.get("tie_word_embeddings", True))
     recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
     thresholds = _thresholds(found.where, recognised.head)
-    try:
+    with placed(found.where):
         described = _config(recognised, tokenizer, ours, bool(thresholds), writes) | {"length": _length(recognised, length)}
-    except DataError as error:
-        raise DataError(error.message, where=found.where, fix=error.fix) from None
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
     ours = (
@@ -174,10 +170,8 @@ def _uer(path: Path, trust_pickle: bool, config: Path | None, vocabulary: Path |
     settings = files.read_json(config) if config is not None else {}
     tokenizer = wordpiece_files(vocabulary, lowercase=True)
     renamed = uer.renamed(tensors)
-    try:
+    with placed(config):
         described = uer.described(renamed, settings, Tokenizer(tokenizer, vocabulary).pad)
-    except DataError as error:
-        raise DataError(error.message, where=config, fix=error.fix) from None
     if config is None:
         say(f"no --config: taken for a BERT with {described['num_attention_heads']} heads (dim / 64) and GELU")
     return Source(described, renamed, tokenizer, path, config or path)
@@ -220,7 +214,7 @@ def _taken(
         tensors = {name.removeprefix(layout.root): tensor for name, tensor in tensors.items()}
     elif head.kind == "causal" and not any(name.startswith(layout.root) for name in tensors):
         tensors = {layout.root + name: tensor for name, tensor in tensors.items()}  # as OpenAI's GPT-2 is published
-    try:
+    with placed(where):
         if head.kind != "none":
             tensors = {layout.renamed.get(name, name): tensor for name, tensor in tensors.items()}
         found, tensors = _once(found, tensors, tied)
@@ -228,8 +222,6 @@ def _taken(
         if head.kind == "masked" and "pairs" in layout.classes and _names(paired, tokenizer.pad) <= tensors.keys():
             found = paired  # as BERT was published: what is called a masked model has its pooler too
         ours = from_hf(found.config, found.head.kind, tensors, tokenizer.pad, found.head.own)
-    except DataError as error:
-        raise DataError(error.message, where=where, fix=error.fix) from None
     rows, pieces = len(ours["encoder.tokens.weight"]), tokenizer.vocab_size
     if rows < pieces:
         raise DataError(
@@ -254,10 +246,8 @@ def _once(found: Recognised, tensors: dict[str, Tensor], tied: bool) -> tuple[Re
         tensors = {layout.table: tensors[words], **tensors} if own else tensors
     for name in differ:
         if not own or (name in layout.repeated and tensors[name].dim() > 1):
-            raise DataError(
-                f"tensor {name} differs from {pairs[name]}, which it should repeat",
-                fix="import the encoder alone: name its class in architectures, such as BertModel",
-            )
+            fix = "import the encoder alone: name its class in architectures, such as BertModel"
+            raise DataError(f"tensor {name} differs from {pairs[name]}, which it should repeat", fix=fix)
     once = {name: tensor for name, tensor in tensors.items() if name not in pairs or (own and name == layout.table)}
     once |= {b: tensors[a] for a, b in pairs.items() if a in tensors and (a in layout.repeated or b not in tensors)}
     return found._replace(head=found.head._replace(own=own and found.head.kind != "none")), once
@@ -299,10 +289,8 @@ def _config(
 ) -> dict[str, Any]:
     head, vocabulary = found.head, vocabulary_of(tokenizer)
     if head.kind == "classify" and head.pooling == "cls" and vocabulary.summary == "last":
-        raise DataError(
-            "this classifier reads the first token of a text, and its tokenizer puts [CLS] last",
-            fix="import the encoder alone: name its class in architectures, without ForSequenceClassification",
-        )
+        fix = "import the encoder alone: name its class in architectures, without ForSequenceClassification"
+        raise DataError("this classifier reads the first token of a text, and its tokenizer puts [CLS] last", fix=fix)
     size = len(ours["encoder.tokens.weight"])
     encoder: Any = found.config
     part: dict[str, Any] = {}
@@ -352,11 +340,8 @@ def _length(found: Recognised, wanted: int | None) -> int:
     if wanted is None:
         return min(most or LENGTH, LENGTH)
     if wanted < 3 or (most is not None and wanted > most):
-        raise UsageError(
-            f"the model reads 3 to {most or 'any number of'} tokens, found {wanted}",
-            where="--length",
-            fix=f"--length {most or LENGTH}",
-        )
+        fix = f"--length {most or LENGTH}"
+        raise UsageError(f"the model reads 3 to {most or 'any number of'} tokens, found {wanted}", where="--length", fix=fix)
     return wanted
 
 

@@ -245,10 +245,8 @@ def find_goal(learner: Learner, metric: str | None, patience: int | None) -> Goa
     """What the best checkpoint is; raises `UsageError` for a metric that the learner does not have."""
     name = metric or learner.monitor
     if name not in learner.directions:
-        raise UsageError(
-            f"training.metric {name} is not a metric here; there are {', '.join(learner.directions)}",
-            fix=f"--set training.metric={learner.monitor}",
-        )
+        fix = f"--set training.metric={learner.monitor}"
+        raise UsageError(f"training.metric {name} is not a metric here; there are {', '.join(learner.directions)}", fix=fix)
     return Goal(name, learner.directions[name], patience)
 
 

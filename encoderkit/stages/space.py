@@ -72,11 +72,8 @@ def _axis(text: str, recipe: dict[str, Any]) -> Axis:
         for value in values:
             _check(key, value, recipe)
         if len({json.dumps(value) for value in values}) < max(2, len(values)):
-            raise UsageError(
-                f"needs two values or more that differ, found {shown(what)}",
-                where=f"--search {key}",
-                fix=f"--search {key}=LOW..HIGH, or {key}=A,B",
-            )
+            fix = f"--search {key}=LOW..HIGH, or {key}=A,B"
+            raise UsageError(f"needs two values or more that differ, found {shown(what)}", where=f"--search {key}", fix=fix)
         return Axis(key, values)
     low, high = (float(end) if re.search("[.eE]", end) else int(end) for end in match.groups()[:2])
     if not low < high or (match[3] and low <= 0):

@@ -58,10 +58,8 @@ def evaluate(
 def differences(suite: str, one: Answered, other: Answered) -> dict[str, Any]:
     """Each metric of the first model less that of the second, with 95 % intervals and p, on what both have answers to."""
     if len(one.given) != len(other.given) or not np.array_equal(one.gold, other.gold):
-        raise UsageError(
-            "the two models were not asked the same: the files have changed between",
-            fix="evaluate both on files that stay as they are",
-        )
+        fix = "evaluate both on files that stay as they are"
+        raise UsageError("the two models were not asked the same: the files have changed between", fix=fix)
     both = np.isfinite(one.given) & np.isfinite(other.given)
     if not both.any():
         raise UsageError("the two models have answers to none of the same questions", fix="files whose words both know")

@@ -188,11 +188,8 @@ def _result(out: Path, given: dict[str, Any], axes: Sequence[Axis], done: list[T
     best = _best(done)
     if best is None:
         why = done[0]["why"] if done else "there was time for none"
-        raise UsageError(
-            f"no trial has come to an end; the first one: {why}",
-            where=out,
-            fix="look at the trial that is named, or give it more: --trials, --budget",
-        )
+        fix = "look at the trial that is named, or give it more: --trials, --budget"
+        raise UsageError(f"no trial has come to an end; the first one: {why}", where=out, fix=fix)
     files.replace(out / "recipe.yaml", to_yaml(override(given, settings(best["params"]))))
     return {
         "metric": best["chosen_by"]["metric"],

@@ -50,11 +50,8 @@ def read_pairs(path: Path) -> list[Pair]:
             continue
         pairs.append(Pair(fields[0], fields[1], scores[0]))
     if len(pairs) < 2:
-        raise DataError(
-            "holds no two pairs of words with a score",
-            where=path,
-            fix="a line for each pair: two words and a score, between tabs or commas",
-        )
+        fix = "a line for each pair: two words and a score, between tabs or commas"
+        raise DataError("holds no two pairs of words with a score", where=path, fix=fix)
     return pairs
 
 
@@ -89,11 +86,8 @@ def _similarity(model: Model, path: Path) -> Answered:
     first, second = (look_up(model, words) for words in ([p.first for p in pairs], [p.second for p in pairs]))
     covered = np.array([bool(a) and bool(b) for a, b in zip(first.ids, second.ids, strict=True)])
     if covered.sum() < 2:
-        raise DataError(
-            "the model has vectors for both words of fewer than two pairs",
-            where=path,
-            fix="words as the vocabulary writes them; is it in the language of the model?",
-        )
+        fix = "words as the vocabulary writes them; is it in the language of the model?"
+        raise DataError("the model has vectors for both words of fewer than two pairs", where=path, fix=fix)
     cosines = np.where(covered, (_unit(first.vectors) * _unit(second.vectors)).sum(1), np.nan)
     scores = np.array([pair.score for pair in pairs])
     for values, what in ((scores, "scores of these pairs"), (cosines, "cosines of the model's vectors")):
@@ -115,11 +109,8 @@ def read_questions(path: Path) -> dict[str, list[list[str]]]:
         elif len(fields) == 4:
             sections.setdefault(name, []).append(fields)
         else:
-            raise DataError(
-                f"expected four words, found {shown(line, 60)}",
-                where=f"{path}:{number}",
-                fix="correct the line, or take it out; a line with `: name` begins a section",
-            )
+            fix = "correct the line, or take it out; a line with `: name` begins a section"
+            raise DataError(f"expected four words, found {shown(line, 60)}", where=f"{path}:{number}", fix=fix)
     if not sections:
         raise DataError("holds no questions", where=path, fix="four words a line; a line with `: name` begins a section")
     return sections
@@ -154,11 +145,8 @@ def analogy(engine: Engine, data: Sequence[Path], masking: Masking | None = None
     given[np.concatenate([*there.values()])] = np.concatenate([*found.values()])
     total, right = sum(len(answers) for answers in found.values()), sum(int(answers.sum()) for answers in found.values())
     if not total:
-        raise DataError(
-            "the model has vectors for all four words of no question",
-            where=data[0],
-            fix="words as the vocabulary writes them; is it in the language of the model?",
-        )
+        fix = "words as the vocabulary writes them; is it in the language of the model?"
+        raise DataError("the model has vectors for all four words of no question", where=data[0], fix=fix)
     figures = {
         "rows": len(given),
         "covered": total,

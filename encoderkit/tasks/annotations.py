@@ -40,11 +40,8 @@ def read_entities(row: Row, column: str, text: str) -> list[Entity]:
         given = given.get("entities")
     if not isinstance(given, list):
         kind = "nothing" if given is None else shown(str(given), 40)
-        raise DataError(
-            f"{shown(column)} should be a list of [start, end, label], found {kind}",
-            where=row.place,
-            fix='such as [[0, 5, "PER"]], an empty list where there is none; task.spans names the column',
-        )
+        fix = 'such as [[0, 5, "PER"]], an empty list where there is none; task.spans names the column'
+        raise DataError(f"{shown(column)} should be a list of [start, end, label], found {kind}", where=row.place, fix=fix)
     return [_entity(one, column, text, row.place) for one in given]
 
 
@@ -62,11 +59,8 @@ def _entity(given: Any, column: str, text: str, place: str) -> Entity:
         raise DataError(message, where=place, fix="offsets count characters from 0, and end is the one after the last")
     inner = text[start:end].strip()
     if not inner:
-        raise DataError(
-            f"the entity {shown(str(given), 60)} holds nothing but white space",
-            where=place,
-            fix="correct the row, or take it out",
-        )
+        fix = "correct the row, or take it out"
+        raise DataError(f"the entity {shown(str(given), 60)} holds nothing but white space", where=place, fix=fix)
     start += len(text[start:end]) - len(text[start:end].lstrip())
     return Entity(start, start + len(inner), label)
 

@@ -59,11 +59,8 @@ def answers_of(row: Row, column: str) -> list[Answer]:
     if not isinstance(value, list):
         found = "nothing" if value is None else shown(str(value), 40)
         message = f"{shown(column)} should be answers, each with text and answer_start, found {found}"
-        raise DataError(
-            message,
-            where=row.place,
-            fix='such as [{"text": "...", "answer_start": 0}], an empty list where there is none; task.answers names the column',
-        )
+        fix = 'such as [{"text": "...", "answer_start": 0}], an empty list where there is none; task.answers names the column'
+        raise DataError(message, where=row.place, fix=fix)
     if value and row.values.get("is_impossible") is True:
         raise DataError("is_impossible is true, and there are answers", where=row.place, fix="correct one of the two")
     return [_answer(item, column, row.place) for item in value]
@@ -76,11 +73,8 @@ def _answer(item: object, column: str, place: str) -> Answer:
     if not text.strip():
         raise DataError(f"an answer in {shown(column)} is empty", where=place, fix="no answer is an empty list: []")
     if start is not None and (isinstance(start, bool) or not isinstance(start, int)):
-        raise DataError(
-            f"answer_start should be a whole number, found {shown(str(start), 40)}",
-            where=place,
-            fix="where the answer begins, in characters from 0; leave it out to have it looked for",
-        )
+        fix = "where the answer begins, in characters from 0; leave it out to have it looked for"
+        raise DataError(f"answer_start should be a whole number, found {shown(str(start), 40)}", where=place, fix=fix)
     return Answer(text, None if start == -1 else start)
 
 

@@ -113,11 +113,8 @@ class Classify(EncoderTask):
         if not found:
             raise DataError("no row has a label", where=rows[0].source, fix="rows with a label; task.label names the column")
         if len(found) < 2 and not config.several:
-            raise DataError(
-                f"all rows have the label {shown(min(found))}; a classifier needs two",
-                where=rows[0].source,
-                fix="rows of at least two labels; task.label names the column",
-            )
+            fix = "rows of at least two labels; task.label names the column"
+            raise DataError(f"all rows have the label {shown(min(found))}; a classifier needs two", where=rows[0].source, fix=fix)
         return sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() and name.isascii() else (1, 0, name))
 
     def prepare(self, examples: Sequence[Example]) -> None:
@@ -167,11 +164,8 @@ class Classify(EncoderTask):
             self._check(name, row)
         p = torch.tensor([scores.get(label, 0.0) for label in self.labels], dtype=torch.float64)
         if not self.config.several and not p.any():
-            raise DataError(
-                f"{shown(self.config.soft)} gives every label a probability of 0",
-                where=row.place,
-                fix="give one label more than 0",
-            )
+            fix = "give one label more than 0"
+            raise DataError(f"{shown(self.config.soft)} gives every label a probability of 0", where=row.place, fix=fix)
         return soften(p, self.config.temperature, self._chances).float().numpy()
 
     def collate(
@@ -351,9 +345,6 @@ def labels_of(row: Row, config: ClassifyConfig) -> list[str]:
     marks = {column: row.label(column) for column in config.label}
     for column, mark in marks.items():
         if mark not in ("0", "1"):
-            raise DataError(
-                f"column {shown(column)} holds {shown(mark)}, and should hold 0 or 1",
-                where=row.place,
-                fix="correct the row, or take it out",
-            )
+            fix = "correct the row, or take it out"
+            raise DataError(f"column {shown(column)} holds {shown(mark)}, and should hold 0 or 1", where=row.place, fix=fix)
     return [column for column, mark in marks.items() if mark == "1"]

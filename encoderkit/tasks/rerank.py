@@ -69,11 +69,8 @@ class Rerank(EncoderTask):
     def find_labels(rows: Sequence[Row], config: RerankConfig) -> list[str]:
         """None; raises `DataError` for a negative relevance, or where all are the same."""
         if len({truth.relevance(row, config) for row in rows}) == 1:
-            raise DataError(
-                f"all rows have the same {config.label}, so there is nothing to learn",
-                where=rows[0].source,
-                fix="name another column in task.label, or other rows",
-            )
+            fix = "name another column in task.label, or other rows"
+            raise DataError(f"all rows have the same {config.label}, so there is nothing to learn", where=rows[0].source, fix=fix)
         return []
 
     def prepare(self, examples: Sequence[Example]) -> None:

@@ -86,11 +86,8 @@ class Similarity(EncoderTask):
     def find_labels(rows: Sequence[Row], config: SimilarityConfig) -> list[str]:
         """None; raises `DataError` where all scores are the same, or no two texts that do not belong together."""
         if config.label is not None and len({row.number(config.label) for row in rows}) == 1:
-            raise DataError(
-                f"all rows have the same {config.label}, so there is nothing to learn",
-                where=rows[0].source,
-                fix="name another column in task.label, or other rows",
-            )
+            fix = "name another column in task.label, or other rows"
+            raise DataError(f"all rows have the same {config.label}, so there is nothing to learn", where=rows[0].source, fix=fix)
         if config.label is None and config.negative is None and len({row.text(config.columns[1]) for row in rows}) == 1:
             message = f"all rows have the same {config.columns[1]}: there is no other to tell it from, and nothing to learn"
             raise DataError(message, where=rows[0].source, fix="rows with other texts there")

@@ -78,19 +78,13 @@ class Tag(EncoderTask):
             scheme = recognise(used) if config.scheme == "auto" else config.scheme
             if scheme == "plain":
                 if len(used) < 2:
-                    raise DataError(
-                        f"all tokens have the same tag ({shown(str(*used))})",
-                        where=rows[0].source,
-                        fix="rows with other tags; task.tags names the column",
-                    )
+                    fix = "rows with other tags; task.tags names the column"
+                    raise DataError(f"all tokens have the same tag ({shown(str(*used))})", where=rows[0].source, fix=fix)
                 return sorted(used)
             found = {one.label for row in rows for one in read_tags(row, config)}
         if not found:
-            raise DataError(
-                "there is no entity in any row, so there is nothing to learn",
-                where=rows[0].source,
-                fix="rows with entities; task.tags or task.spans names the column",
-            )
+            fix = "rows with entities; task.tags or task.spans names the column"
+            raise DataError("there is no entity in any row, so there is nothing to learn", where=rows[0].source, fix=fix)
         return outputs(sorted(found), scheme)
 
     def prepare(self, examples: Sequence[Example]) -> None:

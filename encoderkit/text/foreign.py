@@ -7,8 +7,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from encoderkit.errors import DataError, shown
-from encoderkit.files import refuse_pointer
+from encoderkit.errors import DataError, refuse_pointer, shown
 from encoderkit.text.alphabet import is_han
 from encoderkit.text.normalization import words_decoder
 from encoderkit.text.panics import panics_explained
@@ -142,11 +141,8 @@ def wordpiece_files(
     missing = [token for token in names.values() if token not in ids]
     if missing or len(ids) != len(pieces):
         reason = f"lacks {', '.join(missing)}" if missing else "has a piece twice"
-        raise DataError(
-            f"this vocabulary {reason}; is it that of a BERT?",
-            where=vocabulary,
-            fix="the vocab.txt that was published with the weights",
-        )
+        fix = "the vocab.txt that was published with the weights"
+        raise DataError(f"this vocabulary {reason}; is it that of a BERT?", where=vocabulary, fix=fix)
     with panics_explained("reading the vocabulary", vocabulary):
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token=names["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(True, chinese, strip_accents, lowercase)

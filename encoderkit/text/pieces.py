@@ -72,11 +72,8 @@ def pieces_files(model: bytes, model_type: str, said: Mapping[str, Any], where: 
         found = _placed(_read(model), family)
         tokenizer = _engine(found, family, said)
     except (IndexError, struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
-        raise DataError(
-            f"cannot be read as a unigram model of sentencepiece ({error})",
-            where=str(where),
-            fix="load it again; of BPE a tokenizer.json is read",
-        ) from None
+        fix = "load it again; of BPE a tokenizer.json is read"
+        raise DataError(f"cannot be read as a unigram model of sentencepiece ({error})", where=str(where), fix=fix) from None
     names = {f"{role}_token": name for role, name in _names(family, said).items()}
     described = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
     described["padding_side"] = "left" if family.single.endswith("cls:2") else "right"

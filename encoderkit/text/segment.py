@@ -112,11 +112,8 @@ class Segmenter:
             lengths = np.fromiter(map(len, self._cut(text)), np.int64)
             if lengths.sum() != len(text):
                 package = self.facts["library"]
-                raise DataError(
-                    f"{package} gave {lengths.sum()} of {len(text)} characters back",
-                    where=shown(text),
-                    fix="another segmenter (segment.kind), or none",
-                )
+                fix = "another segmenter (segment.kind), or none"
+                raise DataError(f"{package} gave {lengths.sum()} of {len(text)} characters back", where=shown(text), fix=fix)
             starts[begin:end][np.cumsum(lengths[:-1])] = True
         first = np.zeros(len(joined) + 1, bool)
         first[begins] = True
@@ -170,11 +167,8 @@ def read_segmentation(config: SegmentConfig) -> Segmentation:
         found = "a dictionary is a file" if path.exists() else "there is no such file"
         raise UsageError(found, where=path, fix="one word a line, with its frequency and tag if you like: word 100 n")
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(
-            f"has {path.stat().st_size} bytes; a dictionary has at most {MAX_BYTES}",
-            where=path,
-            fix="leave out words that the text lacks",
-        )
+        fix = "leave out words that the text lacks"
+        raise DataError(f"has {path.stat().st_size} bytes; a dictionary has at most {MAX_BYTES}", where=path, fix=fix)
     given = Segmentation(config.kind, path.read_bytes(), str(path))
     if not read_entries(given):
         raise DataError("holds no word", where=path, fix="one word a line, with its frequency and tag if you like: word 100 n")

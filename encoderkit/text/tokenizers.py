@@ -85,11 +85,8 @@ class Tokenizer:
     def __init__(self, content: Mapping[str, bytes], where: str | Path = "tokenizer") -> None:
         description = _json(content, "tokenizer.json", where)
         if not isinstance(description.get("model"), dict):
-            raise DataError(
-                "tokenizer.json has no model; is it a file of the tokenizers library?",
-                where=where,
-                fix="the tokenizer.json that was published with the weights",
-            )
+            fix = "the tokenizer.json that was published with the weights"
+            raise DataError("tokenizer.json has no model; is it a file of the tokenizers library?", where=where, fix=fix)
         with panics_explained("reading tokenizer.json", where):
             self._engine = Engine.from_str(content["tokenizer.json"].decode())
         if "encoderkit.json" not in content and (changed := _kept_apart(description)):
@@ -112,11 +109,8 @@ class Tokenizer:
         try:
             self.template = template_of(description, self.special)
         except (KeyError, TypeError, AttributeError):
-            raise DataError(
-                "the post_processor of tokenizer.json cannot be understood",
-                where=where,
-                fix="the tokenizer.json that was published with the weights",
-            ) from None
+            fix = "the tokenizer.json that was published with the weights"
+            raise DataError("the post_processor of tokenizer.json cannot be understood", where=where, fix=fix) from None
         self.dtype = np.min_scalar_type(max(self.vocab_size - 1, 1))
         pieces = [self._engine.id_to_token(i) or "" for i in range(self.vocab_size)]
         special = {i for i, t in self._engine.get_added_tokens_decoder().items() if t.special} | set(self.special)
@@ -354,11 +348,8 @@ def _fits(path: Path) -> bool:
     if not path.is_file():
         return False
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(
-            f"has {path.stat().st_size} bytes; a tokenizer's file has at most {MAX_BYTES}",
-            where=path,
-            fix="the tokenizer's file that was published with the weights",
-        )
+        fix = "the tokenizer's file that was published with the weights"
+        raise DataError(f"has {path.stat().st_size} bytes; a tokenizer's file has at most {MAX_BYTES}", where=path, fix=fix)
     return True
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from encoderkit import files, world
 from encoderkit.config import Config
 from encoderkit.console import warn
-from encoderkit.errors import DataError, DivergedError, UserError
+from encoderkit.errors import DataError, DivergedError, UserError, refuse_pointer
 from encoderkit.training.average import averaged, means, remembers
 from encoderkit.training.lora import merged
 from encoderkit.training.sharding import like, on_first, sharded
@@ -189,16 +189,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; raises `DataError` if it is not one."""
     try:
         data = path.read_bytes()
-        files.refuse_pointer(data[:100], path)
+        refuse_pointer(data[:100], path)
         return safetensors.torch.load(data)
     except DataError:
         raise
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise DataError(
-            f"not a readable safetensors file: {error}",
-            where=path,
-            fix="copy it again from where it was made; a run has older steps beside it",
-        ) from None
+        fix = "copy it again from where it was made; a run has older steps beside it"
+        raise DataError(f"not a readable safetensors file: {error}", where=path, fix=fix) from None
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
@@ -213,11 +210,8 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) 
         )
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
-            raise DataError(
-                f"{name} has shape {tuple(tensor.shape)}, the model {tuple(own[name].shape)}",
-                where=where,
-                fix="the weights and the config.json of one model belong together",
-            )
+            fix = "the weights and the config.json of one model belong together"
+            raise DataError(f"{name} has shape {tuple(tensor.shape)}, the model {tuple(own[name].shape)}", where=where, fix=fix)
     module.load_state_dict({name: like(tensor, own[name]) for name, tensor in tensors.items()})
 
 

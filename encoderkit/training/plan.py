@@ -48,10 +48,8 @@ def draft(
 ) -> Plan:
     """The plan of a run but for `updates`, which is 0 where only the clock can tell."""
     if examples == 0:
-        raise DataError(
-            "there is nothing to train on: the training data hold no examples",
-            fix="more text or rows, or less held out: data.dev",
-        )
+        fix = "more text or rows, or less held out: data.dev"
+        raise DataError("there is nothing to train on: the training data hold no examples", fix=fix)
     device = choose_device(training.device)
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("training.device is cuda, but torch finds no GPU here", fix="--set training.device=cpu")
