@@ -140,12 +140,9 @@ def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
             if _COLON.match(line):
                 message, fix = "a colon of another keyboard, or one without a space behind it", "write it as `key: value`"
                 raise UsageError(f"not valid YAML: {message}", where=f"{where}:{number + 1}", fix=fix) from None
-        fix = "encoderkit init writes a recipe to begin with"
-        raise UsageError(f"not valid YAML: {error.problem}", where=f"{where}:{last + 1}" if mark else where, fix=fix) from None
+        raise UsageError(f"not valid YAML: {error.problem}", where=f"{where}:{last + 1}" if mark else where, fix=None) from None
     except (yaml.YAMLError, RecursionError, ValueError, IndexError) as error:
-        raise UsageError(
-            f"not valid YAML: {str(error).splitlines()[0]}", where=where, fix="encoderkit init writes a recipe to begin with"
-        ) from None
+        raise UsageError(f"not valid YAML: {str(error).splitlines()[0]}", where=where, fix=None) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -185,15 +182,14 @@ def _mapping(data: bytes, path: Path) -> tuple[dict[str, Any], Lines]:
     value, lines = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         found = "nothing" if value is None else type(value).__name__
-        fix = "key: value, one a line; encoderkit init writes a recipe to begin with"
-        raise UsageError(f"a recipe is a mapping of keys to values, found {found}", where=path, fix=fix)
+        raise UsageError(f"a recipe is a mapping of keys to values, found {found}", where=path, fix=None)
     return value, lines
 
 
-def _instead(path: Path) -> str | None:
-    """What was meant by a file that is no recipe, if it is not called one."""
+def _instead(path: Path) -> str:
+    """What to do about a file that is no recipe, or what was meant by it, if it is not called one."""
     if path.suffix.lower() in (".yaml", ".yml"):
-        return None
+        return "`key: value`, one a line; encoderkit init writes a recipe to begin with"
     return f"a recipe is a .yaml file; each file of data has a --data of its own: --data {path}"
 
 
@@ -204,7 +200,11 @@ def override(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         if not equals or not all(name.split(".")):
             raise UsageError(f"expected key=value, found {shown(setting)}", where="--set", fix="--set training.updates=100")
-        value, _ = parse_yaml(text, f"--set {name}")
+        try:
+            value, _ = parse_yaml(text, f"--set {name}")
+        except UsageError as error:
+            fix = f"a value as it would stand in the recipe, in quotes for the shell: --set '{name}=...'"
+            raise UsageError(error.message, where=f"--set {name}", fix=fix) from None
         node = result
         *parents, last = name.split(".")
         for parent in parents:

@@ -141,7 +141,7 @@ def test_what_is_read_is_not_overwritten(
     tmp_path: Path, corpus: Path, pretraining: Path, tokenizer_dir: Path, store_dir: Path
 ) -> None:
     text, read = ["--data", corpus, "--overwrite"], "would be replaced, and this command reads"
-    fails(2, read, "train-tokenizer", *text, "--out", corpus)
+    fails(2, "is a file, and a directory is written here", "train-tokenizer", *text, "--out", corpus)
     fails(2, read, "tokenize", "--tokenizer", tokenizer_dir, *text, "--out", tokenizer_dir)
     fails(2, read, "pretrain", pretraining, "--out", store_dir, "--overwrite")
     fails(2, "only what encoderkit wrote is replaced", "pretrain", pretraining, "--out", tmp_path, "--overwrite")

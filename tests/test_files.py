@@ -222,7 +222,7 @@ def test_a_folder_that_was_made_to_be_held_goes_if_nothing_came_of_it(tmp_path: 
     there.mkdir()
     for folder in (made, there):
         with pytest.raises(DataError), files.locked(folder):
-            raise DataError("no such label")
+            raise DataError("no such label", fix=None)
     with files.locked(used):
         write(used / "step", "new")
     assert not made.exists() and there.exists() and (used / "step").exists()

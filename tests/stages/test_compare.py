@@ -215,7 +215,7 @@ def test_one_that_diverges_and_those_that_are_not_alike(tokenizer_dir: Path, lab
     assert "not trained" in describe(result) and sound["metrics"]
     with pytest.raises(DivergedError):
         compare(paths[1:], tmp_path / "first")
-    assert fault_of_one(MemoryError()) == "memory ran out" and fault_of_one(UsageError("another")) is None
+    assert fault_of_one(MemoryError()) == "memory ran out" and fault_of_one(UsageError("another", fix=None)) is None
     recipe = finetuning(tokenizer_dir, labelled, data={"train": str(labelled["train"]), "dev": "10%"}, model=models)
     paths[2].write_text(dump(recipe), encoding="utf-8")
     with pytest.raises(UsageError, match="judged on different rows"):

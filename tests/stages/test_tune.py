@@ -135,7 +135,7 @@ def test_a_small_space_is_tried_whole_and_a_trial_that_fails_is_no_end(
     def diverging(recipe: FinetuneRecipe, out: Path, resume: bool) -> dict[str, Any]:
         if recipe.optimizer.lr > 0.1:
             if getattr(recipe.model, "layers", 0) == 2:
-                raise UsageError("cannot be with two layers")
+                raise UsageError("cannot be with two layers", fix=None)
             raise DivergedError("the loss is no longer finite")
         if recipe.optimizer.lr > 2e-3 and getattr(recipe.model, "layers", 0) == 2:
             raise MemoryError
