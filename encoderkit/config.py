@@ -168,17 +168,14 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
 
 def _mapping(data: bytes, path: Path) -> tuple[dict[str, Any], Lines]:
     if len(data) > MAX_BYTES:
-        raise UsageError(
-            f"a recipe has at most {MAX_BYTES} bytes, this file has {len(data)}", where=path, fix="name the recipe, not its data"
-        )
+        raise UsageError(f"a recipe has at most {MAX_BYTES} bytes, this file has {len(data)}", where=path, fix=None)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         try:  # a recipe saved by an editor on a Chinese Windows
             text = data.decode("gb18030")
         except UnicodeDecodeError:
-            fix = "save it as UTF-8, or write a new one: encoderkit init"
-            raise UsageError("a recipe is a YAML text in UTF-8; this is not text", where=path, fix=fix) from None
+            raise UsageError("a recipe is a YAML text in UTF-8; this is not text", where=path, fix=None) from None
     value, lines = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         found = "nothing" if value is None else type(value).__name__
@@ -204,7 +201,7 @@ def override(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:
             value, _ = parse_yaml(text, f"--set {name}")
         except UsageError as error:
             fix = f"a value as it would stand in the recipe, in quotes for the shell: --set '{name}=...'"
-            raise UsageError(error.message, where=f"--set {name}", fix=fix) from None
+            raise UsageError(error.message, where=error.where, fix=fix) from None
         node = result
         *parents, last = name.split(".")
         for parent in parents:

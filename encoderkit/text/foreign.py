@@ -99,12 +99,22 @@ def _with_added(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     with panics_explained("reading the tokenizer", folder):
         tokenizer = Tokenizer.from_str(found["tokenizer.json"].decode())
     new = [added[id] for id in sorted(added) if tokenizer.token_to_id(added[id].content) is None]
+    marks = [name for name in _named_marks(described) if tokenizer.token_to_id(name) is not None]  # such as BERT's [unused1]
     tokenizer.add_tokens(new)
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in marks])
     for id, token in added.items():
         if tokenizer.token_to_id(token.content) != id:
             message = f"{shown(token.content, 40)} was added with the id {id}, and here it would be another"
             raise DataError(message, where=folder, fix="save the tokenizer as a tokenizer.json, and import it with that")
-    return {**found, "tokenizer.json": tokenizer.to_str().encode()} if new else found
+    return {**found, "tokenizer.json": tokenizer.to_str().encode()} if new or marks else found
+
+
+def _named_marks(said: dict[str, Any]) -> list[str]:
+    """The tokens that a tokenizer_config.json names as special without saying what for; not T5's sentinels."""
+    named = [said.get(key) for key in ("additional_special_tokens", "extra_special_tokens")]
+    listed = [token for tokens in named if isinstance(tokens, list) for token in tokens]
+    names = [str(token.get("content") if isinstance(token, dict) else token) for token in listed]
+    return [name for name in names if not _SENTINEL.match(name)]
 
 
 def _marked(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
@@ -118,11 +128,12 @@ def _marked(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     roles = {str(v["content"] if isinstance(v, dict) else v) for name, v in said.items() if name.endswith("_token")}
     model = tokenizer.get("model")
     vocabulary = model.get("vocab", ()) if isinstance(model, dict) else ()
-    size = len(vocabulary)
+    size, named = len(vocabulary), _named_marks(said)
     marks = [
         token
         for token in tokenizer.get("added_tokens") or []
-        if token["special"] and token["id"] >= size and token["content"] not in roles and not _SENTINEL.match(token["content"])
+        if token["special"] and token["content"] not in roles and not _SENTINEL.match(token["content"])
+        if token["id"] >= size or token["content"] in named
     ]
     if not marks:
         return found

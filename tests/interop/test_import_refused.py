@@ -121,7 +121,7 @@ def test_tokens_that_were_added_are_found_in_texts(form: str, tmp_path: Path) ->
         (hf / form).write_text(json.dumps({"[E1]": size, "NewWord": size + 1}), encoding="utf-8")
     else:
         fresh = transformers.BertTokenizer.from_pretrained(hf)
-        fresh.add_special_tokens({"additional_special_tokens": ["[E1]"]})
+        fresh.add_special_tokens({"additional_special_tokens": ["[E1]", "[unused0]"]})
         fresh.add_tokens(["NewWord"])
         fresh.save_pretrained(tmp_path / "saved")
         if form == "tokenizer.json":
@@ -141,6 +141,8 @@ def test_tokens_that_were_added_are_found_in_texts(form: str, tmp_path: Path) ->
         found = encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]].tolist()
         assert found == theirs(text, add_special_tokens=False)["input_ids"], text
     assert size in ours.encode(["[E1]"]).ids
+    if form == "tokenizer.json":
+        assert ours.encode(["a [unused0] b"]).ids[1] == 1
     assert not set(ours.encode(["[SEP] [MASK]"]).ids.tolist()) & {ours.sep, ours.mask}
     assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-5
 
