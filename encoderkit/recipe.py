@@ -165,8 +165,11 @@ def _check_word_vectors(
         raise ValueError("objective glove fits the counts of all of the text: nothing can be held out; set data.dev: null")
     if not isinstance(optimizer, SgdConfig | AdagradConfig):
         raise ValueError("word vectors have sparse gradients, which optimizer.kind sgd and adagrad take")
-    if isinstance(objective, GloveConfig) and (not isinstance(optimizer, AdagradConfig) or optimizer.clip):
-        raise ValueError("objective glove makes each pair a step of optimizer.kind adagrad; there are no gradients to clip")
+    if isinstance(objective, GloveConfig):
+        if not isinstance(optimizer, AdagradConfig):
+            raise ValueError("objective glove makes each pair of words a step of optimizer.kind adagrad")
+        if optimizer.clip or optimizer.layer_decay != 1:
+            raise ValueError("objective glove has no gradients and no layers: leave optimizer.clip and optimizer.layer_decay out")
     if training.compile == "on":
         raise ValueError("training.compile has nothing to compile in word vectors; set it to off")
     if training.average:

@@ -104,7 +104,7 @@ class Adagrad(_Rowwise):
 
     def _walk(self, pairs: PairSteps) -> None:
         """Pair by pair in compiled code, where there is some; otherwise round by round, whose pairs share no row."""
-        group = next(group for group in self.param_groups if any(p is pairs.tables[0] for p in group["params"]))
+        group = self.param_groups[0]  # all have one rate
         sums = [self._sum(p, group) for p in pairs.tables]
         on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in pairs.tables)
         if on_cpu and (walk := compiled(_walk, fastmath=True)) is not None:

@@ -448,6 +448,15 @@ def test_portions_change_nothing_but_rounding(name: str, tokenizer_dir: Path, st
         ({"model": {"kind": "lstm", "dim": 8}}, "objective skipgram trains word vectors alone; set model.kind: static"),
         ({"optimizer": {"kind": "adamw", "lr": 0.1}}, "optimizer.kind sgd and adagrad"),
         ({"objective": {"kind": "glove"}}, "nothing can be held out; set data.dev: null"),
+        ({"objective": {"kind": "glove"}, "data": {"train": "t", "dev": None}}, "a step of optimizer.kind adagrad"),
+        (
+            {
+                "objective": {"kind": "glove"},
+                "data": {"train": "t", "dev": None},
+                "optimizer": {"kind": "adagrad", "lr": 1, "clip": 1},
+            },
+            "no gradients and no layers",
+        ),
         ({"training": {"updates": 1, "compile": "on"}}, "nothing to compile"),
         ({"model": {"kind": "static", "ngram_min": 7}}, "ngram_min"),
     ],
