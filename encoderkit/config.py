@@ -295,7 +295,10 @@ def _explain(
             place = f"--set {given}"
     kind, fix = first["type"], None
     if kind == "extra_forbidden":
-        message, fix = f"unknown key {shown(str(path[-1]))}" + _inside(path), _nearest(str(path[-1]), owner)
+        message, fix = (
+            f"unknown key {shown(str(path[-1]))}" + _inside(path),
+            _elsewhere(schema, path) or _nearest(str(path[-1]), owner),
+        )
     elif kind == "missing":
         message, fix = f"{name} is missing", f"--set {name}=VALUE" if len(path) > 1 else None
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -339,6 +342,20 @@ def _locate(schema: dict[str, Any], loc: KeyPath, data: Any) -> tuple[KeyPath, A
             here = definitions[here["$ref"].split("/")[-1]]
     kinds = [name for option in (here, *here.get("anyOf", [])) for name in option.get("discriminator", {}).get("mapping", {})]
     return tuple(path), node, legal, kinds
+
+
+def _elsewhere(schema: dict[str, Any], path: KeyPath) -> str | None:
+    """Where a key that is unknown here belongs, if another part of the recipe has one of that very name."""
+    key, definitions, parts = str(path[-1]), schema.get("$defs", {}), schema.get("properties", {})
+    if len(path) > 1 and key in parts:
+        return f"{key} stands beside {path[0]}, not in it: {key}: ..."
+
+    def holds(part: Any) -> bool:
+        part = definitions[part["$ref"].split("/")[-1]] if "$ref" in part else part
+        return key in part.get("properties", {}) or any(map(holds, [*part.get("anyOf", []), *part.get("oneOf", [])]))
+
+    owners = [name for name, part in parts.items() if name not in path and holds(part)]
+    return f"it belongs to {' or '.join(owners)}: {owners[0]}.{key}" if owners else None
 
 
 def _nearest(found: str, legal: list[str]) -> str:

@@ -161,6 +161,15 @@ GOLDEN = [
         GOOD.replace("kind: bert", "kind: bart"),
         'recipe.yaml:4: model.kind is "bart"\n  fix: did you mean bert? legal here: albert, bert, cnn, ',
     ),
+    (
+        GOOD.replace("layers: 2", "embeddings: x.vec"),
+        'recipe.yaml:4: unknown key "embeddings" in model\n  fix: embeddings stands beside model, not in it: embeddings: ...',
+    ),
+    (
+        GOOD.replace("{updates: 10}", "{updates: 10, lr: 1}"),
+        'recipe.yaml:5: unknown key "lr" in training\n  fix: it belongs to optimizer: optimizer.lr',
+    ),
+    ("rate: 0.15\n" + GOOD, 'recipe.yaml:1: unknown key "rate"\n  fix: it belongs to objective: objective.rate'),
     (GOOD.replace("kind: bert, ", ""), "recipe.yaml:4: model has no kind\n  fix: legal here: albert, bert, cnn, "),
     (
         GOOD.replace("{kind: adamw, lr: 1e-3}", "{kind: adam, lr: 1}"),
