@@ -16,6 +16,8 @@ from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import open_model
 from encoderkit.stages import export, import_model
 from encoderkit.stages.embed import embed
+from encoderkit.text.foreign import wordpiece_files
+from encoderkit.text.tokenizers import Tokenizer
 from tests.interop.test_import import SPECIAL, WORDS, published
 
 transformers = pytest.importorskip("transformers")
@@ -145,6 +147,14 @@ def test_tokens_that_were_added_are_found_in_texts(form: str, tmp_path: Path) ->
         assert ours.encode(["a [unused0] b"]).ids[1] == 1
     assert not set(ours.encode(["[SEP] [MASK]"]).ids.tolist()) & {ours.sep, ours.mask}
     assert export.run(tmp_path / "ours", ["hf"], tmp_path / "back")["parity"]["max_abs_diff"] < 1e-5
+
+
+def test_sentinels_of_uers_t5s_are_found(tmp_path: Path) -> None:
+    """Words of a vocab.txt; fewer of them are words like others."""
+    for count, found in ((100, list(range(6, 106))), (99, [])):
+        path = tmp_path / f"{count}.txt"
+        path.write_text("\n".join([*SPECIAL, *(f"extra{i}" for i in range(count))]) + "\n", encoding="utf-8")
+        assert Tokenizer(wordpiece_files(path, lowercase=True)).sentinels == found
 
 
 def test_nothing_is_unknown_where_bytes_are_read(tmp_path: Path) -> None:
