@@ -225,7 +225,7 @@ def test_nothing_is_tried_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_bf16_is_for_machines_that_are_faster_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for share, expected in ((0.5, "bf16"), (0.9, "fp32"), (30.0, "fp32")):
+    for share, expected in ((0.4, "bf16"), (0.6, "fp32"), (30.0, "fp32")):
         times = {torch.bfloat16: share, torch.float32: 1.0}
         monkeypatch.setattr(machine, "_product_seconds", times.__getitem__)
         assert machine.choose_precision("auto", "cpu") == expected
