@@ -295,10 +295,8 @@ def _explain(
             place = f"--set {given}"
     kind, fix = first["type"], None
     if kind == "extra_forbidden":
-        message, fix = (
-            f"unknown key {shown(str(path[-1]))}" + _inside(path),
-            _elsewhere(schema, path) or _nearest(str(path[-1]), owner),
-        )
+        message = f"unknown key {shown(str(path[-1]))}" + _inside(path)
+        fix = _elsewhere(schema, path) or _nearest(str(path[-1]), owner)
     elif kind == "missing":
         message, fix = f"{name} is missing", f"--set {name}=VALUE" if len(path) > 1 else None
     elif kind in ("union_tag_invalid", "union_tag_not_found"):

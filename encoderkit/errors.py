@@ -58,10 +58,14 @@ class DataError(UserError):
     exit_code = ExitCode.DATA
 
 
+class PointerError(DataError):
+    """A file that git-lfs has not yet fetched: nothing else is wrong with it."""
+
+
 def refuse_pointer(start: bytes, where: str | Path) -> None:
-    """Raise `DataError` for a file whose first bytes say that git-lfs has not yet fetched it."""
+    """Raise `PointerError` for a file whose first bytes say that it is no more than a pointer."""
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise DataError("is a git-lfs pointer, not the file itself", where=where, fix="git lfs pull")
+        raise PointerError("is a git-lfs pointer, not the file itself", where=where, fix="git lfs pull")
 
 
 @contextmanager

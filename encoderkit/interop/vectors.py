@@ -223,6 +223,13 @@ def _is_row(line: bytes, width: int, cut: bool) -> bool:
 
 def _text(stream: Stream, path: Path, width: int, count: int | None) -> WordVectors:
     """A word and numbers a line. A word may hold spaces, as some of GloVe's do; numbers are the last `width` fields."""
+    with np.errstate(over="ignore"):  # what single precision cannot hold is refused as infinite
+        found = _lines(stream, path, width, count)
+    _check_count(found, count, path)
+    return found.done("text" if count is None else "word2vec text", path)
+
+
+def _lines(stream: Stream, path: Path, width: int, count: int | None) -> _Collected:
     found = _Collected()
     for number, line in enumerate(stream, 1 if count is None else 2):
         fields = line.rstrip().rsplit(None, width)
@@ -231,8 +238,7 @@ def _text(stream: Stream, path: Path, width: int, count: int | None) -> WordVect
         try:
             if len(fields) != width + 1:
                 raise ValueError
-            with np.errstate(over="ignore"):
-                row = np.array(fields[1:], np.float64).astype(np.float32)
+            row = np.array(fields[1:], np.float64).astype(np.float32)
         except ValueError:
             message = f"expected a word and {width} numbers, found {shown(line.decode('utf-8', 'replace').strip(), 60)}"
             raise DataError(
@@ -240,8 +246,7 @@ def _text(stream: Stream, path: Path, width: int, count: int | None) -> WordVect
             ) from None
         if found.word(fields[0].removeprefix(codecs.BOM_UTF8) if number == 1 else fields[0]):
             found.row(row, f"{path}:{number}")
-    _check_count(found, count, path)
-    return found.done("text" if count is None else "word2vec text", path)
+    return found
 
 
 def _binary(stream: Stream, path: Path, width: int, count: int) -> WordVectors:

@@ -89,8 +89,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return read_tensors(path)
     except DataError as error:
-        fix = error.fix if "git-lfs" in error.message else "download it again"
-        raise DataError(error.message, where=path, fix=fix) from None
+        raise DataError(error.message, where=path, fix="download it again") from None
 
 
 def _unpickle(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from encoderkit import __version__, files
 from encoderkit.console import say, warn
-from encoderkit.errors import DataError, MissingDependency, UsageError, placed
+from encoderkit.errors import DataError, MissingDependency, PointerError, UsageError, placed
 from encoderkit.inference import build_learner, vocabulary_of
 from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
@@ -148,8 +148,10 @@ def _directory(folder: Path, trust_pickle: bool) -> Source:
     where, fix = folder / "config.json", "put the config.json that was published with the weights beside them"
     try:
         described = files.read_json(where)
+    except PointerError:
+        raise
     except DataError as error:
-        raise DataError(error.message, where=where, fix=error.fix if "git-lfs" in error.message else fix) from None
+        raise DataError(error.message, where=where, fix=fix) from None
     if not isinstance(described, dict):
         raise DataError("holds no JSON object", where=where, fix=fix)
     if "encoder" in described:

@@ -53,10 +53,10 @@ def foreign_files(folder: Path) -> dict[str, bytes]:
         return _marked(_with_added(_byte_bpe(folder), folder), folder)
     for path in (folder / name for name in PIECES):
         if path.is_file():
-            described = _json(folder / "special_tokens_map.json") | _described(folder, "model")
+            _described(folder, "model")
             data = path.read_bytes()
             refuse_pointer(data[:100], path)
-            found = pieces_files(data, str(_json(folder / "config.json").get("model_type")), described, path)
+            found = pieces_files(data, str(_json(folder / "config.json").get("model_type")), _said(folder), path)
             return _marked(_with_added(found, folder), folder)
     wanted = "tokenizer.json, vocab.txt, vocab.json with merges.txt, or a model of sentencepiece"
     raise DataError(f"holds no tokenizer: none of {wanted}", where=folder, fix="put the tokenizer's files beside the weights")
@@ -75,6 +75,11 @@ def _described(folder: Path, form: str) -> dict[str, Any]:
     return described
 
 
+def _said(folder: Path) -> dict[str, Any]:
+    """What the files beside a vocabulary say of its tokens."""
+    return _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+
+
 def _flag(described: dict[str, Any], key: str, usual: bool | None, folder: Path) -> Any:
     value = described.get(key, usual)
     if not isinstance(value, bool | None):
@@ -85,7 +90,7 @@ def _flag(described: dict[str, Any], key: str, usual: bool | None, folder: Path)
 
 def _with_added(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     """With the tokens that were added to a vocabulary later, as they stand beside it; each must get the id that it had."""
-    described = _json(folder / "tokenizer_config.json")
+    described = _said(folder)
     added: dict[int, AddedToken] = {}
     try:
         for name, id in _json(folder / "added_tokens.json").items():
@@ -124,7 +129,7 @@ def _marked(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     """
     tokenizer = _object(found["tokenizer.json"], folder / "tokenizer.json")
     parts = [_object(found.get(name, b"{}"), folder / name) for name in ("special_tokens_map.json", "tokenizer_config.json")]
-    said = _json(folder / "tokenizer_config.json") | parts[0] | parts[1]
+    said = _said(folder) | parts[0] | parts[1]
     roles = {str(v["content"] if isinstance(v, dict) else v) for name, v in said.items() if name.endswith("_token")}
     model = tokenizer.get("model")
     vocabulary = model.get("vocab", ()) if isinstance(model, dict) else ()
@@ -174,7 +179,7 @@ def _byte_bpe(folder: Path) -> dict[str, bytes]:
                 message, where=folder / "vocab.json", fix="save the tokenizer as a tokenizer.json, where transformers can"
             )
         tokenizer = Tokenizer(models.BPE(vocab, merges))
-    said = _json(folder / "special_tokens_map.json") | described
+    said = _said(folder)
     gpt = "<s>" not in vocab
     end = "<|endoftext|>"
     names = _names({"unk_token": end, "bos_token": end, "eos_token": end} if gpt else _ROBERTA, said)
