@@ -10,13 +10,21 @@ the settings of its examples (and at a higher rate, as so small a model needs: t
 is kept in --out, so the same command goes on. Without a model of a language, its sets are learnt from random weights
 alone, with a tokenizer of their own text. `--longer`, `--longer-zh`: another model, that was trained for longer; its figures
 stand beside the first one's. `--rows 60` tries it all on a few rows.
+
+  python -m tests.benchmarks.tasks --out bench --record
+
+adds what --out holds to `tasks.json`, beside this file, and writes the table of all that was ever recorded to `TASKS.md`: so
+that machines which have an hour each can make it together.
 """
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoderkit import files
-from encoderkit.config import load
+from encoderkit.config import load, read_yaml
 from encoderkit.console import markdown, say
 from encoderkit.errors import UserError
 from encoderkit.preflight import find_step
@@ -45,12 +53,15 @@ PEERS = {
     "span": "span",
 }
 """Recipes of which transformers has an example that takes an encoder alone."""
+RECORD = Path(__file__).with_name("tasks.json")
+"""What was measured, on whatever machine: an entry a line, in the order of the sets."""
 NO_PEER = "has no such decoder behind it"
 """What it says of the others, which write."""
 NOTES = """\
 In brackets 95 % intervals: over seeds where their number is told, elsewhere over the test rows by bootstrap. transformers: the \
 checkpoint, exported, in its Trainer by the settings of its examples, one seed, at the better of two learning rates *on the test \
-rows*. Baselines are fitted on the same training rows. Published figures are of other models or parts, as told. Seconds of a run.
+rows*. Baselines are fitted on the same training rows. Published figures are of other models or parts, as told. Seconds of a \
+run, beside whatever else the machine did. A checkpoint is told by its model, its updates and its loss on held-out text.
 """
 
 
@@ -102,6 +113,20 @@ def _count(path: Path) -> int:
     return path.read_bytes().count(b"\n")
 
 
+def measured(bench: Bench, language: str, start: str) -> dict[str, Any]:
+    """When, on what machine, and from which checkpoint."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    found = {"machine": f"{os.cpu_count()} x {names[0] if names else platform.machine()}", "day": f"{date.today()}"}
+    model = (bench.longer if start.endswith("longer") else bench.models)[language]
+    if model is None or not start.startswith("checkpoint"):
+        return found
+    kind = read_yaml(model / "recipe.yaml")[0]["model"]["kind"]
+    said = [json.loads(line) for line in (model / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    dev = [line for line in said if "dev" in line][-1]
+    return {**found, "model": f"{kind}, {dev['update']} updates, loss {dev['dev']['loss']:.2f}"}
+
+
 def learnt(own: Set, start: str, name: str, settings: Sequence[str], parts: dict[str, Path], bench: Bench) -> dict[str, Any]:
     """One line of the table: the recipe `name` run with `settings`; as it was kept, if it was."""
     out = bench.out / own.name / start.replace(" ", "-").replace("'", "")
@@ -129,6 +154,7 @@ def learnt(own: Set, start: str, name: str, settings: Sequence[str], parts: dict
         "writes": isinstance(recipe.task, GenerateConfig),
         "scale": 1 if isinstance(recipe.task, GenerateConfig | SpanConfig) else 100,
         "all": done["test"],
+        **measured(bench, own.language, start),
     }
     files.replace(kept, json.dumps(found, indent=1, ensure_ascii=False))
     return found
@@ -152,7 +178,8 @@ def peer(own: Set, parts: dict[str, Path], bench: Bench) -> dict[str, Any]:
         command += ["--train", parts["train"], "--test", parts["test"], "--metric", own.metric]
         said = subprocess.run([sys.executable, "-m", *map(str, command)], check=True, stdout=subprocess.PIPE, text=True).stdout
         tried.append(json.loads(said.splitlines()[-1]))
-    found = {"set": own.name, "start": "peer", "tried": tried, **max(tried, key=lambda one: one["value"])}
+    best = max(tried, key=lambda one: one["value"])
+    found = {"set": own.name, "start": "peer", "tried": tried, **best, **measured(bench, own.language, "checkpoint")}
     files.replace(kept, json.dumps(found, indent=1))
     return found
 
@@ -188,13 +215,13 @@ def of_set(own: Set, bench: Bench, with_peer: bool) -> list[dict[str, Any]]:
 def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The table: a line for each set, with what it was learnt from, beside its baselines, its peer and what is published."""
     header = ["data set", "train, test", "metric", "from the checkpoint", "from random weights", "transformers"]
-    rows = [[*header, "baselines", "published", "seconds"]]
+    rows = [[*header, "baselines", "published", "seconds", "measured"]]
     for name, group in groupby(entries, key=lambda entry: entry["set"]):
         found = {entry["start"]: entry for entry in group}
         beside, cells = found.pop("peer", None), {start: _value(entry) for start, entry in found.items()}
         found = {start: entry for start, entry in found.items() if "why" not in entry}
         if not found:
-            rows.append([name, "", "", *cells.values()][:4] + [""] * 5)
+            rows.append([name, "", "", *cells.values()][:4] + [""] * 6)
             continue
         first = next(iter(found.values()))
         own = [name, "{:,}, {:,}".format(*first["rows"]), first["metric"]]
@@ -209,8 +236,36 @@ def lines(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
         own.append(", ".join(f"{kind} {_figure(value, scale)}" for kind, value in simple.items()))
         times = {start: entry["seconds"] for start, entry in found.items()}
         times |= {"transformers": beside["seconds"]} if beside else {}
-        rows.append([*own, first["known"], ", ".join(f"{start} {seconds:,.0f}" for start, seconds in times.items())])
+        told = ", ".join(f"{start} {seconds:,.0f}" for start, seconds in times.items() if seconds is not None)
+        rows.append([*own, first["known"], told, _circumstances([*found.values(), *([beside] if beside else [])])])
     return rows
+
+
+def page(entries: Sequence[dict[str, Any]]) -> str:
+    """The table, and what its figures are."""
+    return f"{markdown(lines(entries))}\n{NOTES}"
+
+
+def _circumstances(entries: Sequence[dict[str, Any]]) -> str:
+    """Each day and machine once, and each checkpoint."""
+    where = dict.fromkeys(f"{entry['day']} on {entry['machine']}" for entry in entries)
+    models = dict.fromkeys(entry["model"] for entry in entries if "model" in entry)
+    return "; ".join([*where, *models])
+
+
+def record(out: Path) -> None:
+    """Add what `out` holds to the record, in place of what it had of the same, and write the table of all of it."""
+    known = {(entry["set"], entry["start"]): entry for entry in map(json.loads, RECORD.read_text(encoding="utf-8").splitlines())}
+    for own in SETS:
+        for path in sorted((out / own.name).glob("*.json")):
+            entry = files.read_json(path)
+            known[own.name, entry["start"]] = entry
+    order = [own.name for own in SETS]
+    starts = ["checkpoint", "checkpoint longer", *(f"checkpoint by {name}" for own in SETS for name in own.also)]
+    starts += [start for own in SETS for start in own.scratch] + ["peer"]
+    entries = sorted(known.values(), key=lambda entry: (order.index(entry["set"]), starts.index(entry["start"])))
+    files.replace(RECORD, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+    files.replace(RECORD.with_name("TASKS.md"), page(entries))
 
 
 def _value(entry: dict[str, Any]) -> str:
@@ -229,8 +284,9 @@ def _figure(value: float, scale: int) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--record", action="store_true", help="nothing is run: keep what was")
     parser.add_argument("--model", type=Path, help="an English run")
     parser.add_argument("--model-zh", type=Path, help="a Chinese run")
     parser.add_argument("--longer", type=Path, help="an English run that took longer")
@@ -241,13 +297,17 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="for every recipe, as encoderkit's")
     parser.add_argument("--peer", action="store_true", help="also transformers")
     a = parser.parse_args()
+    if a.record:
+        return record(a.out)
+    if a.data is None:
+        parser.error("--data says where the sets lie")
     chosen = [own for own in SETS if a.only is None or own.name in a.only.split(",")]
     bench = Bench(a.data, a.out, {"en": a.model, "zh": a.model_zh}, {"en": a.longer, "zh": a.longer_zh}, a.seeds, a.rows, a.set)
     files.make_folder(a.out)
     entries: list[dict[str, Any]] = []
     for own in chosen:
         entries += of_set(own, bench, a.peer)
-        files.replace(a.out / "table.md", f"{markdown(lines(entries))}\n{NOTES}")
+        files.replace(a.out / "table.md", page(entries))
     print((a.out / "table.md").read_text(encoding="utf-8"), end="")
 
 

@@ -75,6 +75,25 @@ def test_the_table(
     monkeypatch.setattr(tasks, "finetune", None)
     tasks.main()
     assert capsys.readouterr().out == table == (tmp_path / "out/table.md").read_text(encoding="utf-8")
+    assert cells["measured"].startswith("20") and " on " in cells["measured"]
+
+    was = [{"set": "sst2", "start": "BERT", "rows": [9, 9], "metric": "accuracy", "value": 0.5, "interval": None, "seeds": 1}]
+    was[0] |= {"seconds": 7, "baselines": {}, "known": "", "writes": False, "scale": 100, "machine": "an abacus", "day": "2026"}
+    was += [{**was[0], "set": "trec", "value": 0.1}]
+    (tmp_path / "tasks.json").write_text("".join(json.dumps(entry) + "\n" for entry in was), encoding="utf-8")
+    monkeypatch.setattr(tasks, "RECORD", tmp_path / "tasks.json")
+    monkeypatch.setattr(sys, "argv", ["tasks", "--out", str(tmp_path / "out"), "--record"])
+    tasks.main()
+    found = [json.loads(entry) for entry in (tmp_path / "tasks.json").read_text(encoding="utf-8").splitlines()]
+    assert [entry["set"] for entry in found] == ["sst2", "trec", "trec", "trec"]
+    assert [entry["start"] for entry in found] == ["BERT", "BERT", "CNN", "LSTM"]
+    both = (tmp_path / "TASKS.md").read_text(encoding="utf-8")
+    assert line in both and "an abacus" in both and "BERT 10.0" not in both
+
+
+def test_the_record_and_its_table_agree() -> None:
+    entries = [json.loads(line) for line in tasks.RECORD.read_text(encoding="utf-8").splitlines()]
+    assert tasks.RECORD.with_name("TASKS.md").read_text(encoding="utf-8") == tasks.page(entries)
 
 
 WORDS = [["what was good?", f"the {thing} was {word} and the {other} was sad.", word] for thing, word, other in
