@@ -172,7 +172,7 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[Path]:
     if recipe.checkpoint is not None:
         step = find_step(recipe.checkpoint)
         check_length(step, recipe.data.length)
-        if target and "decoder" not in recipe.task.model_fields_set and decoder_of(step) is not None:
+        if target and getattr(recipe.task, "decoder", None) is None and decoder_of(step) is not None:
             message = f"the decoder of {recipe.checkpoint} writes with the checkpoint's own vocabulary, and no other fits it"
             raise UsageError(message, where="task.tokenizer", fix="leave it out, or describe a new decoder: task.decoder")
         encoder = _understood(EncoderConfig, _config(step)["encoder"], step)
@@ -185,7 +185,7 @@ def tune(recipe: FinetuneRecipe, out: Path) -> None:
     """A search has a dev set to judge by, all that its trials read is there, and so is Optuna; the test set is not looked at."""
     if importlib.util.find_spec("optuna") is None:
         raise MissingDependency("tune needs optuna, which is not installed", fix="pip install 'encoderkit[tune]'")
-    if not recipe.data.dev and not recipe.folds:
+    if not recipe.data.dev:
         raise UsageError("tune judges by a dev set, and the recipe has none", where="data.dev", fix="--set data.dev=10%")
     output(out, resume=True, overwrite=False)
     finetune_inputs(recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": None})}))
@@ -224,12 +224,12 @@ def decoder_of(step: Path) -> Any:
 
 
 def task_of(recipe: FinetuneRecipe, step: Path | None) -> TaskConfig:
-    """The task, with the checkpoint's decoder if it writes, the checkpoint has one, and the recipe describes no other."""
+    """The task; one that writes with its decoder, that of the checkpoint where there is one and the recipe describes none."""
     task = recipe.task
-    if step is None or not isinstance(task, GenerateConfig) or "decoder" in task.model_fields_set:
+    if not isinstance(task, GenerateConfig) or task.decoder is not None:
         return task
-    before = decoder_of(step)
-    return task if before is None else task.model_copy(update={"decoder": _understood(DecoderConfig, before, step)})
+    before = step and decoder_of(step)
+    return task.model_copy(update={"decoder": _understood(DecoderConfig, before, step) if step and before else task.writer})
 
 
 def text_file(path: Path) -> None:

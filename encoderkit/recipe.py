@@ -116,7 +116,7 @@ def unfit(model: EncoderConfig, task: TaskConfig, dropout: float | None = None) 
     """Why an encoder cannot serve a task as this is described; None if it can. `dropout`: in place of the encoder's own."""
     if isinstance(task, GenerateConfig):
         try:
-            task.decoder.blocks(model)
+            task.writer.blocks(model)
         except ValidationError as error:
             return f"task.decoder: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
     reason = blind(model, getattr(task, "pooling", None))
@@ -126,7 +126,7 @@ def unfit(model: EncoderConfig, task: TaskConfig, dropout: float | None = None) 
 
 
 def _undropped(model: EncoderConfig, task: TaskConfig, dropout: float | None) -> bool:
-    writing = task.decoder.dropout if isinstance(task, GenerateConfig) else getattr(task, "dropout", 0)
+    writing = task.writer.dropout if isinstance(task, GenerateConfig) else getattr(task, "dropout", 0)
     return not any((model.dropout if dropout is None else dropout, getattr(model, "attention_dropout", 0), writing))
 
 
@@ -144,12 +144,16 @@ def _check_patience(training: TrainingConfig, every: EveryConfig, dev: object) -
         raise ValueError("training.patience needs every.evaluate in updates or epochs: by the clock, a run could not be repeated")
 
 
-def _check_metric(training: TrainingConfig, metrics: tuple[str, ...]) -> None:
+def _check_metric(training: TrainingConfig, metrics: tuple[str, ...], dev: object) -> None:
+    if training.metric and not dev:
+        raise ValueError("training.metric chooses a checkpoint by held-out data, and without data.dev there is none")
     if training.metric not in (None, *metrics):
         raise ValueError(f"training.metric here is {' or '.join(metrics)}, found {training.metric}")
 
 
-def _check_tricks(checkpoint: str | None, optimizer: OptimizerConfig, training: TrainingConfig) -> None:
+def _check_tricks(checkpoint: str | None, embeddings: str | None, optimizer: OptimizerConfig, training: TrainingConfig) -> None:
+    if checkpoint is None and training.freeze and not (embeddings and training.freeze == "embeddings"):
+        raise ValueError("training.freeze needs a checkpoint, or `embeddings`: without one nothing is trained yet")
     if checkpoint is None and (name := training.of_checkpoint):
         raise ValueError(f"training.{name} needs a checkpoint: without one nothing is trained yet")
     if training.lora and isinstance(optimizer, MuonConfig):
@@ -221,19 +225,17 @@ class PretrainRecipe(Config):
             _check_length(self.model, self.data.length)
             if reason := misfit(self.objective, self.model):
                 raise ValueError(reason)
-            if self.training.freeze and not (self.embeddings and self.training.freeze == "embeddings"):
-                raise ValueError("training.freeze needs a checkpoint, or `embeddings`: without one nothing is trained yet")
             if self.dropout is not None:
                 raise ValueError("dropout is for a checkpoint; here set model.dropout")
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
         _check_patience(self.training, self.every, self.data.dev)
-        _check_tricks(self.checkpoint, self.optimizer, self.training)
+        _check_tricks(self.checkpoint, self.embeddings, self.optimizer, self.training)
         if name := next((name for name in ("unfreeze", "reinit", "adversarial") if getattr(self.training, name)), None):
             raise ValueError(f"training.{name} is for finetune")
         if isinstance(self.objective, WordVectorConfig):
             _check_word_vectors(self.objective, self.data, self.optimizer, self.training)
-        _check_metric(self.training, self.objective.metrics)
+        _check_metric(self.training, self.objective.metrics, self.data.dev)
         return self
 
 
@@ -261,7 +263,8 @@ class FinetuneRecipe(Config):
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(default=None, min_length=2, max_length=100)
     """Train once with each of these in place of `seed`: mean and 95 % interval are told, the best on dev is kept as the model."""
     folds: int | None = Field(default=None, ge=2, le=100)
-    """Cut data.train into so many parts and train as often, each time with another part as dev (cross-validation)."""
+    """Cut data.train into so many parts and train as often, each time with another part as test (cross-validation); the
+    checkpoint is chosen by data.dev, as ever."""
     fold: int | None = Field(default=None, ge=1)
     """Train this fold alone (1 to folds), for example on another machine."""
 
@@ -277,8 +280,8 @@ class FinetuneRecipe(Config):
                 raise ValueError(reason)
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
-        _check_patience(self.training, self.every, self.data.dev or self.folds)
-        _check_tricks(self.checkpoint, self.optimizer, self.training)
+        _check_patience(self.training, self.every, self.data.dev)
+        _check_tricks(self.checkpoint, self.embeddings, self.optimizer, self.training)
         if self.training.adversarial and isinstance(self.task, SimilarityConfig) and self.task.loss != "cosine":
             raise ValueError(f"training.adversarial moves a text by its own loss, and loss {self.task.loss} is of all together")
         if reason := self.task.cramped(self.data.length):
@@ -288,11 +291,11 @@ class FinetuneRecipe(Config):
             raise ValueError("seeds has one of them twice, which would be the same run again")
         if self.fold and self.fold > (self.folds or 0):
             raise ValueError(f"fold {self.fold} is not one of {self.folds or 'any'} folds")
-        if self.folds and self.data.dev not in (None, LabelledData.model_fields["dev"].default):
-            raise ValueError("folds makes dev of parts of data.train: leave data.dev out, or give no folds")
+        if self.folds and self.data.test is not None:
+            raise ValueError("folds makes test of parts of data.train: leave data.test out, or give no folds")
         if self.training.tokens is not None:
             raise ValueError("training.tokens is for pretrain; here give epochs, updates or budget")
         if isinstance(self.task, GenerateConfig) and self.task.beams == 1 and self.task.length_penalty != 1:
             raise ValueError("task.length_penalty compares beams, and there is one; set task.beams too")
-        _check_metric(self.training, self.task.metrics)
+        _check_metric(self.training, self.task.metrics, self.data.dev)
         return self

@@ -12,22 +12,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 
 from encoderkit import files
 from encoderkit.config import override, read_yaml, validate
 from encoderkit.console import markdown, number, say, table, warn
+from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.parallel import Given, name_of, paths_of
 from encoderkit.errors import UsageError, fault_of_one
 from encoderkit.inference import open_model, read_config, start
 from encoderkit.metrics import Answered
 from encoderkit.models.build import build_encoder
-from encoderkit.preflight import encoder_of, find_step, finetune_inputs, input_file, pretrain_inputs
+from encoderkit.models.decoder import Decoder
+from encoderkit.preflight import encoder_of, find_step, finetune_inputs, input_file, pretrain_inputs, task_of
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
 from encoderkit.stages import suites as tests_of
 from encoderkit.stages.evaluate import Judged, differences, judge
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import pretrain
 from encoderkit.stages.show import recipe_kind
+from encoderkit.stages.split import divided
+from encoderkit.tasks.config import GenerateConfig
 from encoderkit.text.tokenizers import open_tokenizer
 from encoderkit.training.config import by_the_clock
 
@@ -67,9 +72,12 @@ def compare(
     does. What is done already is not done again, so the same command goes on where it was stopped.
     """
     asked = [_suite(text) for text in suites]
+    held = None
     plans = _plans(recipes, settings if budget is None else [*settings, *by_the_clock(budget)], then)
     _check_alike(plans, data)
     _check_sizes(plans, same_size)
+    if data is None:
+        held = _held_out(plans)
     entries, judged, asked_of = [], [], []
     for number_, plan in enumerate(plans, start=1):
         say(f"{plan.name}: {number_} of {len(plans)}")
@@ -85,13 +93,16 @@ def compare(
             _keep(out, entries)
             continue
         entries[-1] |= entry
+        if "runs" in entry.get("finetune", {}) and "runs" in entries[0].get("finetune", {}) and number_ > 1:
+            entries[-1]["finetune"]["p"] = over_runs(entries[-1]["finetune"]["runs"], entries[0]["finetune"]["runs"])
         if asked:
             asked_of.append({kind: _measured(out / plan.name, plan, kind, file) for kind, file in asked})
             entries[-1]["suites"] = {kind: _figures(kind, one, asked_of[0][kind]) for kind, one in asked_of[-1].items()}
-        rows = data or labelled
+        rows = data or labelled or held
         if rows is not None:
             judged.append(judge(start(open_model(find_step(entry["model"]))), rows, {}))
-            entries[-1] |= _judged(judged, rows)
+            what = f"{len(rows):,} rows held out of data.train" if isinstance(rows, list) else name_of(rows)
+            entries[-1] |= _judged(judged, what)
         _keep(out, entries)
     return {"recipes": entries, "out": str(out)}
 
@@ -160,15 +171,22 @@ def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe | FinetuneRecip
 
 
 def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:
-    """Of the encoder, embeddings included: what is kept of it, without heads, generators and decoders."""
-    if recipe.checkpoint is not None:
-        step = find_step(recipe.checkpoint)
+    """Of the encoder, embeddings included, and of the decoder of what writes; without heads and generators."""
+    step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
+    if step is not None:
         model, size = encoder_of(step, None), read_config(step)["vocabulary"]["size"]
     else:
         assert recipe.model is not None and recipe.tokenizer is not None
         model, size = recipe.model, open_tokenizer(Path(recipe.tokenizer)).vocab_size
     with torch.device("meta"):
-        return sum(p.numel() for p in build_encoder(model, size, 0).parameters())
+        encoder = build_encoder(model, size, 0)
+        count = sum(p.numel() for p in encoder.parameters())
+        if isinstance(recipe, FinetuneRecipe) and isinstance(task := task_of(recipe, step), GenerateConfig):
+            assert task.decoder is not None
+            own = None if task.tokenizer is None else open_tokenizer(Path(task.tokenizer)).vocab_size
+            shared = encoder.tokens.embedding_dim if own is None else None
+            count += sum(p.numel() for p in Decoder(task.decoder, model, own or size, 0, shared).parameters())
+    return count
 
 
 def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
@@ -195,7 +213,7 @@ def _check_sizes(plans: Sequence[_Plan], most: float | None) -> None:
     others = [plan for plan in plans if abs(plan.parameters / size - 1) > (SAME_SIZE if most is None else most)]
     if others:
         told = ", ".join(f"{plan.name} {plan.parameters:,}" for plan in others)
-        message = f"{plans[0].name} has an encoder of {size:,} parameters, and others have not: {told}"
+        message = f"{plans[0].name} has {size:,} parameters, and others have not: {told}"
         if most is not None:
             raise UsageError(message, where="--same-size", fix="other model.dim or model.layers, or a larger share")
         warn(message)
@@ -225,7 +243,34 @@ def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Given | None:
     """The rows that its model is judged on: those of test, or of dev."""
     if isinstance(recipe, PretrainRecipe):
         return None
-    return recipe.data.files.get("test", recipe.data.files.get("dev"))
+    return None if recipe.folds else recipe.data.files.get("test", recipe.data.files.get("dev"))
+
+
+def _held_out(plans: Sequence[_Plan]) -> list[Row] | None:
+    """The rows that all recipes hold out of `data.train`, if these are the same ones: nothing is trained on them."""
+    recipes = [last for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)]
+    drawn = {(name_of(r.data.train), r.data.dev, r.seed, *(r.task.together or r.task.all_columns)) for r in recipes
+             if isinstance(r.data.dev, float) and r.data.test is None and not r.seeds and not r.folds}  # fmt: skip
+    if len(recipes) < len(plans) or len(drawn) != 1 or any(r.seeds or r.folds or r.data.test for r in recipes):
+        return None
+    task, given = recipes[0].task, recipes[0].data.train
+    return divided(read_rows(given, task.all_columns, task.optional_columns, txt=task.txt), recipes[0]).get("dev")
+
+
+def over_runs(runs: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """How likely the means over seeds differ as much by chance, of each part and metric: p of Student's t.
+
+    Runs of the same seeds and folds are paired; else Welch's test.
+    """
+    paired = runs.keys() == first.keys()
+    found: dict[str, dict[str, float]] = {}
+    for part in ("dev", "test"):
+        for metric in next(iter(runs.values()))[part]:
+            own, other = ([run[part][metric] for run in of.values() if metric in run[part]] for of in (runs, first))
+            if min(len(own), len(other)) > 1 and not (paired and own == other):
+                test = stats.ttest_rel(own, other) if paired else stats.ttest_ind(own, other, equal_var=False)
+                found.setdefault(part, {})[metric] = float(test.pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    return found
 
 
 def _measured(out: Path, plan: _Plan, kind: str, file: Path) -> Answered:
@@ -255,11 +300,11 @@ def _figures(kind: str, one: Answered, first: Answered) -> dict[str, Any]:
     return {**one.figures, "difference": tests_of.differences(kind, one, first)["differences"]}
 
 
-def _judged(judged: Sequence[Judged], rows: Given) -> dict[str, Any]:
+def _judged(judged: Sequence[Judged], rows: str) -> dict[str, Any]:
     """The last model's metrics, and how it differs from the first."""
     last = judged[-1]
     found: dict[str, Any] = {
-        "data": name_of(rows),
+        "data": rows,
         "metrics": last.task.score(last.gold, last.predicted),
         "intervals": last.task.intervals(last.gold, last.predicted),
     }
@@ -295,10 +340,11 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         cells |= _figure(figures, metric, kind)
         cells[f"{kind}, p"] = f"{figures['difference'][metric]['p']:.3f}" if "difference" in figures else ""
     if "metrics" in entry:
-        metric = next(iter(entry["metrics"]))
+        metric = entry["finetune"]["chosen_by"]["metric"]
+        metric = metric if metric in entry["metrics"] else next(iter(entry["metrics"]))  # the loss has no interval
         cells |= _figure(entry, metric, metric)
         cells["p"] = f"{entry['difference'][metric]['p']:.3f}" if "difference" in entry else ""
-        cells |= _repeats(entry.get("finetune", {}), metric)
+        cells |= _repeats(entry["finetune"], metric)
     elif "finetune" in entry:  # each by its own part of the training data
         done, metric = entry["finetune"], entry["finetune"]["chosen_by"]["metric"]
         cells |= {f"{metric}, dev": f"{done['dev'][metric]:.4f}"} if metric in done["dev"] else {}
@@ -321,4 +367,6 @@ def _repeats(done: Mapping[str, Any], metric: str) -> dict[str, str]:
     if metric not in done.get("intervals", {}).get(part, {}):
         return {}
     low, high = done["intervals"][part][metric]
-    return {f"mean of {len(done['runs'])}, {part}": f"{done[part][metric]:.4f} ± {(high - low) / 2:.4f}"}
+    over = f"mean of {len(done['runs'])}, {part}"
+    p = done.get("p", {}).get(part, {}).get(metric)
+    return {over: f"{done[part][metric]:.4f} ± {(high - low) / 2:.4f}", "p over runs": "" if p is None else f"{p:.3f}"}

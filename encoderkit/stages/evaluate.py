@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
 from encoderkit import files
 from encoderkit.console import number, say, table, warn
@@ -18,8 +19,10 @@ from encoderkit.inference import Account, Engine, Precision, by_row, open_model,
 from encoderkit.learner import Coupled
 from encoderkit.metrics import difference, paired_differences
 from encoderkit.objectives.replaced import Replaced
+from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import slices, worst_rows
 from encoderkit.stages.pretrain import measure
+from encoderkit.stages.split import divided
 from encoderkit.tasks import baselines
 from encoderkit.tasks.calibration import reliability
 from encoderkit.tasks.span import Span
@@ -99,13 +102,13 @@ class Training(NamedTuple):
     gold: np.ndarray
 
 
-def judge(engine: Engine, data: Given, columns: Mapping[str, str]) -> Judged:
-    """What the model says of each row of `data`, beside what is right; `columns` as in `evaluate`."""
+def judge(engine: Engine, data: Given | list[Row], columns: Mapping[str, str]) -> Judged:
+    """What the model says of each row of `data`, beside what is right; `columns`, of files, as in `evaluate`."""
     task = engine.model.task
     if task is None:
         fix = "encoderkit finetune RECIPE --set checkpoint=RUN first; a pretrained model is measured on a store"
         raise UsageError("is a pretrained model, which has no answers to labelled rows", where=engine.model.path, fix=fix)
-    rows = _read(task, data, columns)
+    rows = data if isinstance(data, list) else _read(task, data, columns)
     examples = task.encode(rows, engine.model.tokenizer)
     if isinstance(task, Span) and "recipe" not in engine.model.config:  # an import does not say in which language it answers
         task.prepare(examples)
@@ -210,11 +213,20 @@ def _training(engine: Engine, task: Task) -> Training | None:
     if manifest.is_file() and files.read_json(manifest).get("inputs", {}).get("data.train") != hash_of(given):
         warn(f"{name_of(given)} has changed since the model was trained on it; what it is now is what is compared with")
     try:
-        rows = _read(task, given, {})
+        rows = divided(_read(task, given, {}), _recipe(engine))["train"]
         return Training(rows, [task.texts(row) for row in rows], task.gold(rows))
     except UserError as error:
         warn(f"the training data cannot be used, so there are no baselines: {error.where}: {error.message}")
         return None
+
+
+def _recipe(engine: Engine) -> FinetuneRecipe:
+    """What the model was trained by; raises `DataError` where another version wrote it in another way."""
+    try:
+        return FinetuneRecipe.model_validate(engine.model.config["recipe"])
+    except ValidationError:
+        reason = "the recipe in config.json is of another version"
+        raise DataError(reason, where=engine.model.path, fix="evaluate with the version that trained it") from None
 
 
 def _baselines(task: Task, train: Training, texts: list[list[str]], gold: np.ndarray) -> dict[str, dict[str, float]]:

@@ -1,10 +1,8 @@
 """`encoderkit finetune`: a task on labelled rows, from a pretrained checkpoint or from random weights."""
 
 import hashlib
-import json
 import shlex
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,11 +14,11 @@ from torch import nn
 from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.data.duplicates import same
-from encoderkit.data.labelled import Row, read_rows
+from encoderkit.data.labelled import Row
 from encoderkit.data.order import Balanced
-from encoderkit.data.parallel import Given, hash_of, name_of
-from encoderkit.data.records import MissingColumn, named_by
-from encoderkit.errors import DataError, UsageError
+from encoderkit.data.parallel import hash_of
+from encoderkit.data.records import named_by
+from encoderkit.errors import UsageError
 from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, target_tokenizer, vocabulary_of
 from encoderkit.interop.families import obstacle
 from encoderkit.interop.layout import Head
@@ -34,8 +32,8 @@ from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, ready, run, session
+from encoderkit.stages.split import of_training, read_parts
 from encoderkit.tasks.build import TASKS
-from encoderkit.tasks.classify import labels_of
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
 from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.task import Lossy, Task, Tunable
@@ -76,8 +74,8 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     """The learner, with pretrained or fresh weights, and its data; for a run in `out` with a look at what these share."""
     step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
     with named_by(_ways(recipe.task)):
-        split = _read(recipe)
-        labels = TASKS[type(recipe.task)].find_labels(_labelled(recipe, split), recipe.task)
+        split = read_parts(recipe)
+        labels = TASKS[type(recipe.task)].find_labels(of_training(recipe, split), recipe.task)
     tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
     vocabulary = vocabulary_of(tokenizer)
     if step is not None:
@@ -102,10 +100,10 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
             warn(f"{name}: {count:,} {what}, which the model cannot give")
     learner.prepare(parts["train"])
     inputs = {"tokenizer": tokenizer.fingerprint, "data.train": hash_of(recipe.data.train)}
-    if "dev" in recipe.data.files and not recipe.folds:
+    if "dev" in recipe.data.files:
         inputs["data.dev"] = hash_of(recipe.data.files["dev"])
-    elif "dev" in split:  # which rows were held out is a matter of this program's version too
-        inputs["data.dev"] = hashlib.sha256(repr([row.line for row in split["dev"]]).encode()).hexdigest()
+    for part in split.keys() - recipe.data.files.keys():  # which rows were held out is a matter of this program's version too
+        inputs[f"data.{part}"] = hashlib.sha256(repr([row.line for row in split[part]]).encode()).hexdigest()
     if target is not None:
         inputs["task.tokenizer"] = target.fingerprint
     if recipe.embeddings is not None:
@@ -134,93 +132,6 @@ def _ways(task: TaskConfig) -> dict[str, str]:
         words = "--set task.text=null --set task.spans=null --set task.tokens=NAME --set task.tags=NAME"
         ways = {column: f"{way}; or, of words and their tags, {words}" for column, way in ways.items()}
     return ways
-
-
-def _read(recipe: FinetuneRecipe) -> dict[str, list[Row]]:
-    """The rows of train and, where the recipe has them, dev and test."""
-    task, data = recipe.task, recipe.data
-
-    def read(given: Given) -> list[Row]:
-        return read_rows(given, task.all_columns, task.optional_columns, txt=task.txt)
-
-    name = name_of(data.train)
-    parts, alike = {"train": _sure(read(data.train), task, name)}, task.together or task.all_columns
-    if recipe.folds:
-        fold = recipe.fold or 1
-        held = partial(_fold, fold, recipe.folds)
-        parts["train"], parts["dev"] = _hold_out(parts["train"], held, recipe.seed, alike)
-        say(f"dev: {len(parts['dev']):,} of the rows of {name}, fold {fold} of {recipe.folds} (seed {recipe.seed})")
-    elif "dev" in data.files:
-        parts["dev"] = read(data.files["dev"])
-    elif isinstance(data.dev, float) and data.dev:
-        parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), recipe.seed, alike)
-        say(f"dev: {len(parts['dev']):,} of the rows of {name}, drawn at random (seed {recipe.seed})")
-    if "dev" in parts and not (parts["dev"] and parts["train"]):
-        what = f"folds = {recipe.folds}" if recipe.folds else f"data.dev = {data.dev}"
-        message = f"{what} leaves no rows on one side (equal rows stay together)"
-        fix = "--set folds=null --set data.dev=FILE" if recipe.folds else "--set data.dev=FILE"
-        raise DataError(message, where=name, fix=fix)
-    if data.test is not None:
-        parts["test"] = read(data.test)
-    return parts
-
-
-def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
-    """Without rows of whose label their teacher is not sure enough."""
-    if not isinstance(task, ClassifyConfig) or task.soft is None:
-        return rows
-    if not any(task.soft in row.values for row in rows):
-        raise MissingColumn(task.soft, list(rows[0].values), path)
-
-    def sure(row: Row) -> bool:
-        if task.soft not in row.values:
-            return True
-        scores, own = row.scores(task.soft), labels_of(row, task)
-        if not task.several:
-            return scores.get(own[0], 0.0) >= task.confidence
-        sure = (scores.get(name, 0.0) if name in own else 1 - scores[name] for name in {*own, *scores})
-        return min(sure) >= task.confidence
-
-    kept = [row for row in rows if sure(row)]
-    if not kept:
-        fix = "a lower task.confidence"
-        raise DataError(f"no row has a label of which the teacher is as sure as {task.confidence:g}", where=path, fix=fix)
-    if len(kept) < len(rows):
-        count, least = len(rows) - len(kept), task.confidence
-        say(f"train: {count:,} of {len(rows):,} rows left out, as their teacher is less sure than {least:g}")
-    return kept
-
-
-def _labelled(recipe: FinetuneRecipe, split: dict[str, list[Row]]) -> list[Row]:
-    """The rows that labels are found in: those of `data.train`, a share of which may be held out."""
-    own = "dev" in recipe.data.files and not recipe.folds
-    return split["train"] if own else [*split["train"], *split.get("dev", [])]
-
-
-def _first(share: float, count: int) -> slice:
-    return slice(0, round(share * count))
-
-
-def _fold(number: int, of: int, count: int) -> slice:
-    return slice(number - 1, count, of)
-
-
-def _hold_out(rows: list[Row], part: Callable[[int], slice], seed: int, together: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """Some of the rows at random, but equal rows on one side: what is held out must not be trained on.
-
-    Rows count as equal that are so in the columns `together`. What is no JSON (a date of .parquet) is told when it is read.
-    """
-
-    def key(row: Row) -> str:
-        return json.dumps({name: row.values.get(name) for name in together}, sort_keys=True, default=str)
-
-    keys = sorted({key(row) for row in rows})
-    chosen = np.random.default_rng((seed, 1)).permutation(len(keys))[part(len(keys))]
-    held = {keys[i] for i in chosen}
-    sides: tuple[list[Row], list[Row]] = ([], [])
-    for row in rows:
-        sides[key(row) in held].append(row)
-    return sides
 
 
 def _target(recipe: FinetuneRecipe, step: Path | None) -> Tokenizer | None:

@@ -74,13 +74,21 @@ def _together(runs: dict[str, dict[str, Any]], out: Path) -> dict[str, Any]:
     result["tokens_per_second"] = round(result["tokens"] / max(result["seconds"], 1e-9))
     result["intervals"] = {}
     for part in ("dev", "test"):
-        found = {name: mean_interval([run[part][name] for run in values]) for name in values[0][part]}
+        found = {name: mean_interval(_independent(runs, part, name)) for name in values[0][part]}
         result[part] = {name: mean for name, (mean, _, _) in found.items()}
         result["intervals"][part] = {name: [low, high] for name, (_, low, high) in found.items()}
     result["runs"] = {name: {part: runs[name][part] for part in ("dev", "test")} for name in names}
     result["best"] = runs[names[_best(values)]]["best"]
     result["chosen_by"] = values[0]["chosen_by"]
     return {**result, "out": str(out)}
+
+
+def _independent(runs: dict[str, dict[str, Any]], part: str, metric: str) -> list[float]:
+    """A value for each run; with seeds and folds for each seed, the mean over its folds, which share their rows with others'."""
+    by_seed: dict[str, list[float]] = {}
+    for name, run in runs.items():
+        by_seed.setdefault(name.partition("-fold-")[0], []).append(run[part][metric])
+    return [float(np.mean(values)) for values in by_seed.values()]
 
 
 def _best(runs: Sequence[dict[str, Any]]) -> int:

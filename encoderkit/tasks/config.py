@@ -36,7 +36,8 @@ class ClassifyConfig(RowsConfig):
     multiple: bool = False
     """Several labels a row: each is decided on its own. Set by itself when `label` is a list of columns."""
     threshold: Literal["dev"] | Annotated[float, Field(gt=0, lt=1)] = "dev"
-    """Of several labels: the probability that a label must exceed. dev: for each the one with the best F1 on the dev set."""
+    """Of several labels: the probability that a label must exceed. dev: for each the one with the best F1 on the dev set; one
+    half without a dev set, or where fewer than five of its rows have the label or have it not."""
     pooling: Pooling = "cls"
     """The vector of a text: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -46,8 +47,7 @@ class ClassifyConfig(RowsConfig):
     class_weights: ClassWeights = None
     """The weight of each label in the loss; balanced: inversely to its frequency."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """The share of each target spread over all labels (Szegedy et al. 2016)."""
-
+    """The share of each target spread over all labels (Szegedy et al. 2016); what a teacher says stays as it is."""
     focal: float = Field(default=0.0, ge=0)
     """The power of (1 - p) that the loss of a label with the probability p is multiplied by, so that what is learnt already
     counts for little (Lin et al. 2017, "Focal loss", equation 4; they have 2); 0: the plain loss."""
@@ -187,7 +187,7 @@ class SimilarityConfig(RowsConfig):
             raise ValueError(f"{wrong}; with scores loss is cosent or cosine")
         if self.loss != "contrastive" and (self.negative or self.symmetric):
             raise ValueError("negative and symmetric are for loss contrastive")
-        if self.loss == "cosine" and "temperature" in self.model_fields_set:
+        if self.loss == "cosine" and self.temperature != type(self).model_fields["temperature"].default:
             raise ValueError("temperature is for loss contrastive and cosent")
         differ(self.all_columns, "text, label and negative")
         return self
@@ -340,8 +340,8 @@ class GenerateConfig(RowsConfig):
     tokenizer: str | None = None
     """A tokenizer directory for the target alone, whose pieces the decoder then has a table of its own for: for another
     language or script. If not given, the source's is for both, and their embeddings are the same."""
-    decoder: DecoderConfig = DecoderConfig()
-    """What writes; from a checkpoint that has a decoder, that one, unless another is described here."""
+    decoder: DecoderConfig | None = None
+    """What writes. If not given, the decoder of the checkpoint where it has one, else one like the encoder."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """The share of each target spread over the vocabulary (Szegedy et al. 2016)."""
     rdrop: float = Field(default=0.0, ge=0)
@@ -357,6 +357,11 @@ class GenerateConfig(RowsConfig):
     def _columns_differ(self) -> "GenerateConfig":
         differ(self.all_columns, "source and target")
         return self
+
+    @property
+    def writer(self) -> DecoderConfig:
+        """The decoder, where no checkpoint decides it."""
+        return self.decoder or DecoderConfig()
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -63,8 +63,8 @@ class Generate(EncoderTask):
         super().__init__(config, encoder, vocabulary, length, labels)
         shared = self.encoder.tokens.embedding_dim if target is None else None
         self.target = written = vocabulary if target is None else target
-        self.head = Decoder(config.decoder, encoder, written.size, written.pad, shared)
-        self.start = written.cls if config.decoder.start == "cls" else written.pad
+        self.head = Decoder(config.writer, encoder, written.size, written.pad, shared)
+        self.start = written.cls if config.writer.start == "cls" else written.pad
         self.weights = weights_of("generate", config.rdrop)
         names = ("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l")
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
@@ -227,7 +227,7 @@ class Generate(EncoderTask):
         if self.target is not self.vocabulary:
             said = "transformers' T5 has one vocabulary, and here source and target have two"
             return f"{said}: the target's tokenizer stays behind (--part encoder can be handed over)"
-        return Export("seq2seq", self.state_dict(), self._repeated, decoder=self.config.decoder)
+        return Export("seq2seq", self.state_dict(), self._repeated, decoder=self.config.writer)
 
     def _repeated(self, inputs: Inputs) -> Tensor:
         return self.head(inputs.ids, inputs.documents, inputs.documents, self.encoder(inputs), self.encoder.tokens)

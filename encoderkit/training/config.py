@@ -219,5 +219,6 @@ class EveryConfig(Config):
 
 
 def by_the_clock(seconds: float) -> list[str]:
-    """What `--set` takes to train for so long, in place of the length that a recipe has."""
-    return [f"training.budget={seconds:.10g}s", *(f"training.{key}=null" for key in ("updates", "epochs", "least", "tokens"))]
+    """What `--set` takes to train for so long, in place of the length that a recipe has, and not to stop before."""
+    others = ("updates", "epochs", "least", "tokens", "patience")
+    return [f"training.budget={seconds:.10g}s", *(f"training.{key}=null" for key in others)]

@@ -19,10 +19,11 @@ from encoderkit.errors import DataError, DivergedError, UsageError, fault_of_one
 from encoderkit.metrics import paired_differences
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages.compare import compare, describe
+from encoderkit.stages.compare import compare, describe, over_runs
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune, prepare
 from encoderkit.stages.repeats import mean_interval, variants
+from encoderkit.stages.split import read_parts
 from encoderkit.stages.suites import evaluate as evaluate_suite
 from tests.training.runs import finetuning, pretraining
 
@@ -76,18 +77,49 @@ def test_each_row_is_in_one_fold(tokenizer_dir: Path, labelled: dict[str, Path])
     folds: list[set[tuple[int, ...]]] = []
     for own in variants(recipe).values():
         material = prepare(own)
-        assert len(material.train) + len(material.dev or ()) == count
-        train, dev = ({tuple(one.tokens.ids.tolist()) for one in part} for part in (material.train, material.dev or ()))
-        assert dev and not train & dev
-        folds.append(dev)
-        everything = train | dev
+        parts = (material.train, material.dev or (), material.test or ())
+        assert sum(map(len, parts)) == count
+        train, dev, fold = ({tuple(one.tokens.ids.tolist()) for one in part} for part in parts)
+        assert dev and fold and not train & dev and not (train | dev) & fold
+        folds.append(fold)
+        everything = train | dev | fold
     assert len(folds) == 3 and set().union(*folds) == everything
     assert not any(one & other for one, other in combinations(folds, 2))
 
 
-def test_folds_have_a_dev_set_to_be_patient_by(tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
+def test_a_fold_is_reported_and_chooses_nothing(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
     data = {"train": str(labelled["train"]), "dev": None, "length": 24}
-    assert finetuning(tokenizer_dir, labelled, folds=3, data=data, training={"epochs": 2, "patience": 1}).folds == 3
+    with pytest.raises(UsageError, match="patience"):
+        finetuning(tokenizer_dir, labelled, folds=3, data=data, training={"epochs": 2, "patience": 1})
+    result = finetune(finetuning(tokenizer_dir, labelled, folds=2, seeds=[1, 2], data=data), tmp_path / "out")
+    assert not result["dev"] and set(result["runs"]) == {f"seed-{s}-fold-{f}" for s in (1, 2) for f in (1, 2)}
+    by_seed = [np.mean([result["runs"][f"seed-{s}-fold-{f}"]["test"]["loss"] for f in (1, 2)]) for s in (1, 2)]
+    assert result["test"]["loss"] == pytest.approx(np.mean(by_seed))
+    low, high = result["intervals"]["test"]["loss"]  # of two seeds, not of four runs as if their folds had no row in common
+    assert high - low == pytest.approx(2 * 12.7062047 * abs(by_seed[0] - by_seed[1]) / 2)
+
+
+def test_what_is_held_out_of_training_data_is_not_taken_for_it(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    data = {"train": str(labelled["train"]), "dev": 0.3, "length": 24}
+    recipe = finetuning(tokenizer_dir, labelled, data=data)
+    held = read_parts(recipe)["dev"]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row.values) + "\n" for row in held), encoding="utf-8")
+    finetune(recipe, tmp_path / "run")
+    found = evaluate(find_step(tmp_path / "run"), tmp_path / "held.jsonl")
+    assert found["in_training"] == 0 and evaluate(find_step(tmp_path / "run"), labelled["train"])["in_training"] > 0
+
+
+def test_a_teacher_chooses_no_row_that_is_measured_by(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in labelled["train"].read_text(encoding="utf-8").splitlines()]
+    taught = [{**row, "p": {row["label"]: 0.9 if i % 2 else 0.2}} for i, row in enumerate(rows)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taught), encoding="utf-8")
+    task = {"kind": "classify", "soft": "p", "confidence": 0.8}
+    data = {"train": str(tmp_path / "train.jsonl"), "dev": 0.5, "length": 24}
+    parts = read_parts(finetuning(tokenizer_dir, labelled, data=data, task=task))
+    sure = {name: {max(row.values["p"].values()) >= 0.8 for row in own} for name, own in parts.items()}
+    assert sure == {"train": {True}, "dev": {True, False}}
 
 
 def test_equal_rows_are_equal_whatever_else_stands_beside_them(
@@ -118,7 +150,7 @@ def test_recipes_with_dev_sets_of_their_own_have_figures(tokenizer_dir: Path, la
         data = {"train": str(labelled["train"]), "length": 24, **more.pop("data")}
         path.write_text(dump(finetuning(tokenizer_dir, labelled, data=data, **more)), encoding="utf-8")
     header, plain, folded = describe(compare(paths, tmp_path / "out")).splitlines()
-    assert "accuracy, dev" in header and "mean of 2, dev" in header
+    assert "accuracy, dev" in header and "mean of 2, test" in header
     assert re.search(r"0\.\d{4}", plain) and "±" in folded
 
 
@@ -128,7 +160,7 @@ def test_recipes_with_dev_sets_of_their_own_have_figures(tokenizer_dir: Path, la
         ({"seeds": [1, 1]}, "twice"),
         ({"fold": 2}, "fold 2"),
         ({"folds": 3, "fold": 4}, "fold 4"),
-        ({"folds": 3}, "leave data.dev out"),
+        ({"folds": 3, "data": {"train": "a.jsonl", "test": "b.jsonl"}}, "leave data.test out"),
     ],
 )
 def test_what_cannot_be_repeated(keys: dict[str, Any], message: str, tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
@@ -197,9 +229,34 @@ def test_equal_time_and_seeds(tokenizer_dir: Path, labelled: dict[str, Path], tm
         run = load(FinetuneRecipe, tmp_path / "out" / entry["name"] / "run/seed-1/recipe.yaml")
         assert run.training.budget == 0.3 and run.training.epochs is None
         assert entry["finetune"]["intervals"]["dev"]["accuracy"][0] <= entry["finetune"]["dev"]["accuracy"]
-    assert "mean of 2, dev" in describe(result) and set(result["recipes"][1]["difference"]) == set(
-        result["recipes"][1]["metrics"]
-    )
+    assert "mean of 2, dev" in describe(result) and "p over runs" in describe(result)
+    runs = [entry["finetune"]["runs"] for entry in result["recipes"]]
+    losses = [[run["dev"]["loss"] for run in own.values()] for own in runs]
+    assert result["recipes"][1]["finetune"]["p"]["dev"]["loss"] == stats.ttest_rel(losses[1], losses[0]).pvalue
+    assert set(result["recipes"][1]["difference"]) == set(result["recipes"][1]["metrics"])
+
+
+def test_runs_of_other_seeds_are_not_paired() -> None:
+    runs = [{name: {"dev": {}, "test": {"f1": value}} for name, value in own.items()}
+            for own in ({"seed-1": 0.5, "seed-2": 0.7, "seed-3": 0.6}, {"seed-4": 0.4, "seed-5": 0.45})]  # fmt: skip
+    expected = stats.ttest_ind([0.5, 0.7, 0.6], [0.4, 0.45], equal_var=False).pvalue
+    assert over_runs(*runs) == {"test": {"f1": pytest.approx(expected)}}
+
+
+def test_the_metric_that_chooses_is_the_one_that_is_shown(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    """On rows that all recipes hold out of their training data, if they are the same rows."""
+    paths = []
+    for name, rate in (("slow", 1e-3), ("fast", 3e-3)):
+        data = {"train": str(labelled["train"]), "dev": 0.3, "length": 24}
+        more = {"training": {"epochs": 1, "metric": "macro_f1"}, "optimizer": {"kind": "adamw", "lr": rate}}
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(dump(finetuning(tokenizer_dir, labelled, data=data, **more)), encoding="utf-8")
+    result = compare(paths, tmp_path / "out")
+    header, slow, fast = describe(result).splitlines()
+    assert "macro_f1, 95 %" in header and header.split()[-1] == "p" and fast.split()[-1] != slow.split()[-1]
+    for entry in result["recipes"]:
+        assert entry["metrics"]["macro_f1"] == pytest.approx(entry["finetune"]["dev"]["macro_f1"])
+        assert entry["data"] == "18 rows held out of data.train"
 
 
 def test_one_that_diverges_and_those_that_are_not_alike(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from encoderkit.errors import DataError
 from encoderkit.preflight import find_step
-from encoderkit.stages import finetune
+from encoderkit.stages import split
 from encoderkit.stages.finetune import prepare
 from encoderkit.stages.predict import predict
 from encoderkit.tasks.classify import Classify
@@ -125,11 +125,11 @@ def test_it_is_the_label_of_a_row_that_its_teacher_is_to_be_sure_of() -> None:
     scores = {"neg": 0.05, "pos": 0.95}
     one, several = (ClassifyConfig(soft="scores", confidence=0.9, multiple=multiple) for multiple in (False, True))
     given = rows(*({"text": "a", "label": label, "scores": scores} for label in scores))
-    assert [row.label("label") for row in finetune._sure(given, one, "a")] == ["pos"]
+    assert [row.label("label") for row in split._sure(given, one, "a")] == ["pos"]
     given = rows(
         *({"text": "a", "label": label, "scores": scores} for label in (["pos"], ["neg"], ["neg", "pos"], ["pos", "new"]))
     )
-    assert [row.labels("label") for row in finetune._sure(given, several, "a")] == [["pos"]]
+    assert [row.labels("label") for row in split._sure(given, several, "a")] == [["pos"]]
 
 
 def test_a_student_follows_its_teacher_and_not_the_labels(

@@ -16,7 +16,7 @@ from encoderkit.errors import DataError, UsageError
 from encoderkit.metrics import ranked
 from encoderkit.preflight import find_step, predicted
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages import export, finetune
+from encoderkit.stages import export, finetune, split
 from encoderkit.stages.evaluate import Judged, differences, evaluate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines, choice, rerank, truth
@@ -144,7 +144,7 @@ def test_the_nearest_option() -> None:
 
 def test_the_candidates_of_a_query_are_held_out_together() -> None:
     rows = [Row({"query": f"q{i % 9}", "candidate": str(i), "relevance": 0}, i, "t.jsonl") for i in range(60)]
-    kept, held = finetune._hold_out(rows, lambda count: slice(0, count // 3), 17, RerankConfig().together)
+    kept, held = split._hold_out(rows, lambda count: slice(0, count // 3), (17, 1), RerankConfig().together)
     assert len(kept) + len(held) == 60 and held
     assert not {row.values["query"] for row in kept} & {row.values["query"] for row in held}
 

@@ -237,7 +237,8 @@ def trained(out: Path, tokenizer: Path, train: Path, dev: Path, model: dict, **t
     return find_step(out)
 
 
-def test_the_whole_way_of_scored_pairs(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["cosent", "cosine"])
+def test_the_whole_way_of_scored_pairs(loss: str, tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
     """Two sentences are alike if both are good or both are bad: trained, evaluated, predicted, embedded, exported."""
     rows = {name: read(path) for name, path in labelled.items()}
     files = {
@@ -251,10 +252,14 @@ def test_the_whole_way_of_scored_pairs(tokenizer_dir: Path, labelled: dict[str, 
         for name, found in rows.items()
     }
     model = {"kind": "bert", "dim": 32, "layers": 1, "heads": 2, "max_length": 64}
-    task = {"text": ["a", "b"], "label": "like", "loss": "cosent"}
+    task = {"text": ["a", "b"], "label": "like", "loss": loss}
     step = trained(tmp_path / "run", tokenizer_dir, files["train"], files["dev"], model, **task)
     result = evaluate(step, files["dev"], "fp32")
-    assert result["metrics"]["spearman"] > 0.5 and result["metrics"].keys() == {"loss", "pearson", "spearman"}
+    assert result["metrics"]["spearman"] > (0.5 if loss == "cosent" else 0.3) and result["metrics"].keys() == {
+        "loss",
+        "pearson",
+        "spearman",
+    }
     assert result["baselines"].keys() == {"cosine"}
     predict(step, files["dev"], out=tmp_path / "out.jsonl", precision="fp32")
     found, given = read(tmp_path / "out.jsonl"), read(files["dev"])

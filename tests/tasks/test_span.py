@@ -18,7 +18,7 @@ from encoderkit.inference import open_model
 from encoderkit.models.config import EncoderConfig
 from encoderkit.preflight import find_step, predicted
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages import export, finetune, import_model
+from encoderkit.stages import export, finetune, import_model, split
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines
@@ -265,7 +265,7 @@ def test_eight_are_memorised_alone_and_together(kind: str) -> None:
         null = len(ids) - 1 if kind == "gpt" else 0
         examples.append(Example(Tokens(ids, None, 0), passage, 0, held, 3, null, (3 + start, 4 + start), i))
     optimizers = build_optimizers(task, AdamWConfig(lr=5e-3, weight_decay=0.0), torch.float32)
-    list(updates(task, optimizers, examples, plan(60, 8, 3, clip=1.0)))
+    list(updates(task, optimizers, examples, plan(100, 8, 3, clip=1.0)))
     found = evaluate_source(task, examples, 3, "cpu", "fp32")
     assert found["exact_match"] == 100, found
     assert evaluate_source(task, examples[::-1], 8, "cpu", "fp32") == pytest.approx(found, abs=1e-5)
@@ -392,7 +392,7 @@ def test_files_are_read_as_they_are_downloaded(tmp_path: Path) -> None:
 
 def test_questions_about_one_passage_are_held_out_together() -> None:
     rows = [Row({"question": str(i), "context": f"c{i % 9}", "answers": ["c"]}, i, "t.jsonl") for i in range(60)]
-    kept, held = finetune._hold_out(rows, lambda count: slice(0, count // 3), 17, SpanConfig().together)
+    kept, held = split._hold_out(rows, lambda count: slice(0, count // 3), (17, 1), SpanConfig().together)
     assert held and not {row.values["context"] for row in kept} & {row.values["context"] for row in held}
 
 

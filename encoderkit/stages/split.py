@@ -1,0 +1,123 @@
+"""Which labelled rows a fine-tuning recipe trains on, and which of them it holds out: the same ones whoever asks."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from encoderkit.console import say
+from encoderkit.data.labelled import Row, read_rows
+from encoderkit.data.parallel import Given, name_of
+from encoderkit.data.records import MissingColumn
+from encoderkit.errors import DataError
+from encoderkit.recipe import FinetuneRecipe
+from encoderkit.tasks.classify import labels_of
+from encoderkit.tasks.config import ClassifyConfig, TaskConfig
+
+Parts = dict[str, list[Row]]
+"""train, and dev and test where there are such."""
+
+
+def read_parts(recipe: FinetuneRecipe) -> Parts:
+    """The rows of train and, where the recipe has them, dev and test; says how many are held out, and left out."""
+    task, data = recipe.task, recipe.data
+
+    def read(given: Given) -> list[Row]:
+        return read_rows(given, task.all_columns, task.optional_columns, txt=task.txt)
+
+    name = name_of(data.train)
+    rows = read(data.train)
+    parts = divided(rows, recipe)
+    if recipe.folds:
+        count, fold = f"{len(parts['test']):,}", recipe.fold or 1
+        say(f"test: {count} of the rows of {name}, fold {fold} of {recipe.folds} (seed {recipe.seed})")
+    if "dev" in parts:
+        say(f"dev: {len(parts['dev']):,} of the rows of {name}, drawn at random (seed {recipe.seed})")
+    if left := len(rows) - sum(map(len, parts.values())):
+        sure = recipe.task.confidence if isinstance(recipe.task, ClassifyConfig) else 0
+        say(f"train: {left:,} rows left out, as their teacher is less sure than {sure:g}")
+    for part, given in data.files.items():
+        if part != "train":
+            parts[part] = read(given)
+    return parts
+
+
+def divided(rows: list[Row], recipe: FinetuneRecipe) -> Parts:
+    """The rows of `data.train`: what is trained on, and what is held out as dev and, with folds, as test.
+
+    Equal rows are on one side. Rows that a teacher is not sure of are left out of train, not of what it is measured by.
+    """
+    task, data, parts = recipe.task, recipe.data, {"train": rows}
+    alike, name = task.together or task.all_columns, name_of(data.train)
+    if recipe.folds:
+        held = partial(_fold, recipe.fold or 1, recipe.folds)
+        parts["train"], parts["test"] = _hold_out(rows, held, (recipe.seed, 1), alike)
+        _check(parts, "test", f"folds = {recipe.folds}", "fewer folds", name)
+    if isinstance(data.dev, float) and data.dev:
+        draw = (recipe.seed, 2) if recipe.folds else (recipe.seed, 1)
+        parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), draw, alike)
+        _check(parts, "dev", f"data.dev = {data.dev}", "--set data.dev=FILE", name)
+    return {**parts, "train": _sure(parts["train"], task, name)}
+
+
+def of_training(recipe: FinetuneRecipe, parts: Parts) -> list[Row]:
+    """All rows that stood in `data.train`, a share of which may be held out."""
+    files = recipe.data.files
+    return [row for part, rows in parts.items() if part == "train" or part not in files for row in rows]
+
+
+def _check(parts: Parts, held: str, what: str, fix: str, name: str) -> None:
+    if not (parts[held] and parts["train"]):
+        raise DataError(f"{what} leaves no rows on one side (equal rows stay together)", where=name, fix=fix)
+
+
+def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
+    """Without rows of whose label their teacher is not sure enough."""
+    if not isinstance(task, ClassifyConfig) or task.soft is None:
+        return rows
+    if not any(task.soft in row.values for row in rows):
+        raise MissingColumn(task.soft, list(rows[0].values), path)
+
+    def sure(row: Row) -> bool:
+        if task.soft not in row.values:
+            return True
+        scores, own = row.scores(task.soft), labels_of(row, task)
+        if not task.several:
+            return scores.get(own[0], 0.0) >= task.confidence
+        sure = (scores.get(name, 0.0) if name in own else 1 - scores[name] for name in {*own, *scores})
+        return min(sure) >= task.confidence
+
+    kept = [row for row in rows if sure(row)]
+    if not kept:
+        fix = "a lower task.confidence"
+        raise DataError(f"no row has a label of which the teacher is as sure as {task.confidence:g}", where=path, fix=fix)
+    return kept
+
+
+def _first(share: float, count: int) -> slice:
+    return slice(0, round(share * count))
+
+
+def _fold(number: int, of: int, count: int) -> slice:
+    return slice(number - 1, count, of)
+
+
+def _hold_out(
+    rows: list[Row], part: Callable[[int], slice], draw: tuple[int, int], together: Sequence[str]
+) -> tuple[list[Row], list[Row]]:
+    """Some of the rows at random, but equal rows on one side: what is held out must not be trained on.
+
+    Rows count as equal that are so in the columns `together`. What is no JSON (a date of .parquet) is told when it is read.
+    """
+
+    def key(row: Row) -> str:
+        return json.dumps({name: row.values.get(name) for name in together}, sort_keys=True, default=str)
+
+    keys = sorted({key(row) for row in rows})
+    chosen = np.random.default_rng(draw).permutation(len(keys))[part(len(keys))]
+    held = {keys[i] for i in chosen}
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        sides[key(row) in held].append(row)
+    return sides
