@@ -144,6 +144,7 @@ def staged_file(target: Path, overwrite: bool = False) -> Iterator[Writer]:
     make_folder(target.parent)
     with _replacing(target) as file:
         yield file
+        refuse_existing(target, overwrite, file=True)
 
 
 def append(path: Path, line: str) -> None:
@@ -215,10 +216,8 @@ def _staging(target: Path) -> Path:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
+    except OSError as error:  # it may be somebody else's
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -288,6 +287,7 @@ def staged(target: Path, facts: dict[str, Any] | None = None, overwrite: bool = 
                 _sync_folder(folder)
             write_new(staging / MANIFEST, json.dumps({"files": entries, **(facts or {})}, indent=1, sort_keys=True))
             _sync_folder(staging)
+            refuse_existing(target, overwrite)  # another command may have been there first
             with _set_aside(target):
                 _operate("rename", target)
                 staging.rename(target)

@@ -30,6 +30,12 @@ class Batch(NamedTuple):
     tokens: int
     """Real (not padding) tokens."""
 
+    def pinned(self) -> "Batch":
+        """The same batch in memory that a GPU reads by itself, so that copying does not hold up what is computed."""
+        targets = {name: t.pin_memory() for name, t in self.targets.items()}
+        inputs = Inputs(*(None if t is None else t.pin_memory() for t in self.inputs))  # pyright: ignore[reportArgumentType]
+        return Batch(inputs, targets, self.counts, self.tokens)
+
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
         targets = {name: t.to(device, non_blocking=True) for name, t in self.targets.items()}

@@ -87,6 +87,19 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert content(tmp_path / "run") == "two" and [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+def test_of_two_that_write_the_same_the_first_stays(tmp_path: Path) -> None:
+    write(tmp_path / "other", "first")
+    with pytest.raises(UsageError, match="exists already"), files.staged(tmp_path / "run") as folder:
+        files.write_new(folder / "data", "late")
+        (tmp_path / "other").rename(tmp_path / "run")
+    assert content(tmp_path / "run") == "first"
+    with pytest.raises(UsageError, match="exists already"), files.staged_file(tmp_path / "file") as file:
+        file.write(b"late")
+        (tmp_path / "file").write_text("first", encoding="utf-8")
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "first"
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "file"}
+
+
 def test_what_is_not_ours_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()

@@ -114,7 +114,10 @@ def run() -> int:
     except Exception as error:
         if out_of_memory(error):
             where = "the GPU" if type(error).__name__ == "OutOfMemoryError" else "this machine"
-            return _fail(ResourceError(f"{where} is out of memory", fix="a smaller training.micro_batch, data.length or model"))
+            fix = "a smaller training.micro_batch, data.length or model"
+            if sys.argv[1:2] in (["predict"], ["embed"], ["evaluate"]):
+                fix = "fewer texts at once: --batch 8"
+            return _fail(ResourceError(f"{where} is out of memory", fix=fix))
         return _bug(error)
 
 

@@ -6,12 +6,13 @@ no real token ever sees it; no row of the softmax is empty, so there is no NaN t
 
 import math
 import time
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoderkit.errors import out_of_memory
 from encoderkit.models.config import TransformerConfig
 from encoderkit.models.dropout import Between, between, drop_between
 from encoderkit.models.families import Direction
@@ -70,7 +71,8 @@ def attend(
     """
     learns = torch.is_grad_enabled()
     lacking = not query.is_cuda and (dropout > 0 or (learns and bias.requires_grad))
-    if not lacking and (not learns or _trained_by == "fused"):
+    # With dropout it is the same one for passes without gradients: what is dropped is to be dropped again (`Coupled`).
+    if not lacking and (_trained_by == "fused" or not (learns or dropout)):
         return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout_p=dropout, scale=scale)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     scores = torch.matmul(query, key.transpose(-1, -2)) * factor + bias  # (B, H, T, T), fp32
@@ -93,9 +95,14 @@ def fastest(usual: Kernel, rows: int, length: int, heads: int, width: int, dtype
     bias = in_type(visible(torch.ones(rows, length, dtype=torch.long, device=device)))
     before, times = _trained_by, {}
     try:
-        for kernel in ("fused", "products"):
+        for kernel in get_args(Kernel):
             train_by(kernel)
-            times[kernel] = min(_seconds(inputs, bias) for _ in range(TRIALS))
+            try:
+                times[kernel] = min(_seconds(inputs, bias) for _ in range(TRIALS))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                times[kernel] = math.inf
     finally:
         train_by(before)
     other: Kernel = "products" if usual == "fused" else "fused"

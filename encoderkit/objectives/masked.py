@@ -66,12 +66,13 @@ class Masked(nn.Module):
         rows = laid.rows
         # Encoders that take one document a row get no more columns than they need; packed rows are full anyway.
         width = self.length if self.encoder.packs else max(len(row.ids) for row in rows)
-        slots = max(1, round(rate * width))
+        most = rate if progress is None else max(rate, self.config.rate, self.config.final_rate or 0.0)
+        slots = max(1, round(most * width))  # as many throughout the run, so that compiled code has one shape
         where = np.zeros((len(rows), slots), dtype=np.int64)
         labels = np.full((len(rows), slots), IGNORE, dtype=np.int64)
         corrupted = []
         for i, (row, rng) in enumerate(zip(rows, rngs, strict=True)):
-            places = self.masking.places(row, rate, rng)[:slots]
+            places = self.masking.places(row, rate, rng)[: max(1, round(rate * width))]
             where[i, : len(places)] = i * width + places
             labels[i, : len(places)] = row.ids[places]
             corrupted.append(self.masking.corrupt(row.ids, places, rng))

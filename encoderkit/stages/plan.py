@@ -12,7 +12,7 @@ from encoderkit.config import Config
 from encoderkit.console import duration, say, table
 from encoderkit.errors import UsageError
 from encoderkit.learner import Learner
-from encoderkit.models.config import AlbertConfig, StaticConfig
+from encoderkit.models.config import AlbertConfig, EncoderConfig, StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
@@ -29,7 +29,6 @@ SIZES = ((2, 128), (4, 256), (6, 384), (8, 512), (12, 768))
 RATIO = 20
 """Tokens a parameter at which time is used best (Hoffmann et al. 2022, "Chinchilla", table 3); for language models that
 read left to right, so a rule of thumb here, and a flat optimum: half or twice as many costs little."""
-_SIZE = ("layers", "dim", "heads", "hidden")
 _LENGTHS = ("updates", "epochs", "least", "tokens")
 KEPT = 3
 """Checkpoints that a run keeps: the two newest and the best."""
@@ -130,7 +129,6 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
     own = (recipe.model.layers, recipe.model.dim)
     for layers, dim in sorted({*SIZES, own}, key=lambda size: size[0] * size[1] ** 2):
         model = recipe.model if (layers, dim) == own else _resized(recipe, layers, dim)
-        values = model.model_dump()
         learner: Learner = OBJECTIVES[type(recipe.objective)](
             recipe.objective, model, material.learner.vocabulary, recipe.data.length
         )
@@ -149,13 +147,20 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
                 "tokens": round(tokens),
                 "tokens_per_parameter": tokens / inside,
                 "passes": budget / seconds * plan.batch / len(material.train),
-                "settings": [f"model.{key}={values[key]}" for key in _SIZE if values.get(key)] + length,
+                "settings": _told(recipe.model, model) + length,
             }
         )
         if tokens / inside < RATIO / 4:
             break
     best = min(found, key=lambda size: abs(math.log(size["tokens_per_parameter"] / RATIO)))
     return [size | {"proposed": size is best} for size in found]
+
+
+def _told(before: EncoderConfig, after: EncoderConfig) -> list[str]:
+    """What `--set` takes to make one model of another; the numbers of layers and of their width in any case."""
+    was, now = before.model_dump(mode="json"), after.model_dump(mode="json")
+    keys = ["layers", "dim", *(key for key in now if now[key] != was[key] and key not in ("layers", "dim"))]
+    return [f"model.{key}={'null' if now[key] is None else now[key]}" for key in keys]
 
 
 def _resized(recipe: PretrainRecipe, layers: int, dim: int) -> Any:

@@ -25,11 +25,12 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
+from encoderkit.training.config import MuonConfig
 from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
-from encoderkit.training.machine import DTYPES, check_precision, keep_memory
-from encoderkit.training.optim import build_optimizers, depths, freeze
+from encoderkit.training.machine import DTYPES, check_compiler, check_precision, has_bf16, keep_memory
+from encoderkit.training.optim import Muon, build_optimizers, depths, freeze
 from encoderkit.training.plan import draft, settle
 from encoderkit.training.run import Goal, rewind_log, train
 from encoderkit.training.sharding import place, sharded
@@ -109,11 +110,18 @@ def _completed(before: dict[str, Any], kind: type[PretrainRecipe] | type[Finetun
         return before
 
 
-_OF_THE_MACHINE = ("training.shard", "training.micro_batch", "training.attention")
+_OF_THE_MACHINE = ("training.shard", "training.micro_batch", "training.attention", "training.compile")
 """Where, in what portions and by what kernel an update is computed is of no account for what it is."""
 
 
 def _same_recipe(before: Any, now: dict[str, Any], where: Path) -> None:
+    patient = bool(now.get("training", {}).get("patience"))  # which counts evaluations
+    if patient and _different(before.get("every"), now.get("every")).count("evaluate"):
+        raise UsageError(
+            "training.patience counts evaluations, and the run was begun with others: every.evaluate",
+            where=where,
+            fix="resume with every.evaluate as it was",
+        )
     changed = [
         name
         for section in sorted((before.keys() | now.keys()) - {"every"})
@@ -180,6 +188,11 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         if plan.processes == world.size():
             torch.set_num_threads(plan.threads)
         check_precision(learner, plan.precision, plan.device)
+        if plan.precision == "bf16" and plan.device == "cpu" and not has_bf16():
+            warn("the run was begun in bf16, for which this processor has no instructions: it goes on, but slowly")
+        if training.compile != "auto":
+            plan = plan.model_copy(update={"compile": training.compile == "on"})
+        check_compiler(plan.compile, plan.device)
         if isinstance(training.micro_batch, int):
             plan = plan.model_copy(update={"micro_batch": min(training.micro_batch, plan.batch)})
         if training.attention != "auto":
@@ -189,6 +202,8 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         if plan.compile and not sharded(learner):
             learner.compile()
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
+    if isinstance(recipe.optimizer, MuonConfig) and not any(isinstance(optimizer, Muon) for optimizer in made):
+        warn("optimizer.kind muon is for the matrices of layers, and here are none to train: all is adamw's, at adamw_lr")
     if (last := plan.unfreeze * (depths(learner).layers + 1)) >= plan.updates:
         warn(f"training.unfreeze opens the last part after {last:g} updates of {plan.updates}: some parts are never trained")
     made += build_average(learner, training.average, len(material.train) / plan.batch)
@@ -279,11 +294,15 @@ def ready(recipe: PretrainRecipe | FinetuneRecipe, material: Material) -> None:
 
 
 def clear(out: Path) -> None:
-    """Remove the run, or the runs, in `out`: last what tells that it is one, as this may be killed and what is left is to go."""
+    """Remove the run, or the runs, in `out`: first what it goes on by, and last what tells that it is one.
+
+    For this may be killed, and then what is left is to go, and not to be continued.
+    """
     mark = out / "plan.json"
     if not mark.exists():  # of several runs
         files.replace(mark, "{}")
-    for path in [*(path for path in out.iterdir() if path.name not in ("lock", mark.name)), mark]:
+    held = [path for path in out.iterdir() if path.name not in ("lock", mark.name)]
+    for path in [*sorted(held, key=lambda path: path.name != "recipe.yaml"), mark]:
         files.remove(path)
 
 

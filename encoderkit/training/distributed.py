@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from encoderkit import world
-from encoderkit.errors import ResourceError, UserError
+from encoderkit.errors import ResourceError, UsageError, UserError
 from encoderkit.learner import PairSteps
 
 PATIENCE = timedelta(minutes=30)
@@ -37,7 +37,11 @@ def joined() -> Iterator[None]:
         yield
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if number >= count:
+            fix = f"torchrun --nproc-per-node {count}, or CUDA_VISIBLE_DEVICES= in front of it, which computes on the CPU"
+            raise UsageError(f"process {number} of this machine has no GPU of its own: there are {count}", fix=fix)
+        torch.cuda.set_device(number)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=PATIENCE)
@@ -100,16 +104,18 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
 
 
 def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Each parameter's gradient becomes the sum over all processes; one message for all of them."""
+    """Each parameter's gradient becomes the sum over all processes, none where no process has one; one message for all."""
     if world.size() == 1:
         return
     # What is sparse in one process may be empty in another: rows are added up as whole tables.
     held = [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
     gradients: list[Tensor] = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, held, strict=True)]
-    joint = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    there = torch.tensor([float(g is not None) for g in held], device=gradients[0].device)
+    joint = torch.cat([*(gradient.reshape(-1) for gradient in gradients), there])
     dist.all_reduce(joint)
-    for parameter, part in zip(parameters, joint.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
+    *parts, there = joint.split([p.numel() for p in [*parameters, there]])
+    for parameter, part, known in zip(parameters, parts, there.tolist(), strict=True):
+        parameter.grad = part.view_as(parameter) if known else None  # what is not used is not decayed either
 
 
 def in_order(steps: Sequence[PairSteps], tables: tuple[Tensor, Tensor, Tensor, Tensor]) -> PairSteps | None:

@@ -1,20 +1,23 @@
 """Held-out metrics: over all targets at once, so that neither batch size nor padding changes them."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from encoderkit import world
+from encoderkit.console import warn
 from encoderkit.data.order import rng
+from encoderkit.errors import out_of_memory
 from encoderkit.learner import Learner, Objective
 from encoderkit.tasks.task import Observed, Task, Tunable, is_task
 from encoderkit.training.distributed import concatenated, gathered
 from encoderkit.training.loop import Source, size
 from encoderkit.training.machine import DTYPES
 
+T = TypeVar("T")
 DEV_SEED = 271_828
 """Corruption of held-out data depends on this and the example alone, so that all runs are measured on the same."""
 
@@ -78,9 +81,28 @@ def evaluate(learner: Learner, source: Source, batch: int, device: str, precisio
     """The learner's metrics on a data set; `tune`: it is the dev set, on which a task may choose thresholds first."""
     if is_task(learner):
         examples = [source[i] for i in range(len(source))]
-        observed = outputs(learner, examples, _shortest_first(source, batch), device, precision)
+        observed = _in_memory(
+            lambda rows: outputs(learner, examples, _shortest_first(source, rows), device, precision), batch, device
+        )
         if tune and isinstance(learner, Tunable):
             learner.tune(examples, observed)
         return learner.metrics(examples, observed)
     objective = cast(Objective, learner)
-    return objective.metrics(observe(objective, source, batch, device, precision))
+    return objective.metrics(_in_memory(lambda rows: observe(objective, source, rows, device, precision), batch, device))
+
+
+def _in_memory(compute: Callable[[int], T], rows: int, device: str) -> T:
+    """What `compute` gives for so many rows at once, or for half as many where memory runs out: beams need more than training.
+
+    Of several processes the others wait for this one in the middle of their pass, so that none can begin again.
+    """
+    while True:
+        try:
+            return compute(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or rows <= 1 or world.size() > 1:
+                raise
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        warn(f"memory ran out with {rows} rows at once, which are evaluated; going on with {rows // 2}")
+        rows //= 2

@@ -205,7 +205,8 @@ def updates(
 
 
 def _batches(learner: Learner, source: Source, plan: Plan, update: int) -> list[Batch]:
-    return list(micro_batches(learner, source, plan, update))
+    made = micro_batches(learner, source, plan, update)
+    return [batch.pinned() if plan.device == "cuda" else batch for batch in made]
 
 
 def accumulate_gradients(

@@ -104,6 +104,13 @@ def product_rate(device: str, precision: Literal["fp32", "bf16"]) -> float:
     return 2 * n * k * m / best
 
 
+def check_compiler(compiled: bool, device: str) -> None:
+    """Raise `UsageError` for a run that is compiled where nothing can be."""
+    if compiled and not can_compile(device):
+        fix = "install g++, or --set training.compile=off"
+        raise UsageError("the run is compiled (training.compile), but no C++ compiler was found", fix=fix)
+
+
 def can_compile(device: str) -> bool:
     """Whether torch.compile has what it needs here: a C++ compiler on the CPU."""
     return device != "cpu" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))

@@ -146,8 +146,8 @@ class Muon(torch.optim.Optimizer):
 
     torch.optim.Muon always computes in bfloat16, which is slow where the hardware has none; this one computes in
     the arithmetic of the run, and takes matrices of one shape together as a batch. A fused matrix of queries, keys and
-    values is three matrices, and a gated MLP's first one is two. Of sharded matrices each process computes the change of
-    the whole, and takes its part.
+    values is three matrices, a gated MLP's first one two, and an LSTM's one for each gate. Of sharded matrices each
+    process computes the change of the whole, and takes its part.
     """
 
     def __init__(self, groups: Iterable[dict], momentum: float, dtype: torch.dtype, fused: dict[str, int]) -> None:
@@ -188,6 +188,9 @@ def _fused(learner: nn.Module) -> dict[str, int]:
             parts[f"{path}.kv.weight"] = 2
         elif isinstance(module, GatedMlp):
             parts[f"{path}.up.weight"] = 2
+        elif isinstance(module, nn.LSTM | nn.GRU):
+            gates = 4 if isinstance(module, nn.LSTM) else 3
+            parts |= {f"{path}.{name}": gates for name, weight in module.named_parameters() if weight.ndim == 2}
     return parts
 
 

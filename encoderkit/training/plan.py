@@ -19,7 +19,7 @@ from encoderkit.models.attention import Attention, Kernel, fastest, train_by
 from encoderkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from encoderkit.training.distributed import any_of, by_first, lost
 from encoderkit.training.loop import Clock, Plan, Source, Update, accumulate_gradients, halved, micro_batches, updates
-from encoderkit.training.machine import DTYPES, can_compile, check_precision, choose_device, choose_precision
+from encoderkit.training.machine import DTYPES, can_compile, check_compiler, check_precision, choose_device, choose_precision
 from encoderkit.training.optim import build_optimizers
 from encoderkit.training.schedule import updates_in
 from encoderkit.training.sharding import sharded
@@ -98,10 +98,7 @@ def settle(
     started = time.monotonic()
     assert isinstance(learner, nn.Module)
     check_precision(learner, plan.precision, plan.device)
-    if plan.compile and not can_compile(plan.device):
-        raise UsageError(
-            "training.compile is on, but no C++ compiler was found", fix="install g++, or --set training.compile=off"
-        )
+    check_compiler(plan.compile, plan.device)
     train_by(plan.attention)
     if plan.compile:
         _compile(learner)

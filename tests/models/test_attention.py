@@ -50,6 +50,17 @@ def test_the_kernel_is_the_one_that_is_clearly_faster(
     assert attention.fastest(usual, 8, 16, 2, 4, torch.float32, "cpu") in ("fused", "products")
 
 
+def test_a_kernel_that_needs_too_much_memory_is_not_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(*_: object) -> float:
+        if attention._trained_by == "products":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    monkeypatch.setattr(attention, "_seconds", seconds)
+    for usual in ("fused", "products"):
+        assert attention.fastest(usual, 8, 16, 2, 4, torch.float32, "cpu") == "fused"
+
+
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.none() | st.integers(1, 9))
 def test_a_token_sees_its_document_within_the_window(documents: list[int], window: int | None) -> None:

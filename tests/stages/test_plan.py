@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from encoderkit.config import override, validate
 from encoderkit.data.config import CorpusConfig
 from encoderkit.errors import UsageError
+from encoderkit.recipe import PretrainRecipe
 from encoderkit.stages.plan import SIZES, describe, run
 from encoderkit.training.plan import Trial
 from tests.training.runs import finetuning, go, pretraining
@@ -51,15 +53,22 @@ def test_sizes_are_compared_for_a_budget(tokenizer_dir: Path, store_dir: Path, m
         assert size["updates"] == int(3000 / seconds[size["dim"]])
         assert size["tokens_per_parameter"] == pytest.approx(size["tokens"] / size["parameters"], rel=1e-3)
     text = describe(value, Path("my r.yaml"), ["seed=3"])
-    size = f"--set model.layers={proposed['layers']} --set model.dim={proposed['dim']} --set model.heads={proposed['dim'] // 64}"
-    assert f"encoderkit pretrain 'my r.yaml' --set seed=3 {size} --set training.budget=3000s --set training.updates=null" in text
+    changed = " ".join(f"--set {setting}" for setting in proposed["settings"] if setting.startswith("model."))
+    assert changed.startswith(f"--set model.layers={proposed['layers']} --set model.dim={proposed['dim']} --set model.heads=")
+    assert (
+        f"encoderkit pretrain 'my r.yaml' --set seed=3 {changed} --set training.budget=3000s --set training.updates=null" in text
+    )
 
 
 def test_a_width_of_embeddings_that_is_the_layers_own_is_left_out(tokenizer_dir: Path, store_dir: Path) -> None:
     """ELECTRA's sizes have no place for it."""
     model = {"kind": "electra", "dim": 256, "layers": 1, "heads": 4, "embedding_dim": 128}
-    value = run(pretraining(tokenizer_dir, store_dir, model=model), 1)
+    recipe = pretraining(tokenizer_dir, store_dir, model=model)
+    value = run(recipe, 1)
     assert [size["dim"] for size in value["sizes"]] == [128]
+    told = override(json.loads(recipe.model_dump_json(exclude_unset=True)), value["sizes"][0]["settings"])
+    resized = validate(PretrainRecipe, told, "as it is told").model
+    assert resized is not None and (resized.dim, resized.layers) == (128, value["sizes"][0]["layers"])
 
 
 def test_word_vectors_take_what_their_optimizer_remembers(tokenizer_dir: Path, store_dir: Path) -> None:

@@ -16,8 +16,10 @@ import torch
 from encoderkit import files
 from encoderkit.cli import main
 from encoderkit.config import dump
+from encoderkit.errors import UsageError
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.training.config import AdamWConfig
+from encoderkit.training.distributed import joined
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
 from tests.training.runs import classify, examples, finetuning, go, plan, pretraining, weights
@@ -75,6 +77,25 @@ def test_pretraining_is_that_of_one_process(tokenizer_dir: Path, store_dir: Path
         assert one.keys() == other.keys()
         assert other.get("loss") == pytest.approx(one.get("loss"), abs=1e-5)
         assert other.get("grad_norm") == pytest.approx(one.get("grad_norm"), abs=1e-4)
+
+
+def test_what_is_not_used_is_not_decayed(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+    """XLNet's segments, of single texts: nobody has a gradient of them, so that nobody's weights move."""
+    model = {"kind": "xlnet", "dim": 32, "layers": 2, "heads": 2, "dropout": 0.0}
+    optimizer = {"kind": "adamw", "lr": 3e-3, "eps": 1e-3, "weight_decay": 10.0}
+    recipe = pretraining(tokenizer_dir, store_dir, model=model, objective={"kind": "permuted"}, optimizer=optimizer)
+    go(recipe, tmp_path / "one")
+    several(2, [Run(recipe, tmp_path / "two")])
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr("encoderkit.world.size", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UsageError, match="process 3 of this machine has no GPU of its own: there are 2"), joined():
+        pass
 
 
 def test_fine_tuning_is_that_of_one_process(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:

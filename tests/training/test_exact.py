@@ -1,5 +1,6 @@
 """A run is a function of its recipe and its data: stopping, resuming, looking and portioning change nothing in it."""
 
+import json
 import shutil
 from collections.abc import Callable
 from itertools import combinations, pairwise
@@ -283,6 +284,33 @@ def test_a_budget_becomes_a_plan_that_is_kept(tokenizer_dir: Path, store_dir: Pa
         assert go(recipe, tmp_path / name, resume=True)["updates"] == planned.updates > planned.clock.at
         assert Plan.model_validate_json((tmp_path / name / "plan.json").read_bytes()) == planned
     assert weights(tmp_path / "first") == weights(tmp_path / "again")
+
+
+def test_a_compiled_run_goes_on_without_a_compiler(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is told to: what it has learnt is not lost with the compiler."""
+    recipe = finetuning(tokenizer_dir, labelled, training={"epochs": 1.5, "compile": "auto"})
+    go_until(recipe, tmp_path, 2)
+    known = json.loads((tmp_path / "plan.json").read_bytes())
+    (tmp_path / "plan.json").write_text(json.dumps({**known, "compile": True}), encoding="utf-8")
+    monkeypatch.setattr("encoderkit.training.machine.can_compile", lambda device: False)
+    with pytest.raises(UsageError, match=r"no C.. compiler was found") as raised:
+        go(recipe, tmp_path, resume=True)
+    assert "training.compile=off" in str(raised.value.fix)
+    off = finetuning(tokenizer_dir, labelled, training={"epochs": 1.5, "compile": "off"})
+    assert go(off, tmp_path, resume=True)["updates"] == 6
+
+
+def test_patience_counts_the_evaluations_that_it_began_with(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = finetuning(tokenizer_dir, labelled, training={"epochs": 1.5, "patience": 3})
+    go_until(recipe, tmp_path, 2)
+    other = recipe.model_copy(update={"every": recipe.every.model_copy(update={"evaluate": "5 updates"})})
+    with pytest.raises(UsageError, match=r"every\.evaluate"):
+        go(other, tmp_path, resume=True)
+    assert go(recipe, tmp_path, resume=True)["updates"] == 6
 
 
 def test_a_run_from_before_a_key_was_there_goes_on(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from encoderkit.data.order import rng
+from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import ContrastiveConfig
 from encoderkit.objectives.contrastive import Contrastive
 from encoderkit.training import loop, run
 from encoderkit.training.config import LoraConfig, MuonConfig, ScheduleConfig, TrainingConfig
+from encoderkit.training.evaluate import evaluate
 from encoderkit.training.loop import micro_batches, updates
 from encoderkit.training.lora import adapt
 from encoderkit.training.optim import Muon, _fused, build_optimizers
@@ -263,3 +265,19 @@ def test_muon_has_the_matrices_of_the_layers_alone(kind: str) -> None:
     assert all(parts[name] == 3 for name in moved if name.endswith("qkv.weight"))
     gated = {2} if kind in ("modernbert", "t5") else {1}
     assert kind not in wanted or {parts.get(name, 1) for name in moved if name.endswith("mlp.up.weight")} == gated
+
+
+def test_evaluation_that_does_not_fit_goes_on_with_half_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learner, source = classify("bert"), examples(12)
+    expected, plain = evaluate(learner, source, 3, "cpu", "fp32"), learner.observe
+
+    def observe(inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        if len(targets["labels"]) > 3:
+            raise MemoryError
+        return plain(inputs, targets)
+
+    monkeypatch.setattr(learner, "observe", observe)
+    assert evaluate(learner, source, 12, "cpu", "fp32") == expected
+    assert "going on with 6" in (said := capsys.readouterr().err) and "going on with 3" in said

@@ -157,6 +157,20 @@ def test_fused_matrices_are_orthogonal_each_on_its_own() -> None:
     torch.testing.assert_close(whole.data, torch.cat([part.data for part in parts]), atol=1e-6, rtol=0)
 
 
+def test_gates_are_matrices_each_on_its_own() -> None:
+    config = MuonConfig(lr=0.1, adamw_lr=1e-9, weight_decay=0.0)
+    for kind, gates in (("lstm", 4), ("gru", 3), ("rnn", 1)):
+        learner = masked(kind)
+        before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+        list(updates(learner, build_optimizers(learner, config, torch.float32), rows(8), plan(1, 8)))
+        moved = {n: p.detach() - before[n] for n, p in learner.named_parameters() if ".layers." in n and p.ndim == 2}
+        assert moved
+        for change in moved.values():
+            for part in change.chunk(gates):
+                scale = 0.1 * max(1.0, part.shape[0] / part.shape[1]) ** 0.5
+                assert 0.78 < float(torch.linalg.matrix_norm(part, 2)) / scale < 1.22
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_have_decaying_rates(kind: str) -> None:
     """1 above the layers, 0.5 for the upper of two, 0.25 for the lower, 0.125 for the embeddings (and what widens them)."""

@@ -58,6 +58,7 @@ def test_a_long_run_is_compiled_where_that_is_faster(monkeypatch: pytest.MonkeyP
 def test_without_a_compiler_a_long_run_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert not settled(monkeypatch, [1.0], 301, compiler=False)[0]
     assert "not compiled: there is no C++ compiler" in capsys.readouterr().err
+    monkeypatch.setattr("encoderkit.training.machine.can_compile", lambda device: False)
     with pytest.raises(UsageError, match="no C\\+\\+ compiler was found"):
         settle(plan(5, 8, compile=True), TrainingConfig(updates=5), masked("bert"), rows(8), 0, compilable=True)
 
