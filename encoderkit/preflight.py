@@ -286,10 +286,10 @@ def suite(kind: str, step: Path, data: list[Path], against: Path | None = None, 
             )
 
 
-def only_for_rows(column: list[str] | None) -> None:
-    """Nothing was given that a suite has not; raises `UsageError`."""
-    if column:
-        raise UsageError("is for labelled rows, not for a suite", where="--column", fix="leave it out")
+def only_for_rows(**given: object) -> None:
+    """Nothing was given, by the names of flags, that a suite has not; raises `UsageError`."""
+    for flag in (f"--{name.replace('_', '-')}" for name, value in given.items() if value):
+        raise UsageError("is for labelled rows, not for a suite", where=flag, fix="leave it out")
 
 
 def only_for_suites(data: list[Path], masking: str | None) -> Path | dict[str, str]:

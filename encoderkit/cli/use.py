@@ -16,6 +16,14 @@ BatchOption = Annotated[
         "--batch", min=1, help="Rows at once; if not given, as many as 2,048 tokens (16,384 on a GPU).", show_default=False
     ),
 ]
+Beams = Annotated[
+    int | None,
+    typer.Option("--beams", min=1, help="Of a model that writes: beginnings to follow at a time.", show_default=False),
+]
+LengthPenalty = Annotated[
+    float | None,
+    typer.Option("--length-penalty", help="Beams: more favours longer texts; 1 is the usual one.", show_default=False),
+]
 Suite = Literal["minimal_pairs", "wordsim", "analogy"]
 Column = Annotated[
     list[str] | None,
@@ -74,6 +82,8 @@ def evaluate(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --errors names.")] = False,
     column: Called = None,
+    beams: Beams = None,
+    length_penalty: LengthPenalty = None,
     json: Json = False,
 ) -> None:
     """Measure a model on labelled data, beside simple baselines, or by a suite."""
@@ -82,7 +92,7 @@ def evaluate(
     step = preflight.find_step(model)
     other = None if against is None else preflight.find_step(against)
     if suite is not None:
-        preflight.only_for_rows(column)
+        preflight.only_for_rows(column=column, beams=beams, length_penalty=length_penalty)
         preflight.suite(suite, step, data, other, errors)
         from encoderkit.stages import suites
 
@@ -94,7 +104,9 @@ def evaluate(
     preflight.file_out(errors, one, "--errors", overwrite)
     from encoderkit.stages import evaluate as stage
 
-    result = stage.evaluate(step, one, precision, batch, not no_baselines, other, errors, overwrite, columns)
+    result = stage.evaluate(
+        step, one, precision, batch, not no_baselines, other, errors, overwrite, columns, beams, length_penalty
+    )
     print_result(result, json) if json else print(stage.describe(result))
 
 
@@ -137,6 +149,8 @@ def predict(
             "--seed", min=0, max=2**63 - 1, help="It draws, and every draw follows from this; else 17.", show_default=False
         ),
     ] = None,
+    beams: Beams = None,
+    length_penalty: LengthPenalty = None,
     precision: PrecisionOption = "auto",
     batch: BatchOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that --out names.")] = False,
@@ -152,8 +166,9 @@ def predict(
 
     sampling = stage.Sampling(1.0 if temperature is None else temperature, top, top_p) if drawn else None
     shown = None if drawn else top
+    first = 17 if seed is None else seed
     stage.predict(
-        step, source, rows, out, form, column, shown, precision, batch, overwrite, sampling, 17 if seed is None else seed
+        step, source, rows, out, form, column, shown, precision, batch, overwrite, sampling, first, beams, length_penalty
     )
 
 

@@ -21,6 +21,7 @@ from encoderkit.metrics import difference, paired_differences
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import slices, worst_rows
+from encoderkit.stages.predict import searching
 from encoderkit.stages.pretrain import measure
 from encoderkit.stages.split import divided
 from encoderkit.tasks import baselines
@@ -42,12 +43,15 @@ def evaluate(
     errors: Path | None = None,
     overwrite: bool = False,
     columns: Mapping[str, str] | None = None,
+    beams: int | None = None,
+    length_penalty: float | None = None,
 ) -> dict[str, Any]:
     """Evaluate the model in `step` on `data`: labelled rows, or a token store for a pretrained model.
 
     `against`: another model, to tell whether the difference on these rows is more than chance. `errors`: a file to write with
     all rows, the worst first (`overwrite`: in place of what is there). `columns`: what those that the model was trained with
-    are called in `data`. Raises `DataError` with file and line for a row that cannot be used, before anything is computed.
+    are called in `data`. `beams`, `length_penalty`: see `predict`. Raises `DataError` with file and line for a row that cannot
+    be used, before anything is computed.
     """
     if errors is not None:
         files.refuse_existing(errors, overwrite, flag="--errors", file=True)
@@ -56,6 +60,7 @@ def evaluate(
     engine = start(open_model(step), precision, batch)
     about = {"model": str(step), "data": name_of(data), "precision": engine.precision}
     task = engine.model.task
+    searching(task, beams, length_penalty)
     if task is None:
         if against is not None:
             raise UsageError(
@@ -70,6 +75,7 @@ def evaluate(
     rival = None if against is None else open_model(against)
     if rival is not None and rival.task is not None:
         _check_alike(task, rival.task)
+        searching(rival.task, beams, length_penalty)
     decided = judge(engine, data, columns or {})
     train = _training(engine, task)
     found = about | _rows(decided, train, with_baselines)

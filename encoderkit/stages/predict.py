@@ -45,6 +45,15 @@ Form = Literal["jsonl", "csv"]
 T = TypeVar("T")
 
 
+def searching(task: Task | None, beams: int | None, length_penalty: float | None) -> None:
+    """See `Generate.search`; raises `UsageError` for a model that does not write."""
+    if isinstance(task, Generate):
+        task.search(beams, length_penalty)
+    elif (beams, length_penalty) != (None, None):
+        flag = "--beams" if beams is not None else "--length-penalty"
+        raise UsageError("is for models that write (task generate)", where=flag, fix="leave it out")
+
+
 def windows(rows: Iterable[T]) -> Iterator[list[T]]:
     """The rows, `WINDOW` at a time."""
     rows = iter(rows)
@@ -65,10 +74,13 @@ def predict(
     overwrite: bool = False,
     sampling: Sampling | None = None,
     seed: int = 17,
+    beams: int | None = None,
+    length_penalty: float | None = None,
 ) -> Account:
     """Predict the rows of `source` (`-`: standard input), or `texts`, to `out` or stdout; what was read.
 
-    With `sampling` a model that writes draws its tokens: what it draws for row i depends on the seed and i alone.
+    With `sampling` a model that writes draws its tokens: what it draws for row i depends on the seed and i alone; else it
+    follows `beams`, compared with `length_penalty`, in place of those that it was trained with.
 
     A file is read twice, so that a row that cannot be used is told before anything is computed.
     """
@@ -76,7 +88,11 @@ def predict(
         files.refuse_existing(out, overwrite, file=True)
     engine = start(open_model(step), precision, batch)
     task = engine.model.task
+    searching(task, beams, length_penalty)
     if sampling is not None:
+        if beams is not None:
+            reason = "are followed to the likeliest text, and none is drawn"
+            raise UsageError(reason, where="--beams", fix="leave out --temperature, --top-k, --top-p and --seed, or this")
         sampling.check()
         predictor: _Predictor = _Drawn(engine, sampling, seed)
     else:

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from encoderkit.console import warn
 from encoderkit.data.labelled import Row
+from encoderkit.errors import UsageError
 from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder, Writing
@@ -173,6 +174,13 @@ class Generate(EncoderTask):
         writing = Writing(self.head, memory, real, self.encoder.tokens)
         found = sample(writing, start, self.target.sep, self.config.target_length, rngs, sampling, never)
         return [text.ids for text in found]
+
+    def search(self, beams: int | None, length_penalty: float | None) -> None:
+        """Follow so many beams from now on, whatever the model was trained with; None: as it was."""
+        given = {"beams": beams, "length_penalty": length_penalty}
+        self.config = self.config.model_copy(update={name: value for name, value in given.items() if value is not None})
+        if length_penalty is not None and self.config.beams == 1:
+            raise UsageError("compares beams, and there is one", where="--length-penalty", fix="--beams 5 with it")
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
         """Mean nats a token of the targets, and how near the texts are."""

@@ -95,7 +95,7 @@ def test_what_does_not_say_what_a_column_is_called(classifier_dir: Path, given: 
 
 def test_columns_are_of_labelled_rows(pretrained_dir: Path) -> None:
     assert renamed(find_step(pretrained_dir), []) == {}
-    for ask in (lambda: renamed(find_step(pretrained_dir), ["text=review"]), lambda: only_for_rows(["text=review"])):
+    for ask in (lambda: renamed(find_step(pretrained_dir), ["text=review"]), lambda: only_for_rows(column=["text=review"])):
         with pytest.raises(UsageError, match="labelled rows"):
             ask()
 

@@ -16,14 +16,15 @@ from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import open_model, vocabulary_of
 from encoderkit.models.config import DecoderConfig
-from encoderkit.models.decoding import Sampling
-from encoderkit.preflight import find_step
+from encoderkit.models.decoding import Sampling, beam_search
+from encoderkit.preflight import find_step, task_of
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import export
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.predict import predict
 from encoderkit.stages.pretrain import pretrain
+from encoderkit.tasks import generate as generating
 from encoderkit.tasks import wording
 from encoderkit.tasks.config import GenerateConfig
 from encoderkit.tasks.generate import Example, Generate
@@ -155,7 +156,9 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-def test_what_is_drawn_follows_the_seed_and_the_row(tokenizer_dir: Path, pairs: Path, tmp_path: Path) -> None:
+def test_what_is_drawn_follows_the_seed_and_the_row(
+    tokenizer_dir: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever stands beside it; and never with a special token, nor one that the tokenizer has not."""
     found = finetune(recipe(pairs, tokenizer=str(tokenizer_dir), model={"kind": "lstm", "dim": 16}), tmp_path / "run")
     step, sources = Path(found["best"]), [["good film"], ["bad day"], ["song"], ["house house song"]]
@@ -167,6 +170,14 @@ def test_what_is_drawn_follows_the_seed_and_the_row(tokenizer_dir: Path, pairs: 
     first = drawn("a", sampling=Sampling())
     assert first == drawn("b", sampling=Sampling(), batch=1) and len(set(first)) == 4
     assert drawn("c", sources[:2], Sampling()) == first[:2] != drawn("d", sources[:2], Sampling(), seed=18)
+    assert drawn("beams", beams=4) == drawn("short", beams=4, length_penalty=1.0)
+    asked: list[int] = []
+    monkeypatch.setattr(generating, "beam_search", lambda *given: asked.append(given[4]) or beam_search(*given))
+    evaluate(step, pairs, beams=3, against=step)
+    assert set(asked) == {3}
+    for more, message in (({"length_penalty": 2.0}, "there is one"), ({"beams": 2, "sampling": Sampling()}, "none is drawn")):
+        with pytest.raises(UsageError, match=message):
+            drawn("h", **more)
     plain = drawn("e")
     assert plain == drawn("f", sampling=Sampling(temperature=0)) == drawn("g", sampling=Sampling(top_k=1)) != first
     with pytest.raises(UsageError, match="at most 1"):
@@ -196,6 +207,10 @@ def test_drawing_is_for_models_that_write(classifier_dir: Path, pairs: Path, tok
         with pytest.raises(UsageError, match="writes texts") as error:
             preflight.drawn(find_step(classifier_dir), *flags)
         assert error.value.where == name
+    for more, flag in (({"beams": 3}, "--beams"), ({"length_penalty": 0.5}, "--length-penalty")):
+        with pytest.raises(UsageError, match="models that write") as error:
+            predict(find_step(classifier_dir), None, [["a film"]], tmp_path / "none", **more)
+        assert error.value.where == flag
     with pytest.raises(UsageError, match="--seed changes nothing"):
         preflight.drawn(step, 0, None, None, 1)
 
@@ -210,6 +225,9 @@ def test_it_begins_with_the_decoder_of_the_checkpoint(tokenizer_dir: Path, store
         "training": {"updates": 2, "batch": 8, **runs.TRAINING},
     }
     before = pretrain(validate(PretrainRecipe, described, "recipe"), tmp_path / "t5")["best"]
+    written = recipe(pairs, checkpoint=str(tmp_path / "t5"))
+    completed = validate(FinetuneRecipe, json.loads(written.model_dump_json()), "as `show` has it")
+    assert task_of(completed, find_step(tmp_path / "t5")) == task_of(written, find_step(tmp_path / "t5"))
     optimizer = {"kind": "adamw", "lr": 1e-9, "weight_decay": 0}
     made = recipe(
         pairs, checkpoint=str(tmp_path / "t5"), optimizer=optimizer, training={"updates": 1, "batch": 4, **runs.TRAINING}
