@@ -221,7 +221,7 @@ def _tsv_rows(_: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[
             yield number, text.split("\t")
 
 
-def _txt_rows(_: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[Any]]]:
+def _txt_rows(source: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[Any]]]:
     """By the first row: labels as fastText has them and a text, columns between tabs, or a word and the text behind it."""
     fields = None
     for number, text in numbered:
@@ -229,6 +229,9 @@ def _txt_rows(_: Source, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[
             continue
         if fields is None:
             fields = _labels_first if text.startswith(LABEL) else _tabs if "\t" in text else _word_first
+        elif text.startswith(LABEL) and fields is not _labels_first:
+            message = f"begins with {LABEL}, and the first row does not, by which the file was taken to be of another form"
+            raise DataError(message, where=f"{source.name}:{number}", fix="put a row with a label first")
         yield number, fields(text)
 
 

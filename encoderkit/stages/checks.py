@@ -17,6 +17,7 @@ from encoderkit.tasks import truth
 from encoderkit.tasks.annotations import read_entities
 from encoderkit.tasks.answers import answers_of, locate
 from encoderkit.tasks.slots import joined
+from encoderkit.tasks.token_config import TagConfig
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer
 
@@ -38,6 +39,11 @@ class Layout(NamedTuple):
     """The most tokens of an example."""
     task: Any = None
     """The task's config, if it is known."""
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the text is one of tokens: a list of them, or with spaces between."""
+        return isinstance(self.task, TagConfig) and self.task.text is None
 
 
 class Finding(NamedTuple):
@@ -64,7 +70,7 @@ class Read(NamedTuple):
     """What the label columns hold, as one text; None where there are none."""
     labels: list[str]
     spans: list[tuple[int, int]]
-    """Of entities, by characters of the first text."""
+    """Of entities by characters of the first text, of answers by those of the last."""
 
 
 class Split(NamedTuple):
@@ -88,7 +94,7 @@ def look(found: Found, layout: Layout) -> Split:
         try:
             truth.check(row, layout.task)
             texts, places = _texts(row, layout)
-            split.rows.append(Read(row.line, row.place, texts, *_answer(row, layout, texts[0], places)))
+            split.rows.append(Read(row.line, row.place, texts, *_answer(row, layout, texts, places)))
         except DataError as error:
             split.refused.append((row.line, error.message))
     split.refused.sort()
@@ -106,6 +112,9 @@ def _texts(row: Row, layout: Layout) -> tuple[list[str], np.ndarray | None]:
     for column in layout.texts:
         if isinstance(row.values.get(column), list) and layout.kind == "choice":
             texts += row.texts(column)
+        elif layout.tokens:
+            text, places = joined(row.words(column))
+            texts.append(text)
         elif not isinstance(row.values.get(column), list) or layout.kind not in ("any", "tag"):
             texts.append(row.text(column))
         else:
@@ -115,7 +124,7 @@ def _texts(row: Row, layout: Layout) -> tuple[list[str], np.ndarray | None]:
 
 
 def _answer(
-    row: Row, layout: Layout, text: str, places: np.ndarray | None
+    row: Row, layout: Layout, texts: Sequence[str], places: np.ndarray | None
 ) -> tuple[str | None, list[str], list[tuple[int, int]]]:
     """What is right as one text, the labels in it, and the spans of entities by characters."""
     given = {name: row.values[name] for name in layout.labels if name in row.values}
@@ -126,12 +135,14 @@ def _answer(
     spans: list[tuple[int, int]] = []
     if layout.kind in ("span", "generate"):
         for name in given:
-            answers_of(row, name) if layout.kind == "span" else row.text(name)
-        return json.dumps([*given.values()], ensure_ascii=False, default=str), [], []
+            answers = answers_of(row, name) if layout.kind == "span" else []
+            row.text(name) if layout.kind == "generate" else None
+            found = [(answer, locate(answer, texts[-1])) for answer in answers]
+            spans += [(place.start, place.start + len(answer.text)) for answer, place in found if place]
+        return json.dumps([*given.values()], ensure_ascii=False, default=str), [], spans
     for name, value in given.items():
-        value = value.get("entities") if isinstance(value, dict) else value
-        if isinstance(value, list) and places is not None:
-            tags = row.texts(name)
+        if places is not None and (isinstance(value, list) or layout.tokens):
+            tags = row.words(name) if layout.tokens else row.texts(name)
             if len(tags) != len(places):
                 raise DataError(
                     f"{shown(name)} has {len(tags)} entries and there are {len(places)} tokens",
@@ -140,12 +151,12 @@ def _answer(
                 )
             labels += sorted({tag.partition("-")[2] or tag for tag in tags})
             spans += [(int(start), int(end)) for start, end in places]
-        elif isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
-            found = read_entities(row, name, text)
-            labels += [one.label for one in found]
-            spans += [(one.start, one.end) for one in found]
+        elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, list | dict) for part in value)):
+            entities = read_entities(row, name, texts[0])
+            labels += [one.label for one in entities]
+            spans += [(one.start, one.end) for one in entities]
         elif isinstance(value, list):
-            labels += row.labels(name)
+            labels += sorted(row.labels(name))
         elif len(layout.labels) > 1 and layout.kind in ("any", "classify"):
             labels += [name] if row.label(name) == "1" else []
         else:
@@ -320,7 +331,8 @@ def tokens(split: Split, tokenizer: Tokenizer, layout: Layout) -> tuple[Sizes, l
             for a, b in places[found.ids[own] == tokenizer.unk].tolist():
                 unknown[text[a:b]] += 1
                 strange[row.line] = None
-            broken = sum(_inside(place, places, text) for place in row.spans) if side == 0 else 0
+            own_side = len(row.texts) - 1 if layout.kind == "span" else 0
+            broken = sum(_inside(place, places, text) for place in row.spans) if side == own_side else 0
             if broken:
                 inside[row.line] = broken
     findings = []
@@ -333,9 +345,17 @@ def tokens(split: Split, tokenizer: Tokenizer, layout: Layout) -> tuple[Sizes, l
     common = ", ".join(f"{shown(piece, 12)} {n:,}" for piece, n in unknown.most_common(8))
     message = f"{_rows(len(strange))} tokens that the tokenizer does not know, {unknown.total():,} in all: {common}"
     findings += split.finding("unknown", message, [*strange])
-    message = f"{_rows(len(inside))} spans or tokens that begin or end inside a piece, {sum(inside.values()):,} in all"
+    what = "answers" if layout.kind == "span" else "spans or tokens"
+    message = f"{_rows(len(inside))} {what} that begin or end inside a piece, {sum(inside.values()):,} in all"
     findings += split.finding("inside_piece", message, [*inside])
     return sizes([*total.values()], "tokens"), findings
+
+
+def targets(split: Split, tokenizer: Tokenizer, length: int) -> list[Finding]:
+    """Of texts that are to be written: how many are longer than `length` tokens, and what of them is unknown."""
+    rows = [row._replace(texts=json.loads(row.answer or '[""]')) for row in split.rows]
+    found = tokens(split._replace(rows=rows), tokenizer, Layout([], [], "generate", 1, length))[1]
+    return [one._replace(check=f"target_{one.check}", message=f"the target: {one.message}") for one in found]
 
 
 def _total(lengths: Sequence[int], layout: Layout, tokenizer: Tokenizer) -> int:

@@ -19,7 +19,7 @@ from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import checks
 from encoderkit.stages.checks import Finding, Layout, Split
 from encoderkit.stages.show import complete
-from encoderkit.tasks.config import ChoiceConfig, SimilarityConfig
+from encoderkit.tasks.config import ChoiceConfig, GenerateConfig, SimilarityConfig
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 
@@ -36,6 +36,8 @@ class Patient(NamedTuple):
     tokenizer: Path | None
     txt: Literal["line", "conll"] = "line"
     """What a .txt is."""
+    target: Path | None = None
+    """The tokenizer of what is to be written, if it has one of its own."""
 
 
 def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
@@ -49,7 +51,8 @@ def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
     labels = [name for name in task.all_columns if name not in texts]
     layout = Layout(texts, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length, task)
     tokenizer = find_step(recipe.checkpoint) / "tokenizer" if recipe.checkpoint else Path(recipe.tokenizer or "")
-    return Patient([*data.files.values()], layout, tokenizer, task.txt)
+    own = task.tokenizer if isinstance(task, GenerateConfig) else None
+    return Patient([*data.files.values()], layout, tokenizer, task.txt, None if own is None else Path(own))
 
 
 def of_files(
@@ -85,6 +88,9 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
         fact, own = _one(split, layout, tokenizer)
         facts.append(fact)
         findings += own
+        if isinstance(layout.task, GenerateConfig) and tokenizer is not None:
+            writes = tokenizer if patient.target is None else open_tokenizer(patient.target)
+            findings += checks.targets(split, writes, layout.task.target_length)
     if layout.kind in ("any", "classify", "tag"):
         findings += checks.classes(splits)
     for known, asked in combinations(splits, 2):
@@ -174,8 +180,8 @@ def _repaired_columns(split: Split, twice: set[int], layout: Layout, widths: boo
     assert isinstance(split.found.given, Mapping)
     empty = _empty(split, layout)
     rows = [row.values for row in split.found.rows if row.line not in empty | twice]
-    wide = [widths and any(variants.wide(row[name]) for name in layout.texts) for row in rows]
-    narrow = {name for name in layout.texts if widths}
+    narrow = set(_narrowable(layout)) if widths else set()
+    wide = [any(_wide(row[name]) for name in narrow) for row in rows]
     texts = ["".join(f"{_narrowed(row[name]) if name in narrow else row[name]}\n" for row in rows) for name in split.found.given]
     return texts, {"empty": len(empty), "duplicate": len(twice - empty)}, sum(wide)
 
@@ -189,23 +195,37 @@ def _repaired(split: Split, twice: set[int], layout: Layout, widths: bool) -> tu
         return ["\n".join(found.lines)], {"empty": 0, "duplicate": 0}, 0
     ends = dict(zip(begins, [*begins[1:], len(found.lines) + 1], strict=True))
     kept, narrowed = found.lines[: begins[0] - 1], 0
-    wide = {row.line for row in split.rows if widths and any(map(variants.wide, row.texts))}
-    by_line = {row.line: row.values for row in found.rows}
+    by_line, names = {row.line: row.values for row in found.rows}, _narrowable(layout)
+    lines = {row.line for row in split.rows}
+    wide = {line for line in lines if widths and any(_wide(by_line[line].get(name)) for name in names)}
     for line in begins:
         if line in empty | twice:
             continue
         own = found.lines[line - 1 : ends[line] - 1]
         if line in wide:
             narrowed += 1
-            own = [_line(found, {n: _narrowed(v) if n in layout.texts else v for n, v in by_line[line].items()})]
+            own = [_line(found, {n: _narrowed(v) if n in names else v for n, v in by_line[line].items()})]
         kept += own
     text = "\n".join(kept)
     return [text + "\n" * (not text.endswith("\n"))], {"empty": len(empty), "duplicate": len(twice - empty)}, narrowed
 
 
+def _narrowable(layout: Layout) -> list[str]:
+    """The columns that hold text: of answers and of targets too, which must go on to be what the text says."""
+    return [*layout.texts, *(layout.labels if layout.kind in ("span", "generate") else [])]
+
+
+def _wide(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return any(_wide(part) for part in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and variants.wide(value)
+
+
 def _narrowed(value: Any) -> Any:
     if isinstance(value, list):
         return [_narrowed(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _narrowed(part) for name, part in value.items()}
     return variants.narrowed(value) if isinstance(value, str) else value
 
 

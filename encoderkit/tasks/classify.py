@@ -162,6 +162,9 @@ class Classify(EncoderTask):
         scores = row.scores(self.config.soft)
         for name in scores:
             self._check(name, row)
+        if self.config.several and (missing := [label for label in self.labels if label not in scores]):
+            message = f"{shown(self.config.soft)} has no score for {listed(missing)}, and a label without one is not one of 0"
+            raise DataError(message, where=row.place, fix="the scores of all labels: predict without --top-k")
         p = torch.tensor([scores.get(label, 0.0) for label in self.labels], dtype=torch.float64)
         if not self.config.several and not p.any():
             fix = "give one label more than 0"

@@ -350,8 +350,8 @@ class GenerateConfig(RowsConfig):
     """Beginnings that are followed at a time; 1: the likeliest token each time."""
     length_penalty: float = 1.0
     """Beams are compared by log probability / tokens to this power: more favours longer texts."""
-    wording: Wording = "13a"
-    """How BLEU cuts texts into words: zh for Chinese; 13a for languages with spaces."""
+    wording: Literal["auto"] | Wording = "auto"
+    """How BLEU cuts texts into words: zh for Chinese; 13a for languages with spaces. auto: by what the right texts are of."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> "GenerateConfig":

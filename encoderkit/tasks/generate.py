@@ -81,8 +81,10 @@ class Generate(EncoderTask):
         return []
 
     def prepare(self, examples: Sequence[Example]) -> None:
-        """Nothing follows from the examples, but they will be measured: raises `MissingDependency` if they could not be."""
-        wording.require(self.config.wording)
+        """Settle how BLEU cuts texts into words by the targets; raises `MissingDependency` where they cannot be measured."""
+        settled = wording.settled(self.config.wording, [example.right for example in examples])
+        self.config = self.config.model_copy(update={"wording": settled})
+        wording.require(settled)
 
     def texts(self, row: Row) -> list[str]:
         """The source."""

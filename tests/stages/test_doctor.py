@@ -240,6 +240,71 @@ def test_tokens_inside_a_piece(tmp_path: Path, tokenizer_dir: Path) -> None:
     assert result["inside_piece", "a.jsonl"]["lines"] == [2] and result["refused", "a.jsonl"]["lines"] == [3]
 
 
+def recipe(path: Path, tokenizer: Path, data: Path, task: dict[str, Any]) -> Path:
+    described = {
+        "model": {"kind": "lstm", "dim": 8},
+        "tokenizer": str(tokenizer),
+        "data": {"train": str(data), "dev": None, "length": 32},
+        "task": task,
+        "training": {"updates": 1},
+    }
+    path.write_text(json.dumps(described), encoding="utf-8")
+    return path
+
+
+def of(path: Path) -> dict[str, Any]:
+    return {one["check"]: one for one in doctor(of_recipe(path))["findings"]}
+
+
+def test_tags_that_are_written_with_spaces_between(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """As training reads them: each is one, and there are as many as tokens."""
+    rows = [{"words": f"in {place}", "tags": "O B-LOC"} for place in ("Rome", "Bonn", "Wien", "Oslo", "Bern", "Riga")]
+    data = write(tmp_path / "a.jsonl", [*rows, {"words": "to Paris now", "tags": "O B-LOC"}])
+    task = {"kind": "tag", "text": None, "spans": None, "tokens": "words", "tags": "tags"}
+    found = of(recipe(tmp_path / "r.yaml", tokenizer_dir, data, task))
+    assert "rare_label" not in found and "unseen_label" not in found
+    assert found["refused"]["lines"] == [7] and "2 entries" in found["refused"]["message"]
+
+
+def test_no_entities_and_labels_in_another_order_are_no_fault(tmp_path: Path, tokenizer_dir: Path) -> None:
+    rows = [{"text": f"no place {i}", "spans": {"entities": []}} for i in range(5)]
+    rows += [{"text": f"in Rome {i}", "spans": {"entities": [[3, 7, "LOC"]]}} for i in range(5)]
+    task = {"kind": "tag", "text": "text", "spans": "spans"}
+    assert "refused" not in of(recipe(tmp_path / "r.yaml", tokenizer_dir, write(tmp_path / "a.jsonl", rows), task))
+    both = [{"text": "the film was good", "label": ["a", "b"]}, {"text": "the film was good", "label": ["b", "a"]}]
+    found = of(recipe(tmp_path / "s.yaml", tokenizer_dir, write(tmp_path / "b.jsonl", both), {"multiple": True}))
+    assert "conflict" not in found and found["duplicate"]["lines"] == [2]
+
+
+def test_what_is_to_be_written_is_looked_at_too(tmp_path: Path, tokenizer_dir: Path) -> None:
+    rows = [{"a": "good film", "b": "the film was good"}, {"a": "bad day", "b": "\u2603 " + "the day was bad. " * 9}]
+    task = {"kind": "generate", "source": "a", "target": "b", "target_length": 16}
+    found = of(recipe(tmp_path / "r.yaml", tokenizer_dir, write(tmp_path / "a.jsonl", rows), task))
+    assert found["target_long"]["lines"] == [2] and found["target_unknown"]["lines"] == [2] and "long" not in found
+
+
+def test_answers_go_on_to_stand_where_they_did(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """What is narrowed in a passage is narrowed in its answers, and what becomes of a text in the text."""
+    answer = {"text": "Ａ１", "answer_start": 4}
+    task = {"kind": "span", "question": "q", "context": "p", "answers": "answers", "question_length": 8, "overlap": 8}
+    spans = write(tmp_path / "a.jsonl", [{"q": "which?", "p": "the Ａ１ film A1", "answers": [answer]}])
+    doctor(of_recipe(recipe(tmp_path / "r.yaml", tokenizer_dir, spans, task)), tmp_path / "fixed", widths=True)
+    [row] = [json.loads(line) for line in (tmp_path / "fixed/a.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert row == {"q": "which?", "p": "the A1 film A1", "answers": [{"text": "A1", "answer_start": 4}]}
+    pairs = write(tmp_path / "b.jsonl", [{"a": "A1", "b": "Ｂ２"}, {"a": "Ａ１", "b": "B2"}])
+    task = {"kind": "generate", "source": "a", "target": "b"}
+    doctor(of_recipe(recipe(tmp_path / "s.yaml", tokenizer_dir, pairs, task)), tmp_path / "both", widths=True)
+    assert (tmp_path / "both/b.jsonl").read_text(encoding="utf-8").count('{"a": "A1", "b": "B2"}') == 2
+
+
+def test_answers_inside_a_piece(tmp_path: Path, tokenizer_dir: Path) -> None:
+    task = {"kind": "span", "question": "q", "context": "p", "answers": "answers", "question_length": 8, "overlap": 8}
+    rows = [{"q": "how?", "p": "the film was good", "answers": [{"text": text, "answer_start": at}]}
+            for text, at in (("good", 13), ("ood", 14))]  # fmt: skip
+    found = of(recipe(tmp_path / "r.yaml", tokenizer_dir, write(tmp_path / "a.jsonl", rows), task))
+    assert found["inside_piece"]["lines"] == [2]
+
+
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"text": "好", "label": 1}\n'.encode() + b'{"text": "\xff\xfe\x80", "label": 1}\n')

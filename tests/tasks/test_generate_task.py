@@ -110,6 +110,9 @@ def test_so_it_is_on_anything_written_in_ascii() -> None:
 def test_bleu_and_chrf_are_those_of_sacrebleu() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     found = wording.scores(*CHINESE, tokens="zh")
+    assert found == wording.scores(*CHINESE, tokens="auto") != wording.scores(*CHINESE, tokens="13a")
+    for texts, how in ((ENGLISH, "13a"), (CHINESE[0], "zh"), (["これは本です。", "猫"], "char"), (["你好", "OK, fine"], "13a")):
+        assert wording.settled("auto", texts) == how
     assert found["bleu"] == sacrebleu.corpus_bleu(CHINESE[1], [CHINESE[0]], tokenize="zh").score
     assert found["chrf"] == sacrebleu.corpus_chrf(CHINESE[1], [CHINESE[0]]).score
     low_high = wording.intervals(ENGLISH, WRITTEN, "13a")
