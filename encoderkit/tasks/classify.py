@@ -124,7 +124,8 @@ class Classify(EncoderTask):
         counts = np.zeros(len(self.labels))
         for example in examples:
             counts += example.target if isinstance(example.target, np.ndarray) else np.eye(len(self.labels))[example.target]
-        self.class_weights.copy_(class_weights(self.config.class_weights, self.labels, counts))
+        of = len(examples) if self.config.several else None
+        self.class_weights.copy_(class_weights(self.config.class_weights, self.labels, counts, of))
 
     def texts(self, row: Row) -> list[str]:
         """The text, or the two texts, of a row."""
@@ -230,7 +231,8 @@ class Classify(EncoderTask):
             return labelled(logits, labels, self.class_weights, smoothing, power)
         goal = labels.float() * (1 - smoothing) + smoothing / 2
         nats = binary_cross_entropy_with_logits(logits, goal, reduction="none")
-        return self.class_weights * (focal(nats, power) if power else nats)
+        weights = 1 + labels * (self.class_weights - 1)  # of what has the label: to weigh all of it would balance nothing
+        return weights * (focal(nats, power) if power else nats)
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scores of each example."""

@@ -45,7 +45,8 @@ class ClassifyConfig(RowsConfig):
     word_dropout: Annotated[Share, Field(lt=1)] = 0.0
     """The share of tokens that are replaced by [MASK] in training, drawn anew each time (Iyyer et al. 2015, section 3.1)."""
     class_weights: ClassWeights = None
-    """The weight of each label in the loss; balanced: inversely to its frequency."""
+    """The weight of each label in the loss; balanced: inversely to its frequency. Of several labels a row, the weight of
+    having it, against not having it."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each target spread over all labels (Szegedy et al. 2016); what a teacher says stays as it is."""
     focal: float = Field(default=0.0, ge=0)

@@ -28,11 +28,18 @@ def each_of(logits: Tensor) -> Tensor:
     return logits.sigmoid()
 
 
-def class_weights(given: Literal["balanced"] | dict[str, float], labels: Sequence[str], counts: np.ndarray) -> Tensor:
+def class_weights(
+    given: Literal["balanced"] | dict[str, float], labels: Sequence[str], counts: np.ndarray, rows: int | None = None
+) -> Tensor:
     """(L,) the weight of each label in the loss, float32: what is given, or 1; balanced: N / (L n), as scikit-learn has it.
 
-    `counts` (L,) is how often each stands in the training data. Raises `DataError` for a label that there is not.
+    `counts` (L,) is how often each stands in the training data; of several labels a row also in how many `rows`: balanced is
+    then (N - n) / n, by which having a label weighs as much as not having it. Raises `DataError` for a label that there is not.
     """
+    if given == "balanced" and rows is not None:
+        return torch.tensor(np.where(counts > 0, (rows - counts) / np.maximum(counts, 1), 1.0), dtype=torch.float32).clamp(
+            min=1e-3
+        )
     if given == "balanced":
         return torch.tensor(counts.sum() / (len(labels) * np.maximum(counts, 1)), dtype=torch.float32)
     if unknown := set(given) - set(labels):

@@ -40,6 +40,9 @@ def test_labels_of_fasttext_may_be_several_or_none(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / "a.txt", ["2", "1"])
     assert [row.labels("1") for row in rows] == [["a", "b"], ["a"], []]
     assert [row.text("2") for row in rows] == ["__x and __label__c", "", "no label"]
+    (tmp_path / "b.txt").write_text("no label\n__label__a and text\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"b\.txt:2: begins with __label__, and the first row does not"):
+        read_rows(tmp_path / "b.txt", ["1", "2"])
 
 
 @pytest.mark.parametrize(

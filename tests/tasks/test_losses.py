@@ -45,6 +45,28 @@ def test_focal_is_its_equation_and_plain_without_a_power() -> None:
     assert nats.grad is not None and nats.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("power", [0.0, 2.0])
+def test_having_a_rare_label_weighs_as_much_as_not_having_it(power: float) -> None:
+    """Of several labels a row, as torch's pos_weight."""
+    given = {"multiple": True, "class_weights": "balanced", "focal": power}
+    task = learner(["neg", "pos"], **given)
+    truth = np.array([[1, 0], [0, 0], [0, 1], [0, 1]])
+    task.prepare([example(row) for row in truth])
+    assert task.class_weights.tolist() == [3.0, 1.0]
+    scores, labels = logits(4)[:, :2].float(), torch.tensor(truth)
+    plain = binary_cross_entropy_with_logits(scores, labels.float(), reduction="none")
+    weighted = binary_cross_entropy_with_logits(scores, labels.float(), pos_weight=torch.tensor([3.0, 1.0]), reduction="none")
+    expected = focal(plain, power) * weighted / plain if power else weighted
+    torch.testing.assert_close(task._nats(scores, labels), expected)
+
+
+def test_a_teacher_of_several_labels_says_something_of_each() -> None:
+    task = learner(["neg", "pos"], multiple=True, soft="scores")
+    [row] = rows({"text": "a", "label": ["pos"], "scores": {"pos": 0.9}})
+    with pytest.raises(DataError, match="no score for neg"):
+        task._soft(row)
+
+
 @pytest.mark.parametrize("chances", [one_of, each_of])
 def test_a_teacher_is_followed_at_its_temperature(chances: Any) -> None:
     """From probabilities as from logits; at a high temperature the gradient is that of matching logits (Hinton, eq. 4)."""
