@@ -229,6 +229,10 @@ def embed(
         ),
     ] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
+    dimensions: Annotated[
+        int | None,
+        typer.Option("--dimensions", min=1, help="So many of the first ones, if it was trained for that.", show_default=False),
+    ] = None,
     column: Column = None,
     precision: PrecisionOption = "auto",
     batch: BatchOption = None,
@@ -243,4 +247,5 @@ def embed(
     preflight.file_out(out, source, "--out", overwrite)
     from encoderkit.stages import embed as stage
 
-    print_result(stage.embed(step, source, out, pooling, normalize, column, precision, batch, overwrite), json)
+    result = stage.embed(step, source, out, pooling, normalize, column, precision, batch, overwrite, dimensions)
+    print_result(result, json)

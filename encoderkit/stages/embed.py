@@ -27,10 +27,11 @@ def embed(
     precision: Precision = "auto",
     batch: int | None = None,
     overwrite: bool = False,
+    dimensions: int | None = None,
 ) -> dict[str, Any]:
     """Write (rows, dim) float32 to `out`, in the order of `source`, in memory for a window of rows; the JSON of the command.
 
-    `pooling`: that of a similarity model, the mean for others, if not given.
+    `pooling`: that of a similarity model, the mean for others, if not given. `dimensions`: so many of the first ones alone.
     """
     if out.suffix != ".npy":
         raise UsageError("vectors are written as .npy", where=out, fix=f"--out {out}.npy")
@@ -38,10 +39,14 @@ def embed(
     engine = start(open_model(step), precision, batch)
     task = engine.model.task
     kind: Pooling = pooling or (task.config.vector if task else None) or "mean"
+    if dimensions is not None and dimensions > engine.model.learner.encoder.dim:
+        message = f"is {dimensions}, and the vectors have {engine.model.learner.encoder.dim}"
+        raise UsageError(message, where="--dimensions", fix="as many, or fewer")
     if reason := blind(engine.model.learner.encoder_config, kind):
         raise UsageError(reason, where="--pooling", fix=None)
     texts = open_texts(source, _columns(engine, columns), named=bool(columns))
-    count, dim = sum(1 for _ in texts.rows()), engine.model.learner.encoder.dim  # the header says how many rows follow
+    dim = dimensions or engine.model.learner.encoder.dim
+    count = sum(1 for _ in texts.rows())  # the header says how many rows follow
     if not count:
         raise DataError("holds no row", where=texts.source.name, fix="name a file with rows")
     account = Account()
@@ -49,9 +54,9 @@ def embed(
         target.write(_header(count, dim))
         for window in windows(texts.rows()):
             tokens = engine.tokens(window)
-            vectors = engine.vectors(tokens, kind)
+            vectors = engine.vectors(tokens, kind)[:, :dim]
             if normalize:
-                vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+                vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
             target.write(np.ascontiguousarray(vectors, "<f4").data)
             account = account.add(tokens, engine.model.learner.vocabulary.unknown)
             bar.advance(len(window))

@@ -245,7 +245,11 @@ def _baselines(task: Task, train: Training, texts: list[list[str]], gold: np.nda
 def _overlap(judged: Judged, shared: Copies, train: Sequence[Row]) -> dict[str, Any]:
     """What of the rows stands in the training data too, and the metrics without it; warns if there is any."""
     both, exact = np.flatnonzero(shared.of >= 0), int(shared.exact.sum())
-    kept = np.flatnonzero(shared.of < 0)
+    apart = shared.of < 0
+    if isinstance(judged.task, Queried):  # a query without some of its candidates would be an easier one
+        queries = judged.task.queries(judged.gold)
+        apart = ~np.isin(queries, queries[both])
+    kept = np.flatnonzero(apart)
     if len(both):
         pairs = [(judged.rows[i].line, train[int(shared.of[i])].line) for i in both[:3]]
         first = ", ".join(f"line {line} is line {there} there" for line, there in pairs)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from encoderkit.console import table
-from encoderkit.tasks.task import Queried, Task
+from encoderkit.tasks.task import Kinds, Queried, Task
 from encoderkit.tasks.texts import Tokens
 
 _MOST = 20  # labels that are shown to a person; --json has all
@@ -74,6 +74,10 @@ def _parted(
     if gold.dtype.kind in "iub" and task.labels:
         own = gold > 0 if gold.ndim == 2 else gold[:, None] == np.arange(len(task.labels))
         yield "label", [(label, np.flatnonzero(own[:, i])) for i, label in enumerate(task.labels)]
+    elif isinstance(task, Kinds):
+        held = [task.kinds_of(one) for one in gold]
+        names = list(dict.fromkeys(name for kinds in held for name in kinds))
+        yield "label", [(name, np.flatnonzero([name in kinds for kinds in held])) for name in sorted(names)]
     yield "truncation", [("whole", np.flatnonzero(cut == 0)), ("cut", np.flatnonzero(cut > 0))]
     few = (share > 0) & (share <= 0.05)
     parts = [("none", share == 0), ("up to 5 % of the tokens", few), ("more", share > 0.05)]

@@ -204,7 +204,7 @@ def _result(out: Path, given: dict[str, Any], axes: Sequence[Axis], done: list[T
 
 
 def _importance(axes: Sequence[Axis], done: Sequence[Trial]) -> dict[str, float]:
-    """How much each key decides whether a trial is among the best tenth (PED-ANOVA, Watanabe et al. 2023); {} for few trials."""
+    """How much each key decides whether a trial is among the best quarter (PED-ANOVA, Watanabe et al. 2023); {} for few."""
     study, _ = _study(axes, done)
     if len({trial.value for trial in study.trials if trial.value is not None}) < 5 or len(axes) < 2:
         return {}

@@ -179,7 +179,8 @@ class SimilarityConfig(RowsConfig):
     pooling: Pooling = "mean"
     """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
     dimensions: list[PositiveInt] = Field(default_factory=list)
-    """So many of the first dimensions are trained to be good vectors too (Kusupati et al. 2022)."""
+    """So many of the first dimensions are trained, and measured, to be good vectors too (Kusupati et al. 2022); `embed
+    --dimensions` gives them."""
 
     @model_validator(mode="after")
     def _fits(self) -> "SimilarityConfig":

@@ -187,7 +187,7 @@ class Similarity(EncoderTask):
         return {"vectors": normalize(self.vectors(inputs, targets), dim=-1)}
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
-        """`score` of all rows, and the loss that they would have as updates of 1,024 rows."""
+        """`score` of all rows, its main value in fewer dimensions, and the loss that they would have as updates of 1,024 rows."""
         units, keys = torch.from_numpy(observed["vectors"]), torch.tensor([example.keys for example in examples])
         targets, gold = {"keys": keys}, np.array([np.nan if e.target is None else e.target for e in examples])
         if self.config.label is None:
@@ -199,7 +199,11 @@ class Similarity(EncoderTask):
             for start in range(0, len(units), _TOGETHER):
                 part = {name: target[start : start + _TOGETHER].to(device) for name, target in targets.items()}
                 loss += float(self._loss(units[start : start + _TOGETHER].to(device), part))
-        return {"loss": loss / len(units), **self.score(gold, self.decide(examples, observed))}
+        found = {"loss": loss / len(units), **self.score(gold, self.decide(examples, observed))}
+        for size in sorted(self.config.dimensions):
+            cut = {"vectors": normalize(units[..., :size], dim=-1).numpy()}
+            found[f"{self.monitor}_of_{size}"] = self.score(gold, self.decide(examples, cut))[self.monitor]
+        return found
 
     def losses(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """(N,) how wrong each row is, as its loss is of many: how far the ranks of score and cosine are apart, of all ranks;

@@ -236,6 +236,10 @@ class Span(EncoderTask):
         """(N,) tuples of texts: all that is right; () for no answer."""
         return objects([tuple(answer.text for answer in truth.answers(row, self.config)) for row in rows])
 
+    def kinds_of(self, gold: tuple[str, ...]) -> set[str]:
+        """Whether there is an answer."""
+        return {"answer" if gold else "no answer"}
+
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """(N,) texts, "" for no answer."""
         return objects([answers[0].text for answers in self._best(examples, observed, 1)])

@@ -286,6 +286,11 @@ class Tag(EncoderTask):
         """(N,) sets of entities by tokens or characters, or (U,) arrays of the numbers of plain tags."""
         return objects([self._gold(row) for row in rows])
 
+    def kinds_of(self, gold: Any) -> set[str]:
+        """The kinds of the entities of a row, or its plain tags; `none` where there is nothing."""
+        plain = self.scheme == "plain"
+        return {self.kinds[one] if plain else one.label for one in (gold.tolist() if plain else gold)} or {"none"}
+
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """As `gold`: the best legal chain of each row."""
         joined = []

@@ -208,6 +208,15 @@ class Resampled(Protocol):
 
 
 @runtime_checkable
+class Kinds(Protocol):
+    """A task whose answers are of one kind or several, which are no single label of a row."""
+
+    def kinds_of(self, gold: Any) -> set[str]:
+        """What is in the right answer of a row, one of `gold`: the kinds of its entities, or whether there is an answer."""
+        ...
+
+
+@runtime_checkable
 class Queried(Protocol):
     """A task whose metrics are means over queries, each of one row or several."""
 

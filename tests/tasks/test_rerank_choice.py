@@ -187,6 +187,11 @@ def test_the_whole_way_of_reranking(tokenizer_dir: Path, tmp_path: Path) -> None
     assert all(sum(part["rows"] for part in parts) == len(rows) for name, parts in result["slices"].items() if name != "metric")
     assert sum(part["answers"] for part in result["calibration"]["bins"]) == len(rows)
     assert result["baselines"].keys() == {"cosine"}
+    other = [{"query": "an odd one", "candidate": f"{word} {word}", "relevance": int(word in GOOD)} for word in (*GOOD, *BAD)]
+    mixed = file(tmp_path / "mixed.jsonl", [rows[5], *({**row, "query": rows[5]["query"]} for row in other), *other])
+    without = evaluate(step, mixed, "fp32")["overlap"]["without"]
+    alone = evaluate(step, file(tmp_path / "other.jsonl", other), "fp32")
+    assert without["rows"] == len(other) and without["metrics"] == {n: alone["metrics"][n] for n in without["metrics"]}
     assert all(low <= result["metrics"][name] <= high for name, (low, high) in result["intervals"].items())
     predict(step, data, out=tmp_path / "out.jsonl")
     assert all(

@@ -276,13 +276,25 @@ def test_the_whole_way_of_a_search(tokenizer_dir: Path, tmp_path: Path) -> None:
     words = [*GOOD, *BAD, *THINGS]
     rows = [{"q": word, "d": f"the {word} was", "n": f"the {other} was"} for word, other in itertools.pairwise(words)]
     data = file(tmp_path / "rows.jsonl", rows)
-    task = {"text": ["q", "d"], "negative": "n", "pooling": "max"}
+    task = {"text": ["q", "d"], "negative": "n", "pooling": "max", "dimensions": [8, 32]}
     step = trained(tmp_path / "run", tokenizer_dir, data, data, {"kind": "lstm", "dim": 32}, **task)
     result = evaluate(step, data, "fp32")
     assert result["metrics"]["recall_at_1"] > 0.8 and result["baselines"]["search"]["recall_at_1"] == 1
     assert all(low <= result["metrics"][name] <= high for name, (low, high) in result["intervals"].items())
     assert evaluate(step, data, "fp32", 2)["metrics"] == pytest.approx(result["metrics"], abs=1e-5)
     assert embed(step, data, tmp_path / "x.npy")["pooling"] == "max"
+    assert embed(step, data, tmp_path / "y.npy", dimensions=8, normalize=True)["dim"] == 8
+    vectors, cut = np.load(tmp_path / "x.npy"), np.load(tmp_path / "y.npy")
+    np.testing.assert_allclose(cut, vectors[:, :8] / np.linalg.norm(vectors[:, :8], axis=1, keepdims=True), atol=1e-6)
+    with pytest.raises(UsageError, match="is 33, and the vectors have 32"):
+        embed(step, data, tmp_path / "z.npy", dimensions=33)
+    assert result["metrics"]["mrr_of_32"] == pytest.approx(result["metrics"]["mrr"])
+    others = sorted({row[column] for row in rows for column in "dn"})
+    embed(step, file(tmp_path / "o.jsonl", [{"d": text} for text in others]), tmp_path / "o.npy", None, True, ["d"], dimensions=8)
+    cosines = cut @ np.load(tmp_path / "o.npy").T
+    right = np.array([others.index(row["d"]) for row in rows])
+    places = 1 + (cosines > np.take_along_axis(cosines, right[:, None], 1)).sum(1)
+    assert result["metrics"]["mrr_of_8"] == pytest.approx((1 / places).mean()) != result["metrics"]["mrr"]
     predict(step, None, [["film", "the film was"], ["film", "the meal was"]], tmp_path / "out.jsonl")
     right, wrong = read(tmp_path / "out.jsonl")
     assert right["score"] > wrong["score"] and right["text_pair"] == "the film was"

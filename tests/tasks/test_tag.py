@@ -364,6 +364,9 @@ def test_the_whole_way_from_conll(tokenizer_dir: Path, tagged: dict[str, Path], 
     result = evaluate(step, tagged["dev.jsonl"], "fp32", against=step)
     assert result["metrics"]["f1"] > 0.9 and result["lost"] == {} and result["baselines"]["commonest"]["f1"] > 0.3
     assert result["against"]["differences"]["f1"]["value"] == 0 and result["truncated"]["rows"] == 0
+    by_kind = {part["slice"]: part["rows"] for part in result["slices"]["label"]}
+    held = [{tag.partition("-")[2] for tag in row["tags"]} for row in lines(tagged["dev.jsonl"])]
+    assert by_kind == {kind: sum(kind in kinds for kinds in held) for kind in ("bad", "good", "thing")}
     predict(step, tagged["dev.jsonl"], out=tmp_path / "out.jsonl", precision="fp32")
     gold, found = lines(tagged["dev.jsonl"]), lines(tmp_path / "out.jsonl")
     assert result["metrics"]["f1"] == pytest.approx(f1([row["tags"] for row in gold], [row["tags"] for row in found]))
