@@ -45,8 +45,11 @@ Form = Literal["jsonl", "csv"]
 T = TypeVar("T")
 
 
-def searching(task: Task | None, beams: int | None, length_penalty: float | None) -> None:
-    """See `Generate.search`; raises `UsageError` for a model that does not write."""
+def searching(task: Task | None, beams: int | None, length_penalty: float | None, drawn: bool = False) -> None:
+    """See `Generate.search`; raises `UsageError` for a model that does not write, and for one whose tokens are `drawn`."""
+    if drawn and beams is not None:
+        reason = "are followed to the likeliest text, and none is drawn"
+        raise UsageError(reason, where="--beams", fix="leave out --temperature, --top-k, --top-p and --seed, or this")
     if isinstance(task, Generate):
         task.search(beams, length_penalty)
     elif (beams, length_penalty) != (None, None):
@@ -88,15 +91,8 @@ def predict(
         files.refuse_existing(out, overwrite, file=True)
     engine = start(open_model(step), precision, batch)
     task = engine.model.task
-    searching(task, beams, length_penalty)
-    if sampling is not None:
-        if beams is not None:
-            reason = "are followed to the likeliest text, and none is drawn"
-            raise UsageError(reason, where="--beams", fix="leave out --temperature, --top-k, --top-p and --seed, or this")
-        sampling.check()
-        predictor: _Predictor = _Drawn(engine, sampling, seed)
-    else:
-        predictor = _pretrained(engine, top) if task is None else _Rows(engine, task, top)
+    searching(task, beams, length_penalty, sampling is not None)
+    predictor = _predictor(engine, top, sampling, seed)
     if form == "csv" and not predictor.fields:
         raise UsageError("what a pretrained model says of tokens is written as jsonl", fix="--format jsonl")
     optional = [] if task is None else task.config.repeated
@@ -126,6 +122,14 @@ def predict(
             sys.stdout.flush()
     say(account.told(engine.model.config["length"]))
     return account
+
+
+def _predictor(engine: Engine, top: int | None, sampling: Sampling | None, seed: int) -> "_Predictor":
+    if sampling is not None:
+        sampling.check()
+        return _Drawn(engine, sampling, seed)
+    task = engine.model.task
+    return _pretrained(engine, top) if task is None else _Rows(engine, task, top)
 
 
 def _rows(

@@ -25,7 +25,7 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
-from encoderkit.training.config import MuonConfig
+from encoderkit.training.config import MuonConfig, TrainingConfig
 from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
@@ -179,28 +179,7 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         settled = plan
         by_first(lambda: _begin(recipe, material, settled, out, overwrite))
     else:
-        if plan.device == "cuda" and not torch.cuda.is_available():
-            raise UsageError(
-                "the run was begun on a GPU, and torch finds none here; it would not be the same run",
-                where=out,
-                fix="go on where the GPU is, or begin anew: --overwrite",
-            )
-        if plan.processes == world.size():
-            torch.set_num_threads(plan.threads)
-        check_precision(learner, plan.precision, plan.device)
-        if plan.precision == "bf16" and plan.device == "cpu" and not has_bf16():
-            warn("the run was begun in bf16, for which this processor has no instructions: it goes on, but slowly")
-        if training.compile != "auto":
-            plan = plan.model_copy(update={"compile": training.compile == "on"})
-        check_compiler(plan.compile, plan.device)
-        if isinstance(training.micro_batch, int):
-            plan = plan.model_copy(update={"micro_batch": min(training.micro_batch, plan.batch)})
-        if training.attention != "auto":
-            plan = plan.model_copy(update={"attention": training.attention})
-        train_by(plan.attention)
-        place(learner, plan.device, training.shard)
-        if plan.compile and not sharded(learner):
-            learner.compile()
+        plan = _resumed(plan, training, learner, out)
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
     if isinstance(recipe.optimizer, MuonConfig) and not any(isinstance(optimizer, Muon) for optimizer in made):
         warn("optimizer.kind muon is for the matrices of layers, and here are none to train: all is adamw's, at adamw_lr")
@@ -224,6 +203,34 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         )  # fmt: skip
         by_first(lambda: None)  # the first process has written the last checkpoint before another one reads it
     return state, plan
+
+
+def _resumed(plan: Plan, training: TrainingConfig, learner: Learner, out: Path) -> Plan:
+    """The plan of a run that goes on, as far as this machine and the recipe have a say in it; and the learner as it asks."""
+    assert isinstance(learner, nn.Module)
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "the run was begun on a GPU, and torch finds none here; it would not be the same run",
+            where=out,
+            fix="go on where the GPU is, or begin anew: --overwrite",
+        )
+    if plan.processes == world.size():
+        torch.set_num_threads(plan.threads)
+    check_precision(learner, plan.precision, plan.device)
+    if plan.precision == "bf16" and plan.device == "cpu" and not has_bf16():
+        warn("the run was begun in bf16, for which this processor has no instructions: it goes on, but slowly")
+    if training.compile != "auto":
+        plan = plan.model_copy(update={"compile": training.compile == "on"})
+    check_compiler(plan.compile, plan.device)
+    if isinstance(training.micro_batch, int):
+        plan = plan.model_copy(update={"micro_batch": min(training.micro_batch, plan.batch)})
+    if training.attention != "auto":
+        plan = plan.model_copy(update={"attention": training.attention})
+    train_by(plan.attention)
+    place(learner, plan.device, training.shard)
+    if plan.compile and not sharded(learner):
+        learner.compile()
+    return plan
 
 
 def fit(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> None:

@@ -33,7 +33,10 @@ FEW = 50
 START = 2.0
 """Seconds that measuring takes at most before the first update, but for compiling, and for what one portion takes."""
 SLOW = 0.5
-"""Seconds that are long enough to measure: a portion that takes so long is computed once."""
+"""Seconds that are long enough to measure: a portion that takes so long is computed once more after the first time."""
+VERY_SLOW = 10.0
+"""Seconds of a first portion that are taken as they are: what is done for the first time (memory, libraries) is little of it.
+Of 3.5 it was half, and for such a measurement a run was compiled that is faster without."""
 FEWEST, ENOUGH, MEASURING = 3, 7, 0.05
 """Updates by whose speed a budget is planned: this share of them; of short runs so many, while these are less than a seventh."""
 GAIN = 0.97
@@ -217,10 +220,10 @@ class Trial(NamedTuple):
             seconds += time.monotonic() - before
             learner.zero_grad(set_to_none=True)
             tokens, rows = tokens + sum(batch.tokens for batch in batches), rows + plan.micro_batch
-            lacking, slow = any_of([found is None, seconds >= SLOW])
+            lacking, slow, very = any_of([found is None, seconds >= SLOW, seconds >= VERY_SLOW])
             if lacking:
                 return None
-            if slow and (n >= warm or not plan.compile):
+            if (slow and n >= warm) or (very and not plan.compile):
                 break
         tokens = max(tokens, 1)
         return by_first(lambda: Portion(seconds / tokens, tokens / rows))

@@ -34,13 +34,13 @@ def test_ranges_and_values_are_typed_by_the_schema(tokenizer_dir: Path, labelled
         "model.layers=1..3",
         "model.dropout=0..1e-1",
         "task.pooling=mean,max",
-        "training.freeze=null,1",
+        "training.patience=null,3",
     ]
-    lr, layers, dropout, pooling, freeze = read_space(space, recipe)
+    lr, layers, dropout, pooling, patience = read_space(space, recipe)
     assert lr == Axis("optimizer.lr", None, 1e-5, 1e-3, log=True)
     assert layers.whole and list(layers.options() or ()) == [1, 2, 3]
     assert not dropout.whole and dropout.options() is None
-    assert pooling.values == ["mean", "max"] and freeze.values == [None, 1]
+    assert pooling.values == ["mean", "max"] and patience.values == [None, 3]
     assert not read_space(["optimizer.weight_decay=0..1"], recipe)[0].whole  # whole ends of a key that takes any number
     left = untried([layers, pooling], [{"model.layers": 2, "task.pooling": "max"}])
     assert left is not None and len(left) == 5 and untried([lr, pooling], []) is None

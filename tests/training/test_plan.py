@@ -157,6 +157,24 @@ def test_a_portion_is_what_it_costs_and_leaves_nothing() -> None:
     assert all(p.grad is None for p in learner.parameters())
 
 
+@pytest.mark.parametrize(("first", "seconds", "passes"), [(3.0, 1.0, 2), (12.0, 12.0, 1), (0.1, 0.1, 4)])
+def test_what_is_done_for_the_first_time_does_not_count(
+    first: float, seconds: float, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless a pass takes so long that it hardly shows."""
+    clock, took = [0.0], iter([first, *[min(first, 1.0)] * 9])
+
+    def compute(*_: Any) -> dict[str, float]:
+        clock[0] += next(took)
+        return {}
+
+    monkeypatch.setattr(planning, "accumulate_gradients", compute)
+    monkeypatch.setattr(planning.time, "monotonic", lambda: clock[0])
+    found = Trial(masked("bert"), rows(20)).portion(plan(5, 8, 4))
+    assert found and found.seconds * found.tokens * 4 == pytest.approx(seconds, rel=0.2)
+    assert len([*took]) == 10 - passes
+
+
 def test_what_does_not_fit_is_halved_before_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     learner = masked("bert")
     forward = learner.forward
