@@ -135,10 +135,12 @@ def _answer(
     spans: list[tuple[int, int]] = []
     if layout.kind in ("span", "generate"):
         for name in given:
-            answers = answers_of(row, name) if layout.kind == "span" else []
-            row.text(name) if layout.kind == "generate" else None
-            found = [(answer, locate(answer, texts[-1])) for answer in answers]
-            spans += [(place.start, place.start + len(answer.text)) for answer, place in found if place]
+            if layout.kind == "generate":
+                row.text(name)
+                continue
+            for answer in answers_of(row, name):
+                if place := locate(answer, texts[-1]):
+                    spans.append((place.start, place.start + len(answer.text)))
         return json.dumps([*given.values()], ensure_ascii=False, default=str), [], spans
     for name, value in given.items():
         if places is not None and (isinstance(value, list) or layout.tokens):

@@ -248,13 +248,20 @@ def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Given | None:
 
 def _held_out(plans: Sequence[_Plan]) -> list[Row] | None:
     """The rows that all recipes hold out of `data.train`, if these are the same ones: nothing is trained on them."""
-    recipes = [last for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)]
-    drawn = {(name_of(r.data.train), r.data.dev, r.seed, *(r.task.together or r.task.all_columns)) for r in recipes
-             if isinstance(r.data.dev, float) and r.data.test is None and not r.seeds and not r.folds}  # fmt: skip
-    if len(recipes) < len(plans) or len(drawn) != 1 or any(r.seeds or r.folds or r.data.test for r in recipes):
+    recipes = [plan.second or plan.first for plan in plans]
+    drawn = {_drawn(recipe) for recipe in recipes}
+    first = recipes[0]
+    if len(drawn) > 1 or None in drawn or not isinstance(first, FinetuneRecipe):
         return None
-    task, given = recipes[0].task, recipes[0].data.train
-    return divided(read_rows(given, task.all_columns, task.optional_columns, txt=task.txt), recipes[0]).get("dev")
+    task, given = first.task, first.data.train
+    return divided(read_rows(given, task.all_columns, task.optional_columns, txt=task.txt), first).get("dev")
+
+
+def _drawn(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Any, ...] | None:
+    """What decides which rows of `data.train` are held out, once; None where none are, or others each time."""
+    if not isinstance(recipe, FinetuneRecipe) or recipe.seeds or recipe.folds or not isinstance(recipe.data.dev, float):
+        return None
+    return (name_of(recipe.data.train), recipe.data.dev, recipe.seed, *(recipe.task.together or recipe.task.all_columns))
 
 
 def over_runs(runs: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, dict[str, float]]:

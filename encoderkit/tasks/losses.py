@@ -37,9 +37,8 @@ def class_weights(
     then (N - n) / n, by which having a label weighs as much as not having it. Raises `DataError` for a label that there is not.
     """
     if given == "balanced" and rows is not None:
-        return torch.tensor(np.where(counts > 0, (rows - counts) / np.maximum(counts, 1), 1.0), dtype=torch.float32).clamp(
-            min=1e-3
-        )
+        shares = np.where(counts > 0, (rows - counts) / np.maximum(counts, 1), 1.0)
+        return torch.tensor(np.maximum(shares, 1e-3), dtype=torch.float32)
     if given == "balanced":
         return torch.tensor(counts.sum() / (len(labels) * np.maximum(counts, 1)), dtype=torch.float32)
     if unknown := set(given) - set(labels):
