@@ -69,8 +69,8 @@ class Rows:
         if documents is not None:
             first, end = first[documents], end[documents]
         sizes = end - first
-        self._first, self._end = first, end
-        self._full = np.concatenate([[0], np.cumsum(sizes // self._cap)])
+        self._first, self._end = (first, end) if documents is None else (_small(first), _small(end))  # the former are mapped
+        self._full = _small(np.concatenate([[0], np.cumsum(sizes // self._cap)]))
         self.full_rows = int(self._full[-1])
         """Rows that hold one full piece; they come first."""
         tails = sizes % self._cap
@@ -79,10 +79,10 @@ class Rows:
         rows = pack(tails + self.special, length) if packed else np.arange(len(tails))
         whole = sizes[chosen] == tails
         order = np.lexsort((whole, rows)) if before else np.argsort(rows, kind="stable")
-        self._tail_before = np.minimum(before, sizes[chosen] - tails)[order]
-        self._tail_size = tails[order]
-        self._tail_first = (end[chosen] - tails)[order]
-        self._tail_row = np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64)
+        self._tail_before = _small(np.minimum(before, sizes[chosen] - tails)[order]) if before else None
+        self._tail_size = _small(tails[order])
+        self._tail_first = _small((end[chosen] - tails)[order])
+        self._tail_row = _small(np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64))
         self.tokens = int(sizes.sum())
         """Of the documents, special ones not counted."""
         self.pieces = self.full_rows + len(tails)
@@ -103,7 +103,8 @@ class Rows:
         held: list[np.ndarray] = []
         numbers: list[int] = []
         room = size
-        for number, (first, end) in enumerate(zip(self._first.tolist(), self._end.tolist(), strict=True)):
+        for number, bounds in enumerate(zip(self._first, self._end, strict=True)):
+            first, end = map(int, bounds)
             for start in range(first, end, size):
                 piece = self.store.ids[start : min(start + size, end)]
                 if len(piece) > room and held:
@@ -124,17 +125,18 @@ class Rows:
             done = (row - int(self._full[document])) * self._cap
             return self._single(int(places[0]), self._cap, min(self._before, done))
         low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
+        before = 0 if self._tail_before is None else int(self._tail_before[low])
         if high - low == 1:
-            return self._single(int(places[0]), int(self._tail_size[low]), int(self._tail_before[low]))
-        return self._several(places, self._tail_size[low:high], int(self._tail_before[low]))
+            return self._single(int(places[0]), int(self._tail_size[low]), before)
+        return self._several(places, self._tail_size[low:high].astype(np.int64), before)
 
     def places(self, row: int) -> np.ndarray:
         """(pieces,) int64: where the pieces of a row begin in the store."""
         if row < self.full_rows:
             document = int(np.searchsorted(self._full, row, "right")) - 1
-            return self._first[document : document + 1] + (row - self._full[document]) * self._cap
+            return self._first[document : document + 1] + np.int64(row - int(self._full[document])) * self._cap
         low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
-        return self._tail_first[low:high]
+        return self._tail_first[low:high].astype(np.int64)
 
     def _text_before(self, first: int, count: int) -> np.ndarray:
         return self.store.ids[first - count : first].astype(np.int64)
@@ -165,6 +167,11 @@ class Rows:
         ids[special] = np.tile(self._special, len(wide))
         starts = (self.store.bits[where >> 3] >> (where & 7) & 1).astype(bool) & ~special
         return Row(ids, documents + 1, positions, starts, special, self._text_before(int(first[0]), before))
+
+
+def _small(numbers: np.ndarray) -> np.ndarray:
+    """The same numbers in half the memory where they fit: these arrays are all that grows with the documents."""
+    return numbers.astype(np.int32) if not len(numbers) or numbers.max() < 1 << 31 else numbers
 
 
 def _joined(pieces: list[np.ndarray], numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:

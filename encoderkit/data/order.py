@@ -21,8 +21,8 @@ def slots(update: int, batch: int, total: int) -> range:
 
 @lru_cache(maxsize=2)  # a batch may straddle two epochs
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """(size,) int64: the order of the examples in an epoch. Shared, so it cannot be written to."""
-    order = np.random.default_rng((seed, epoch)).permutation(size)
+    """(size,) the order of the examples in an epoch. Shared, so it cannot be written to."""
+    order = np.random.default_rng((seed, epoch)).permutation(np.arange(size, dtype=np.int32 if size < 1 << 31 else np.int64))
     order.flags.writeable = False
     return order
 
