@@ -95,6 +95,7 @@ class Classify(EncoderTask):
         self.fields = [*names_of(config.columns), "labels" if config.several else "label", "truncated"]
         self.fields += [f"score:{label}" for label in self.labels]
         self.register_buffer("class_weights", torch.ones(len(self.labels)), persistent=False)
+        self._class_weights = np.ones(len(self.labels))  # the same where batches are made, for which no GPU is to wait
         given = 0.5 if config.threshold == "dev" else config.threshold
         cuts = torch.full((len(self.labels),), float(np.log(given / (1 - given))))
         self.register_buffer("cuts", cuts, persistent=config.several and config.threshold == "dev")
@@ -125,7 +126,9 @@ class Classify(EncoderTask):
         for example in examples:
             counts += example.target if isinstance(example.target, np.ndarray) else np.eye(len(self.labels))[example.target]
         of = len(examples) if self.config.several else None
-        self.class_weights.copy_(class_weights(self.config.class_weights, self.labels, counts, of))
+        weights = class_weights(self.config.class_weights, self.labels, counts, of)
+        self.class_weights.copy_(weights)
+        self._class_weights = weights.double().numpy()
 
     def texts(self, row: Row) -> list[str]:
         """The text, or the two texts, of a row."""
@@ -186,7 +189,7 @@ class Classify(EncoderTask):
         labels = torch.from_numpy(np.array([example.target for example in examples]))
         # The count goes with the weights, as in torch's weighted mean.
         plain = self.config.several or self.config.class_weights is None
-        count = labels.numel() if plain else float(self.class_weights.cpu()[labels].sum())
+        count = labels.numel() if plain else float(self._class_weights[labels].sum())
         targets, counts = {"labels": labels}, dict.fromkeys(self.weights, labels.numel()) | {"classify": count}
         if self.config.soft and self.config.soft_share and progress is not None:
             targets |= self._teachers(examples)

@@ -61,6 +61,7 @@ class Tag(EncoderTask):
         self.register_buffer("characters", torch.tensor(config.text is not None))
         names = ("accuracy", "macro_f1") if self.scheme == "plain" else ("f1", "precision", "recall")
         self.register_buffer("class_weights", torch.ones(len(self.labels)), persistent=False)
+        self._class_weights = np.ones(len(self.labels))  # the same where batches are made, for which no GPU is to wait
         self.weights = weights_of("tag", config.rdrop)
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
         self.monitor = names[0]
@@ -93,7 +94,9 @@ class Tag(EncoderTask):
         if self.config.class_weights is not None:
             targets = [example.targets for example in examples if example.targets is not None]
             counts = np.bincount(np.concatenate(targets), minlength=len(self.labels))
-            self.class_weights.copy_(class_weights(self.config.class_weights, self.labels, counts))
+            weights = class_weights(self.config.class_weights, self.labels, counts)
+            self.class_weights.copy_(weights)
+            self._class_weights = weights.double().numpy()
 
     def texts(self, row: Row) -> list[str]:
         """The text of a row, or its tokens."""
@@ -194,7 +197,7 @@ class Tag(EncoderTask):
         targets["labels"] = pad(known, most, IGNORE)
         counts = dict.fromkeys(self.weights, float(sum(map(len, known))))
         if self.config.class_weights is not None:
-            counts["tag"] = float(self.class_weights.cpu()[np.concatenate(known)].sum())
+            counts["tag"] = float(self._class_weights[np.concatenate(known)].sum())
         return Batch(inputs, targets, counts, tokens)
 
     def logits(self, inputs: Inputs) -> Tensor:

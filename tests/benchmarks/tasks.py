@@ -61,7 +61,8 @@ NOTES = """\
 In brackets 95 % intervals: over seeds where their number is told, elsewhere over the test rows by bootstrap. transformers: the \
 checkpoint, exported, in its Trainer by the settings of its examples, one seed, at the better of two learning rates *on the test \
 rows*. Baselines are fitted on the same training rows. Published figures are of other models or parts, as told. Seconds of a \
-run, beside whatever else the machine did. A checkpoint is told by its model, its updates and its loss on held-out text.
+run, beside whatever else the machine did. A checkpoint is told by its model, its updates and its loss on held-out text. What is \
+of "November 2026" was measured by the same command before there was this record, and is rounded as it was written down.
 """
 
 
