@@ -34,7 +34,7 @@ import numpy as np
 from encoderkit import files
 from encoderkit.config import load, read_yaml
 from encoderkit.console import markdown, say
-from encoderkit.errors import UserError
+from encoderkit.errors import Interrupted, UserError
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import init
@@ -205,6 +205,8 @@ def of_set(own: Set, bench: Bench, with_peer: bool) -> list[dict[str, Any]]:
         say(f"{own.name}, {start}")
         try:
             found.append(learnt(own, start, recipe, settings, parts, bench))
+        except Interrupted:  # by Ctrl-C or SIGTERM: what is done is kept, and nothing more is begun
+            raise
         except UserError as error:
             say(f"left out: {error}")
             found.append({"set": own.name, "start": start, "why": error.message})
