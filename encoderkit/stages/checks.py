@@ -356,12 +356,14 @@ def tokens(split: Split, tokenizer: Tokenizer, layout: Layout) -> tuple[Sizes, l
 def targets(split: Split, tokenizer: Tokenizer, length: int) -> list[Finding]:
     """Of texts that are to be written: how many are longer than `length` tokens, and what of them is unknown."""
     rows = [row._replace(texts=json.loads(row.answer or '[""]')) for row in split.rows]
-    found = tokens(split._replace(rows=rows), tokenizer, Layout([], [], "generate", 1, length))[1]
+    found = tokens(split._replace(rows=rows), tokenizer, Layout([], [], "written", 1, length))[1]
     return [one._replace(check=f"target_{one.check}", message=f"the target: {one.message}") for one in found]
 
 
 def _total(lengths: Sequence[int], layout: Layout, tokenizer: Tokenizer) -> int:
-    """The tokens of the longest example of a row."""
+    """The tokens of the longest example of a row; of what is written only the end is special."""
+    if layout.kind == "written":
+        return max(lengths) + 1
     if layout.sides == 1 or len(lengths) == 1:
         return max(lengths) + len(tokenizer.template.single) - 1
     return lengths[0] + max(lengths[1:]) + len(tokenizer.template.pair) - 2

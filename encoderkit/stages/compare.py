@@ -201,6 +201,11 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
         raise UsageError(
             f"recipes of different tasks cannot be compared: {told}", where="task.kind", fix="compare those of one task"
         )
+    for plan in plans:
+        last = plan.second or plan.first
+        if data is None and isinstance(last, FinetuneRecipe) and not (last.data.dev or last.data.test or last.folds):
+            message = "has neither dev nor test rows, so that nothing would be measured in the end"
+            raise UsageError(message, where=plan.name, fix="--data FILE, or --set data.dev=10%")
     judged = [_labelled(plan.second or plan.first) for plan in plans]
     rows = {"none" if given is None else name_of(given) for given in judged}
     if data is None and len(rows) > 1:

@@ -88,7 +88,7 @@ def _terminable() -> Iterator[None]:
     """SIGTERM before the first update, or after the last one, ends with the code that says: run me again."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        say("stopped by SIGTERM while not training; nothing is lost, run again with --resume")
+        say("stopped by SIGTERM while not training; nothing is lost: the same command, with --resume where it has that, goes on")
         raise SystemExit(ExitCode.PREEMPTED)
 
     before = signal.signal(signal.SIGTERM, leave)

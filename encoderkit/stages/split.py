@@ -51,6 +51,9 @@ def divided(rows: list[Row], recipe: FinetuneRecipe) -> Parts:
     task, data, parts = recipe.task, recipe.data, {"train": rows}
     alike, name = task.together or task.all_columns, name_of(data.train)
     if recipe.folds:
+        if (groups := len({_key(row, alike) for row in rows})) < recipe.folds:  # told before the first of them is trained
+            message = f"folds = {recipe.folds}, and there are {groups} rows or groups of rows that stay together"
+            raise DataError(message, where=name, fix=f"--set folds={max(groups, 2)}, or more rows")
         held = partial(_fold, recipe.fold or 1, recipe.folds)
         parts["train"], parts["test"] = _hold_out(rows, held, (recipe.seed, 1), alike)
         _check(parts, "test", f"folds = {recipe.folds}", "fewer folds", name)
@@ -110,14 +113,14 @@ def _hold_out(
 
     Rows count as equal that are so in the columns `together`. What is no JSON (a date of .parquet) is told when it is read.
     """
-
-    def key(row: Row) -> str:
-        return json.dumps({name: row.values.get(name) for name in together}, sort_keys=True, default=str)
-
-    keys = sorted({key(row) for row in rows})
+    keys = sorted({_key(row, together) for row in rows})
     chosen = np.random.default_rng(draw).permutation(len(keys))[part(len(keys))]
     held = {keys[i] for i in chosen}
     sides: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
-        sides[key(row) in held].append(row)
+        sides[_key(row, together) in held].append(row)
     return sides
+
+
+def _key(row: Row, together: Sequence[str]) -> str:
+    return json.dumps({name: row.values.get(name) for name in together}, sort_keys=True, default=str)

@@ -170,6 +170,9 @@ class Classify(EncoderTask):
             message = f"{shown(self.config.soft)} has no score for {listed(missing)}, and a label without one is not one of 0"
             raise DataError(message, where=row.place, fix="the scores of all labels: predict without --top-k")
         p = torch.tensor([scores.get(label, 0.0) for label in self.labels], dtype=torch.float64)
+        if not self.config.several and p.any() and float(p.sum()) < 0.95:
+            message = f"{shown(self.config.soft)} adds up to {float(p.sum()):.2g}: it is not of all labels"
+            raise DataError(message, where=row.place, fix="the scores of all labels: predict without --top-k")
         if not self.config.several and not p.any():
             fix = "give one label more than 0"
             raise DataError(f"{shown(self.config.soft)} gives every label a probability of 0", where=row.place, fix=fix)

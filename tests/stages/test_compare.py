@@ -99,6 +99,26 @@ def test_a_fold_is_reported_and_chooses_nothing(tokenizer_dir: Path, labelled: d
     assert high - low == pytest.approx(2 * 12.7062047 * abs(by_seed[0] - by_seed[1]) / 2)
 
 
+def test_more_folds_than_there_are_groups_are_refused_before_the_first(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = labelled["train"].read_text(encoding="utf-8").splitlines(keepends=True)[:5]
+    (tmp_path / "five.jsonl").write_text("".join(rows), encoding="utf-8")
+    recipe = finetuning(tokenizer_dir, labelled, folds=6, data={"train": str(tmp_path / "five.jsonl"), "length": 24})
+    with pytest.raises(DataError, match="folds = 6, and there are 5"):
+        finetune(recipe, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("fold-*/step-*"))
+
+
+def test_recipes_without_rows_to_measure_by_are_not_trained(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    path = _finetuning(tokenizer_dir, labelled, tmp_path)
+    with pytest.raises(UsageError, match="neither dev nor test"):
+        compare([path], tmp_path / "out", ["data.dev=null"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_held_out_of_training_data_is_not_taken_for_it(
     tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -178,7 +178,11 @@ def test_what_is_drawn_follows_the_seed_and_the_row(
     monkeypatch.setattr(generating, "beam_search", lambda *given: asked.append(given[4]) or beam_search(*given))
     evaluate(step, pairs, beams=3, against=step)
     assert set(asked) == {3}
-    for more, message in (({"length_penalty": 2.0}, "there is one"), ({"beams": 2, "sampling": Sampling()}, "none is drawn")):
+    for more, message in (
+        ({"length_penalty": 2.0}, "there is one"),
+        ({"length_penalty": float("nan")}, "finite"),
+        ({"beams": 2, "sampling": Sampling()}, "none is drawn"),
+    ):
         with pytest.raises(UsageError, match=message):
             drawn("h", **more)
     plain = drawn("e")

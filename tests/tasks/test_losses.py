@@ -65,6 +65,8 @@ def test_a_teacher_of_several_labels_says_something_of_each() -> None:
     [row] = rows({"text": "a", "label": ["pos"], "scores": {"pos": 0.9}})
     with pytest.raises(DataError, match="no score for neg"):
         task._soft(row)
+    with pytest.raises(DataError, match=r"adds up to 0\.9: it is not of all labels"):
+        learner(["neg", "pos"], soft="scores")._soft(row)
 
 
 @pytest.mark.parametrize("chances", [one_of, each_of])
