@@ -103,8 +103,7 @@ class Rows:
         held: list[np.ndarray] = []
         numbers: list[int] = []
         room = size
-        for number, bounds in enumerate(zip(self._first, self._end, strict=True)):
-            first, end = map(int, bounds)
+        for number, (first, end) in enumerate(self._bounds()):
             for start in range(first, end, size):
                 piece = self.store.ids[start : min(start + size, end)]
                 if len(piece) > room and held:
@@ -115,6 +114,11 @@ class Rows:
                 room -= len(piece)
         if held:
             yield _joined(held, numbers)
+
+    def _bounds(self, many: int = 1 << 16) -> Iterator[tuple[int, int]]:
+        """Where each document begins and ends in the store; `many` are read at a time."""
+        for low in range(0, len(self._first), many):
+            yield from zip(self._first[low : low + many].tolist(), self._end[low : low + many].tolist(), strict=True)
 
     def __getitem__(self, row: int) -> Row:
         if not 0 <= row < len(self):

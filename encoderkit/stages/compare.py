@@ -72,12 +72,12 @@ def compare(
     does. What is done already is not done again, so the same command goes on where it was stopped.
     """
     asked = [_suite(text) for text in suites]
-    held = None
     plans = _plans(recipes, settings if budget is None else [*settings, *by_the_clock(budget)], then)
     _check_alike(plans, data)
+    if data is None and not asked:
+        _check_measured(plans)
     _check_sizes(plans, same_size)
-    if data is None:
-        held = _held_out(plans)
+    held = _held_out(plans) if data is None else None
     entries, judged, asked_of = [], [], []
     for number_, plan in enumerate(plans, start=1):
         say(f"{plan.name}: {number_} of {len(plans)}")
@@ -201,16 +201,20 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
         raise UsageError(
             f"recipes of different tasks cannot be compared: {told}", where="task.kind", fix="compare those of one task"
         )
-    for plan in plans:
-        last = plan.second or plan.first
-        if data is None and isinstance(last, FinetuneRecipe) and not (last.data.dev or last.data.test or last.folds):
-            message = "has neither dev nor test rows, so that nothing would be measured in the end"
-            raise UsageError(message, where=plan.name, fix="--data FILE, or --set data.dev=10%")
     judged = [_labelled(plan.second or plan.first) for plan in plans]
     rows = {"none" if given is None else name_of(given) for given in judged}
     if data is None and len(rows) > 1:
         message = f"the recipes would be judged on different rows: {', '.join(sorted(rows))}"
         raise UsageError(message, where="data.test", fix="--data FILE, or --set data.test=FILE")
+
+
+def _check_measured(plans: Sequence[_Plan]) -> None:
+    """Each fine-tuning recipe has rows to measure by, or its training would show nothing."""
+    for plan in plans:
+        last = plan.second or plan.first
+        if isinstance(last, FinetuneRecipe) and not (last.data.dev or last.data.test or last.folds):
+            message = "has neither dev nor test rows, so that nothing would be measured in the end"
+            raise UsageError(message, where=plan.name, fix="--data FILE, or --set data.dev=10%")
 
 
 def _check_sizes(plans: Sequence[_Plan], most: float | None) -> None:

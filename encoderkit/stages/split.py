@@ -56,11 +56,12 @@ def divided(rows: list[Row], recipe: FinetuneRecipe) -> Parts:
             raise DataError(message, where=name, fix=f"--set folds={max(groups, 2)}, or more rows")
         held = partial(_fold, recipe.fold or 1, recipe.folds)
         parts["train"], parts["test"] = _hold_out(rows, held, (recipe.seed, 1), alike)
-        _check(parts, "test", f"folds = {recipe.folds}", "fewer folds", name)
     if isinstance(data.dev, float) and data.dev:
         draw = (recipe.seed, 2) if recipe.folds else (recipe.seed, 1)
         parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), draw, alike)
-        _check(parts, "dev", f"data.dev = {data.dev}", "--set data.dev=FILE", name)
+        if not (parts["dev"] and parts["train"]):
+            message = f"data.dev = {data.dev} leaves no rows on one side (equal rows stay together)"
+            raise DataError(message, where=name, fix="--set data.dev=FILE")
     return {**parts, "train": _sure(parts["train"], task, name)}
 
 
@@ -68,11 +69,6 @@ def of_training(recipe: FinetuneRecipe, parts: Parts) -> list[Row]:
     """All rows that stood in `data.train`, a share of which may be held out."""
     files = recipe.data.files
     return [row for part, rows in parts.items() if part == "train" or part not in files for row in rows]
-
-
-def _check(parts: Parts, held: str, what: str, fix: str, name: str) -> None:
-    if not (parts[held] and parts["train"]):
-        raise DataError(f"{what} leaves no rows on one side (equal rows stay together)", where=name, fix=fix)
 
 
 def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
