@@ -161,12 +161,13 @@ def compare(
     time = None if budget is None else seconds_of(budget)
     share = None if same_size is None else share_of(same_size, "--same-size")
     from encoderkit.stages import compare as stage
+    from encoderkit.stages.compare_table import describe
 
     value = stage.compare(recipes, out, settings or [], then, data, time, suite or [], share)
     if json:
         print_result(value, json)
     else:
-        print(stage.describe(value))
+        print(describe(value))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -18,7 +18,7 @@ BatchOption = Annotated[
 ]
 Beams = Annotated[
     int | None,
-    typer.Option("--beams", min=1, help="Of a model that writes: beginnings to follow at a time.", show_default=False),
+    typer.Option("--beams", min=1, max=100, help="Of a model that writes: beginnings to follow at a time.", show_default=False),
 ]
 LengthPenalty = Annotated[
     float | None,

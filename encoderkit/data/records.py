@@ -143,20 +143,20 @@ def _json(source: Source, columns: Sequence[str], text: str) -> Iterator[Record]
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"not valid JSON: {error}", where=source.name, fix="correct it, or write it anew") from None
+    document = [_named(value) for value in document] if isinstance(document, list) else document
     for number, values in enumerate(flattened(document, source.name), start=1):
-        for column in columns:
-            if column not in values:
-                raise MissingColumn(column, list(values), place(source.name, number, values))
+        _complete(values, columns, place(source.name, number, values), number == 1)
         yield Record(number, values)
 
 
 def read_lines(source: Source, columns: Sequence[str], numbered: Iterable[tuple[int, str]]) -> Iterator[Record]:
     """The rows of lines of .jsonl with their numbers; raises `DataError` for one that is none."""
+    first = True
     for number, text in numbered:
         if not text or text.isspace():
             continue
         try:
-            values = _DECODER.decode(text)
+            values = _named(_DECODER.decode(text))
         except json.JSONDecodeError as error:
             near = shown(text[max(error.pos - 20, 0) : error.pos + 20])
             message = f"not valid JSON: {error.msg} at character {error.pos + 1}, near {near}"
@@ -171,10 +171,26 @@ def read_lines(source: Source, columns: Sequence[str], numbered: Iterable[tuple[
             raise DataError(
                 message, where=f"{source.name}:{number}", fix="correct the line; a file that is one JSON text is called .json"
             )
-        for column in columns:
-            if column not in values:
-                raise MissingColumn(column, list(values), f"{source.name}:{number}")
+        _complete(values, columns, f"{source.name}:{number}", first)
+        first = False
         yield Record(number, values)
+
+
+def _named(value: Any) -> Any:
+    """spaCy's [text, {"entities": ...}] as the object that others write; all else as it is."""
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], dict):
+        return {"text": value[0], **value[1]}
+    return value
+
+
+def _complete(values: Mapping[str, Any], columns: Sequence[str], where: str, first: bool) -> None:
+    """Raise `DataError` if the row lacks one of `columns`: the first by its name perhaps, a later one by mistake."""
+    for column in columns:
+        if column not in values and first:
+            raise MissingColumn(column, list(values), where)
+        if column not in values:
+            message = f"this row has no {shown(column)}, which the rows before it have"
+            raise DataError(message, where=where, fix="correct the row, or take it out; encoderkit doctor data names all like it")
 
 
 def _conll(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int, str]]) -> Iterator[Record]:

@@ -153,7 +153,7 @@ def _answer(
                 )
             labels += sorted({tag.partition("-")[2] or tag for tag in tags})
             spans += [(int(start), int(end)) for start, end in places]
-        elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, list | dict) for part in value)):
+        elif layout.kind in ("any", "tag") and _spans(value):
             entities = read_entities(row, name, texts[0])
             labels += [one.label for one in entities]
             spans += [(one.start, one.end) for one in entities]
@@ -165,6 +165,11 @@ def _answer(
             labels.append(row.label(name))
     answer = json.dumps([*given.values()] if spans else labels, ensure_ascii=False)
     return answer if given else None, labels, spans
+
+
+def _spans(value: object) -> bool:
+    """Whether these are entities, and no labels."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, list | dict) for part in value))
 
 
 def wordless(row: Read, layout: Layout) -> bool:
@@ -261,11 +266,20 @@ def _written(split: Split) -> Iterator[Finding]:
     yield from split.finding("script", f"Chinese in two scripts, by rows: {counts}", sorted(lines["both"] + lines[fewer]))
 
 
-def classes(splits: Sequence[Split]) -> Iterator[Finding]:
-    """Labels that are rare in the first file, and labels of others that it does not have; numbers such as 2.5 are no labels."""
+def classes(splits: Sequence[Split], kind: str) -> Iterator[Finding]:
+    """Labels that are rare in the first file or alone there, and labels of others that it does not have.
+
+    Numbers such as 2.5 are no labels. `kind`: of the task, or any.
+    """
     first, known = splits[0], _by_label(splits[0])
     if any(re.fullmatch(r"-?\d*\.\d+", label) for label in known):
         return
+    lines = [row.line for row in first.rows]
+    if kind == "tag" and not known.keys() - {"O"}:
+        yield from first.finding("no_entity", "no row has an entity: there is nothing to learn", lines)
+    elif len(known) == 1 and all(len(row.labels) == 1 for row in first.rows):
+        message = f"all {len(lines):,} rows have the label {shown(next(iter(known)))}: there is nothing to learn"
+        yield from first.finding("one_label", message, lines)
     for label, lines in sorted(known.items(), key=lambda item: (len(item[1]), item[0])):
         if len(lines) < RARE:
             yield from first.finding("rare_label", f"{_rows(len(lines))} the label {shown(label)}", lines)

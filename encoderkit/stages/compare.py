@@ -16,7 +16,7 @@ from scipy import stats
 
 from encoderkit import files
 from encoderkit.config import override, read_yaml, validate
-from encoderkit.console import markdown, number, say, table, warn
+from encoderkit.console import markdown, say, warn
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.parallel import Given, name_of, paths_of
 from encoderkit.errors import UsageError, fault_of_one
@@ -27,6 +27,7 @@ from encoderkit.models.decoder import Decoder
 from encoderkit.preflight import encoder_of, find_step, finetune_inputs, input_file, pretrain_inputs, task_of
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
 from encoderkit.stages import suites as tests_of
+from encoderkit.stages.compare_table import lines
 from encoderkit.stages.evaluate import Judged, differences, judge
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import pretrain
@@ -38,8 +39,6 @@ from encoderkit.training.config import by_the_clock
 
 SAME_SIZE = 0.1
 """Encoders that differ by a larger share of the parameters than this are told apart."""
-SHOWN = ("loss", "bits_per_byte")
-"""Of held-out text, in the table; losses of different objectives are of different things."""
 NESTED = "finetune."
 """A setting that begins with this is for the fine-tuning recipe of what was pretrained."""
 
@@ -51,6 +50,16 @@ class _Plan(NamedTuple):
     first: PretrainRecipe | FinetuneRecipe
     second: FinetuneRecipe | None
     parameters: int
+
+    @property
+    def last(self) -> PretrainRecipe | FinetuneRecipe:
+        """What makes the model that is judged."""
+        return self.second or self.first
+
+    @property
+    def part(self) -> str:
+        """Of which part of its data the figures are."""
+        return "test" if isinstance(self.last, FinetuneRecipe) and "test" in self.last.data.files else "dev"
 
 
 def compare(
@@ -71,6 +80,8 @@ def compare(
     them. `same_size`: the largest share by which encoders may differ from the first in parameters; `UsageError` if one
     does. What is done already is not done again, so the same command goes on where it was stopped.
     """
+    if len(recipes) < 2:
+        raise UsageError("compare takes two recipes or more, and there is one", fix="name another, or run it by its own command")
     asked = [_suite(text) for text in suites]
     plans = _plans(recipes, settings if budget is None else [*settings, *by_the_clock(budget)], then)
     _check_alike(plans, data)
@@ -78,6 +89,8 @@ def compare(
         _check_measured(plans)
     _check_sizes(plans, same_size)
     held = _held_out(plans) if data is None else None
+    if data is None and held is None:
+        _tell_unpaired(plans)
     entries, judged, asked_of = [], [], []
     for number_, plan in enumerate(plans, start=1):
         say(f"{plan.name}: {number_} of {len(plans)}")
@@ -102,7 +115,8 @@ def compare(
         if rows is not None:
             judged.append(judge(start(open_model(find_step(entry["model"]))), rows, {}))
             what = f"{len(rows):,} rows held out of data.train" if isinstance(rows, list) else name_of(rows)
-            entries[-1] |= _judged(judged, what)
+            part = data.name if data is not None else plan.part
+            entries[-1] |= {"part": part, **_judged(judged, what)}
         _keep(out, entries)
     return {"recipes": entries, "out": str(out)}
 
@@ -110,7 +124,7 @@ def compare(
 def _keep(out: Path, entries: Sequence[dict[str, Any]]) -> None:
     result = {"recipes": entries, "out": str(out)}
     files.replace(out / "comparison.json", json.dumps(result, indent=1, ensure_ascii=False))
-    files.replace(out / "table.md", markdown(_lines(entries)))
+    files.replace(out / "table.md", markdown(lines(entries)))
 
 
 def _suite(text: str) -> tuple[str, Path]:
@@ -160,14 +174,14 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
 
 
 def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe | FinetuneRecipe:
-    data, lines = read_yaml(path)
+    data, numbers = read_yaml(path)
     data = override(data, list(settings))
     kind = recipe_kind(data, path)
     if kind not in ("pretrain", "finetune"):
         raise UsageError(
             f"a {kind} recipe; compare takes recipes that train", where=path, fix="name recipes of pretrain or finetune"
         )
-    return validate(PretrainRecipe if kind == "pretrain" else FinetuneRecipe, data, str(path), lines, settings)
+    return validate(PretrainRecipe if kind == "pretrain" else FinetuneRecipe, data, str(path), numbers, settings)
 
 
 def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:
@@ -191,8 +205,8 @@ def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:
 
 def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
     """All are judged by the same task on the same rows, or nothing could be said of how they differ."""
-    tasks = {plan.name: last.task.kind for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
-    metrics = {last.task.metrics for plan in plans if isinstance(last := plan.second or plan.first, FinetuneRecipe)}
+    tasks = {plan.name: last.task.kind for plan in plans if isinstance(last := plan.last, FinetuneRecipe)}
+    metrics = {last.task.metrics for plan in plans if isinstance(last := plan.last, FinetuneRecipe)}
     if len(set(tasks.values())) == 1 < len(metrics):
         fix = "compare those of the same metrics"
         raise UsageError(f"some of the recipes are measured by {' and some by '.join(map(', '.join, sorted(metrics)))}", fix=fix)
@@ -201,7 +215,7 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
         raise UsageError(
             f"recipes of different tasks cannot be compared: {told}", where="task.kind", fix="compare those of one task"
         )
-    judged = [_labelled(plan.second or plan.first) for plan in plans]
+    judged = [_labelled(plan.last) for plan in plans]
     rows = {"none" if given is None else name_of(given) for given in judged}
     if data is None and len(rows) > 1:
         message = f"the recipes would be judged on different rows: {', '.join(sorted(rows))}"
@@ -211,10 +225,20 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
 def _check_measured(plans: Sequence[_Plan]) -> None:
     """Each fine-tuning recipe has rows to measure by, or its training would show nothing."""
     for plan in plans:
-        last = plan.second or plan.first
+        last = plan.last
         if isinstance(last, FinetuneRecipe) and not (last.data.dev or last.data.test or last.folds):
             message = "has neither dev nor test rows, so that nothing would be measured in the end"
             raise UsageError(message, where=plan.name, fix="--data FILE, or --set data.dev=10%")
+
+
+def _tell_unpaired(plans: Sequence[_Plan]) -> None:
+    """Say beforehand why no p will stand beside the figures: each recipe is measured by rows of its own."""
+    recipes = [last for plan in plans if isinstance(last := plan.last, FinetuneRecipe)]
+    several = [bool(recipe.seeds or recipe.folds) for recipe in recipes]
+    if len(recipes) < 2 or _labelled(recipes[0]) is not None or all(several):
+        return
+    why = "some have seeds or folds and some have not" if any(several) else "each holds out other rows of its data.train"
+    warn(f"no p will tell whether they differ by more than chance: {why}; with --data FILE all are judged on the same rows")
 
 
 def _check_sizes(plans: Sequence[_Plan], most: float | None) -> None:
@@ -257,7 +281,7 @@ def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Given | None:
 
 def _held_out(plans: Sequence[_Plan]) -> list[Row] | None:
     """The rows that all recipes hold out of `data.train`, if these are the same ones: nothing is trained on them."""
-    recipes = [plan.second or plan.first for plan in plans]
+    recipes = [plan.last for plan in plans]
     drawn = {_drawn(recipe) for recipe in recipes}
     first = recipes[0]
     if len(drawn) > 1 or None in drawn or not isinstance(first, FinetuneRecipe):
@@ -327,62 +351,3 @@ def _judged(judged: Sequence[Judged], rows: str) -> dict[str, Any]:
     if len(judged) > 1:
         found["difference"] = differences(last, judged[0])
     return found
-
-
-def describe(result: dict[str, Any]) -> str:
-    """The table for a person: a line for each recipe; p says how sure the difference from the first one is."""
-    return table(_lines(result["recipes"]))
-
-
-def _lines(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Header and lines; columns that no recipe has are left out."""
-    cells = [_cells(entry) for entry in entries]
-    names = list(dict.fromkeys(name for line in cells for name in line))
-    return [names, *([line.get(name, "") for name in names] for line in cells)]
-
-
-def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
-    cells = {"recipe": entry["name"], "parameters": number(entry["parameters"])}
-    if "why" in entry:
-        cells["not trained"] = entry["why"][:60]
-    if "pretrain" in entry:
-        done = entry["pretrain"]
-        cells |= {"seconds": f"{done['seconds']:,.0f}", "tokens/s": number(done["tokens_per_second"])}
-        cells |= {name.replace("_", " "): f"{done['dev'][name]:.4f}" for name in SHOWN if name in done["dev"]}
-    elif "finetune" in entry:
-        cells["seconds"] = f"{entry['finetune']['seconds']:,.0f}"
-    for kind, figures in entry.get("suites", {}).items():
-        metric = next(iter(figures.get("metrics", {})), "")
-        cells |= _figure(figures, metric, kind)
-        cells[f"{kind}, p"] = f"{figures['difference'][metric]['p']:.3f}" if "difference" in figures else ""
-    if "metrics" in entry:
-        metric = entry["finetune"]["chosen_by"]["metric"]
-        metric = metric if metric in entry["metrics"] else next(iter(entry["metrics"]))  # the loss has no interval
-        cells |= _figure(entry, metric, metric)
-        cells["p"] = f"{entry['difference'][metric]['p']:.3f}" if "difference" in entry else ""
-        cells |= _repeats(entry["finetune"], metric)
-    elif "finetune" in entry:  # each by its own part of the training data
-        done, metric = entry["finetune"], entry["finetune"]["chosen_by"]["metric"]
-        cells |= {f"{metric}, dev": f"{done['dev'][metric]:.4f}"} if metric in done["dev"] else {}
-        cells |= _repeats(done, metric)
-    return cells
-
-
-def _figure(figures: Mapping[str, Any], metric: str, name: str) -> dict[str, str]:
-    """A metric and its interval, where there are such."""
-    if metric not in figures.get("metrics", {}):
-        return {name: ""}
-    low_high = figures.get("intervals", {}).get(metric)
-    interval = {f"{name}, 95 %": f"{low_high[0]:.4f} - {low_high[1]:.4f}"} if low_high else {}
-    return {name: f"{figures['metrics'][metric]:.4f}", **interval}
-
-
-def _repeats(done: Mapping[str, Any], metric: str) -> dict[str, str]:
-    """The mean over seeds or folds, and its interval; `metrics` are those of the best of them on dev."""
-    part = "test" if done.get("test") else "dev"
-    if metric not in done.get("intervals", {}).get(part, {}):
-        return {}
-    low, high = done["intervals"][part][metric]
-    over = f"mean of {len(done['runs'])}, {part}"
-    p = done.get("p", {}).get(part, {}).get(metric)
-    return {over: f"{done[part][metric]:.4f} ± {(high - low) / 2:.4f}", "p over runs": "" if p is None else f"{p:.3f}"}

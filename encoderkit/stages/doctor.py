@@ -19,6 +19,7 @@ from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import checks
 from encoderkit.stages.checks import Finding, Layout, Split
 from encoderkit.stages.show import complete
+from encoderkit.tasks.columns import ways
 from encoderkit.tasks.config import ChoiceConfig, GenerateConfig, SimilarityConfig
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
@@ -92,7 +93,7 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
             writes = tokenizer if patient.target is None else open_tokenizer(patient.target)
             findings += checks.targets(split, writes, layout.task.target_length)
     if layout.kind in ("any", "classify", "tag"):
-        findings += checks.classes(splits)
+        findings += checks.classes(splits, layout.kind)
     for known, asked in combinations(splits, 2):
         findings += checks.overlap(known, asked)
     repaired = {} if fix is None else {"fixed": _repair(splits, findings, layout, fix, widths, overwrite), "out": str(fix)}
@@ -106,7 +107,8 @@ def _check_columns(found: Found, layout: Layout) -> None:
             there = ", ".join(shown(str(column), 30) for column in [*found.rows[0].values][:20])
             message = f"there is no column {shown(name)}; the columns are {there}"
             message += f" ({UNNAMED})" * (found.source.format in ("csv", "tsv"))
-            raise UsageError(message, where=found.name, fix="--text COLUMN --label COLUMN, or a recipe")
+            fix = "--text COLUMN --label COLUMN, or a recipe" if layout.task is None else ways(layout.task).get(name)
+            raise UsageError(message, where=found.name, fix=fix)
     if not found.rows:
         reason = f": {found.refused[0][1]}" if found.refused else ""
         raise DataError(f"holds no row{reason}", where=found.name, fix="name a file with rows")

@@ -34,10 +34,10 @@ from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, ready, run, session
 from encoderkit.stages.split import of_training, read_parts
 from encoderkit.tasks.build import TASKS
-from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, TaskConfig
+from encoderkit.tasks.columns import ways
+from encoderkit.tasks.config import ClassifyConfig, GenerateConfig
 from encoderkit.tasks.generate import Generate
 from encoderkit.tasks.task import Lossy, Task, Tunable
-from encoderkit.tasks.token_config import TagConfig
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
@@ -54,7 +54,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
         state, plan = run(recipe, material, out, overwrite)
         goal = find_goal(material.learner, recipe.training.metric, None)
         result: dict[str, Any] = outcome(out, state, plan)
-        result["chosen_by"] = {"metric": goal.metric, "direction": goal.direction}
+        result["chosen_by"] = {"metric": goal.metric, "direction": goal.direction} if material.dev else None
         tuned = isinstance(material.learner, Tunable) and material.learner.tuned() if material.dev else {}
         if not (material.test or tuned):
             return result
@@ -73,7 +73,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
 def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     """The learner, with pretrained or fresh weights, and its data; for a run in `out` with a look at what these share."""
     step = None if recipe.checkpoint is None else find_step(recipe.checkpoint)
-    with named_by(_ways(recipe.task)):
+    with named_by(ways(recipe.task)):
         split = read_parts(recipe)
         labels = TASKS[type(recipe.task)].find_labels(of_training(recipe, split), recipe.task)
     tokenizer = open_tokenizer(Path(recipe.tokenizer or "") if step is None else step / "tokenizer")
@@ -119,19 +119,6 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     if isinstance(recipe.task, ClassifyConfig) and recipe.task.sampling == "balanced":
         train = Balanced(train, [example.target for example in train])
     return Material(learner, train, dev, test, tokenizer, labels or None, recipe.data.length, inputs, False, target)
-
-
-def _ways(task: TaskConfig) -> dict[str, str]:
-    """How to name another column in place of each that the task reads."""
-    read, given = {*task.all_columns, *task.optional_columns}, task.model_dump(exclude={"kind"})
-    named = [(key, column) for key, value in given.items() for column in (value if isinstance(value, list | tuple) else [value])]
-    named += [(key, key) for key in given]  # of a column that is read where no other is given
-    # Another key may hold the same word (pooling: mean); those of columns come first.
-    ways = {column: f"--set task.{key}=NAME" for key, column in reversed(named) if isinstance(column, str) and column in read}
-    if isinstance(task, TagConfig) and task.text is not None:
-        words = "--set task.text=null --set task.spans=null --set task.tokens=NAME --set task.tags=NAME"
-        ways = {column: f"{way}; or, of words and their tags, {words}" for column, way in ways.items()}
-    return ways
 
 
 def _target(recipe: FinetuneRecipe, step: Path | None) -> Tokenizer | None:

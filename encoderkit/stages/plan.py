@@ -16,6 +16,7 @@ from encoderkit.models.config import AlbertConfig, EncoderConfig, StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
+from encoderkit.stages.repeats import variants
 from encoderkit.stages.session import Material, find_goal, fit, looks, own_threads
 from encoderkit.training.config import by_the_clock
 from encoderkit.training.loop import Plan, micro_batches
@@ -37,6 +38,7 @@ KEPT = 3
 def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     """What `recipe` takes; with `budget` (seconds) instead of its own length, and other sizes compared for that time.
 
+    Seeds and folds are runs of their own: the figures are of one of them, `runs` is how many there are.
     Raises what the run itself would raise on the way to its first update.
     """
     if not isinstance(recipe, PretrainRecipe | FinetuneRecipe):
@@ -76,6 +78,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
         "seconds": seconds * plan.updates + FORWARD * seconds * dev / plan.batch,
         "memory_bytes": peak_memory(plan.device),
         "disk_bytes": KEPT * _bytes(recipe, learner),
+        "runs": len(variants(recipe)) if isinstance(recipe, FinetuneRecipe) else 1,
     }
     if budget is not None and isinstance(recipe, PretrainRecipe) and recipe.model is not None:
         value["sizes"] = _compare(recipe, material, plan, budget)
@@ -200,6 +203,9 @@ def describe(value: dict[str, Any], recipe: Path, settings: Sequence[str]) -> st
         ("time", duration(value["seconds"])),
         ("disk", f"{value['disk_bytes'] / mega:,.0f} MiB: {KEPT} checkpoints"),
     ]
+    if (runs := value["runs"]) > 1:
+        time, disk = duration(runs * value["seconds"]), runs * value["disk_bytes"] / mega
+        rows.append(("all runs", f"{runs} of seeds and folds, each like this: {time}, {disk:,.0f} MiB"))
     text = "".join(f"{name:14}{what}\n" for name, what in rows)
     if "sizes" in value:
         titles = ["size", "in layers", "updates", "tokens", "per parameter", "passes", ""]

@@ -93,11 +93,11 @@ def _independent(runs: dict[str, dict[str, Any]], part: str, metric: str) -> lis
 
 def _best(runs: Sequence[dict[str, Any]]) -> int:
     """The number of the run with the best value of what chooses checkpoints; the first without a dev set."""
-    metric, direction = runs[0]["chosen_by"]["metric"], runs[0]["chosen_by"]["direction"]
-    found = [run["dev"].get(metric) for run in runs]
-    if None in found:
+    chosen = runs[0]["chosen_by"]
+    if chosen is None:
         return 0
-    return int(np.argmin(found) if direction == "min" else np.argmax(found))
+    found = [run["dev"][chosen["metric"]] for run in runs]
+    return int(np.argmin(found) if chosen["direction"] == "min" else np.argmax(found))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -76,6 +76,9 @@ def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
     if not isinstance(task, ClassifyConfig) or task.soft is None:
         return rows
     if not any(task.soft in row.values for row in rows):
+        if any(name.startswith("score:") for name in rows[0].values):
+            message = "has a column for each score, as predict --format csv writes them, and they are read as one"
+            raise DataError(message, where=path, fix="encoderkit predict ... --format jsonl, and task.soft: scores")
         raise MissingColumn(task.soft, list(rows[0].values), path)
 
     def sure(row: Row) -> bool:

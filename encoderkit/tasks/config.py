@@ -192,6 +192,8 @@ class SimilarityConfig(RowsConfig):
         if self.loss == "cosine" and self.temperature != type(self).model_fields["temperature"].default:
             raise ValueError("temperature is for loss contrastive and cosent")
         differ(self.all_columns, "text, label and negative")
+        if len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError("dimensions: each once")
         return self
 
     @property
@@ -348,7 +350,7 @@ class GenerateConfig(RowsConfig):
     """The share of each target spread over the vocabulary (Szegedy et al. 2016)."""
     rdrop: float = Field(default=0.0, ge=0)
     """R-Drop, see `classify`: over the vocabulary at each token of the target; Liang et al. (2021) translate with 5."""
-    beams: PositiveInt = 1
+    beams: int = Field(default=1, ge=1, le=100)
     """Beginnings that are followed at a time; 1: the likeliest token each time."""
     length_penalty: float = 1.0
     """Beams are compared by log probability / tokens to this power: more favours longer texts."""

@@ -1,5 +1,6 @@
 """Labelled rows: all of them, or the one that is wrong."""
 
+import json
 import os
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def test_values_as_a_task_needs_them(tmp_path: Path) -> None:
         ("a.csv", "good film,1\nbad film,0\n", r'a\.csv:1: there is no column "text"; .*the first line names the columns'),
         ("a.tsv", "text\tlabel\n\na\t1\nb\n", r"a\.tsv:4: has 1 fields"),
         ("a.jsonl", '{"text": "a"}\n', r'a\.jsonl:1: there is no column "label"'),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', r'a\.jsonl:2: this row has no "label", which the rows before'),
+        ("a.json", '[{"text": "a", "label": 1}, {"text": "b"}]', r'a\.json:2: this row has no "label"'),
         ("a.txt", "a\n", r"a \.txt names no columns"),
     ],
 )
@@ -58,6 +61,16 @@ def test_what_is_wrong_is_told(tmp_path: Path, name: str, content: str, message:
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_rows(tmp_path / name, ["text", "label"])
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_pairs_of_spacy(tmp_path: Path, name: str) -> None:
+    """A text and what is known of it, as spaCy's own examples of training data are written."""
+    pairs = [["in Rome", {"entities": [[3, 7, "LOC"]]}], ["nowhere", {"entities": []}]]
+    text = json.dumps(pairs) if name == "a.json" else "".join(json.dumps(pair) + "\n" for pair in pairs)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    rows = read_rows(tmp_path / name, ["text", "entities"])
+    assert [row.values for row in rows] == [{"text": text, **known} for text, known in pairs]
 
 
 def test_spaces_of_other_kinds_are_tokens_of_conll(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from encoderkit.errors import DataError, DivergedError, UsageError, fault_of_one
 from encoderkit.metrics import paired_differences
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages.compare import compare, describe, over_runs
+from encoderkit.stages.compare import compare, over_runs
+from encoderkit.stages.compare_table import describe
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune, prepare
 from encoderkit.stages.repeats import mean_interval, variants
@@ -114,8 +115,12 @@ def test_recipes_without_rows_to_measure_by_are_not_trained(
     tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path
 ) -> None:
     path = _finetuning(tokenizer_dir, labelled, tmp_path)
+    other = path.with_name("other.yaml")
+    other.write_bytes(path.read_bytes())
     with pytest.raises(UsageError, match="neither dev nor test"):
-        compare([path], tmp_path / "out", ["data.dev=null"])
+        compare([path, other], tmp_path / "out", ["data.dev=null"])
+    with pytest.raises(UsageError, match="two recipes or more"):
+        compare([path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -164,7 +169,9 @@ def test_what_is_no_json_is_told_by_its_row(tokenizer_dir: Path, labelled: dict[
         prepare(finetuning(tokenizer_dir, labelled, data={"train": str(path), "dev": 0.3, "length": 24}))
 
 
-def test_recipes_with_dev_sets_of_their_own_have_figures(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+def test_recipes_with_dev_sets_of_their_own_have_figures(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = [tmp_path / f"{name}.yaml" for name in ("plain", "folded")]
     for path, more in zip(paths, ({"data": {"dev": 0.3}}, {"folds": 2, "data": {}}), strict=True):
         data = {"train": str(labelled["train"]), "length": 24, **more.pop("data")}
@@ -172,6 +179,7 @@ def test_recipes_with_dev_sets_of_their_own_have_figures(tokenizer_dir: Path, la
     header, plain, folded = describe(compare(paths, tmp_path / "out")).splitlines()
     assert "accuracy, dev" in header and "mean of 2, test" in header
     assert re.search(r"0\.\d{4}", plain) and "±" in folded
+    assert "no p will tell" in (told := capsys.readouterr().err) and "some have seeds or folds" in told
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,29 @@ def test_no_entities_and_labels_in_another_order_are_no_fault(tmp_path: Path, to
     assert "conflict" not in found and found["duplicate"]["lines"] == [2]
 
 
+def test_rows_of_which_nothing_can_be_learnt(tmp_path: Path, tokenizer_dir: Path) -> None:
+    same = write(tmp_path / "a.jsonl", [{"text": f"film {i}", "label": "good"} for i in range(6)])
+    one = of(recipe(tmp_path / "r.yaml", tokenizer_dir, same, {}))["one_label"]
+    assert one["rows"] == 6 and "nothing to learn" in one["message"]
+    none = write(tmp_path / "b.jsonl", [{"tokens": ["in", "Rome"], "tags": ["O", "O"]} for _ in range(6)])
+    assert "no_entity" in of(recipe(tmp_path / "s.yaml", tokenizer_dir, none, {"kind": "tag"}))
+    wrong = write(tmp_path / "c.jsonl", [{"text": f"film {i}", "label": {"good": 0.5}} for i in range(2)])
+    assert "should be a label" in of(recipe(tmp_path / "t.yaml", tokenizer_dir, wrong, {}))["refused"]["message"]
+
+
+def test_a_recipe_whose_columns_are_not_there_says_how_to_name_others(tmp_path: Path, tokenizer_dir: Path) -> None:
+    data = write(tmp_path / "a.jsonl", [{"sentence": "a film", "entities": []}])
+    with pytest.raises(UsageError) as caught:
+        doctor(of_recipe(recipe(tmp_path / "r.yaml", tokenizer_dir, data, {"text": "text"})))
+    assert caught.value.fix == "--set task.text=NAME"
+    with pytest.raises(UsageError) as caught:
+        doctor(of_recipe(recipe(tmp_path / "s.yaml", tokenizer_dir, data, {"kind": "tag"})))
+    assert caught.value.fix is not None
+    asked = [word for word in caught.value.fix.split(" of texts with entities, ")[1].split() if word != "--set"]
+    named = [word.replace("text=NAME", "text=sentence").replace("spans=NAME", "spans=entities") for word in asked]
+    assert not any(one["check"] == "refused" for one in doctor(of_recipe(tmp_path / "s.yaml", named))["findings"])
+
+
 def test_what_is_to_be_written_is_looked_at_too(tmp_path: Path, tokenizer_dir: Path) -> None:
     rows = [{"a": "good film", "b": "the film was good"}, {"a": "bad day", "b": "\u2603 " + "the day was bad. " * 9}]
     task = {"kind": "generate", "source": "a", "target": "b", "target_length": 16}

@@ -39,6 +39,12 @@ def test_what_is_foretold_is_what_happens(
         assert f"{value['updates']:,} updates" in describe(value, tmp_path, [])
 
 
+def test_seeds_and_folds_are_runs(tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
+    data = {"train": str(labelled["train"]), "dev": 0.3, "length": 24}
+    value = run(finetuning(tokenizer_dir, labelled, data=data, folds=2, seeds=[1, 2, 3]), None)
+    assert value["runs"] == 6 and "6 of seeds and folds" in describe(value, Path("r.yaml"), [])
+
+
 def test_sizes_are_compared_for_a_budget(tokenizer_dir: Path, store_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = pretraining(tokenizer_dir, store_dir)
     seconds = {128: 0.01, 256: 0.1, 384: 0.3, 512: 0.6, 768: 2.0, 32: 0.005}
