@@ -63,6 +63,8 @@ class Row(NamedTuple):
     def labels(self, column: str) -> list[str]:
         """The labels of a row that may have several: a list of them, or a single one."""
         value = self._value(column)
+        if isinstance(value, str) and _WRITTEN.match(value):
+            raise self._wrong(column, "a list of labels (in .jsonl), or a column of 0 and 1 for each label, as .csv can have it")
         found = [_label(item) for item in value] if isinstance(value, list) else [_label(value)]
         labels = [label for label in found if label is not None]
         if len(labels) < len(found):

@@ -31,6 +31,7 @@ from encoderkit.stages.compare_table import lines
 from encoderkit.stages.evaluate import Judged, differences, judge
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import pretrain
+from encoderkit.stages.repeats import independent
 from encoderkit.stages.show import recipe_kind
 from encoderkit.stages.split import divided
 from encoderkit.tasks.config import GenerateConfig
@@ -106,8 +107,9 @@ def compare(
             _keep(out, entries)
             continue
         entries[-1] |= entry
-        if "runs" in entry.get("finetune", {}) and "runs" in entries[0].get("finetune", {}) and number_ > 1:
-            entries[-1]["finetune"]["p"] = over_runs(entries[-1]["finetune"]["runs"], entries[0]["finetune"]["runs"])
+        runs, first = (one.get("finetune", {}).get("runs") for one in (entry, entries[0]))
+        if runs and first and number_ > 1:
+            entries[-1]["finetune"]["p"] = over_runs(runs, first, _same_rows(plans))
         if asked:
             asked_of.append({kind: _measured(out / plan.name, plan, kind, file) for kind, file in asked})
             entries[-1]["suites"] = {kind: _figures(kind, one, asked_of[0][kind]) for kind, one in asked_of[-1].items()}
@@ -215,6 +217,9 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
         raise UsageError(
             f"recipes of different tasks cannot be compared: {told}", where="task.kind", fix="compare those of one task"
         )
+    if data is not None and not tasks:
+        message = "has labelled rows, and what is only pretrained has no answers to them"
+        raise UsageError(message, where="--data", fix="--finetune RECIPE")
     judged = [_labelled(plan.last) for plan in plans]
     rows = {"none" if given is None else name_of(given) for given in judged}
     if data is None and len(rows) > 1:
@@ -235,9 +240,10 @@ def _tell_unpaired(plans: Sequence[_Plan]) -> None:
     """Say beforehand why no p will stand beside the figures: each recipe is measured by rows of its own."""
     recipes = [last for plan in plans if isinstance(last := plan.last, FinetuneRecipe)]
     several = [bool(recipe.seeds or recipe.folds) for recipe in recipes]
-    if len(recipes) < 2 or _labelled(recipes[0]) is not None or all(several):
+    measured = "test" if any(recipe.folds for recipe in recipes) else "dev"
+    if not recipes or _labelled(recipes[0]) is not None or (all(several) and measured in _same_rows(plans)):
         return
-    why = "some have seeds or folds and some have not" if any(several) else "each holds out other rows of its data.train"
+    why = "some have seeds or folds and some have not" if len({*several}) > 1 else "each holds out other rows of its data.train"
     warn(f"no p will tell whether they differ by more than chance: {why}; with --data FILE all are judged on the same rows")
 
 
@@ -279,6 +285,18 @@ def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Given | None:
     return None if recipe.folds else recipe.data.files.get("test", recipe.data.files.get("dev"))
 
 
+def _same_rows(plans: Sequence[_Plan]) -> list[str]:
+    """The parts that all recipes read from one file, or draw alike from the same rows, as often as they do it."""
+    drawn: dict[str, set[Any]] = {"dev": set(), "test": set()}
+    for last in (plan.last for plan in plans):
+        if isinstance(last, FinetuneRecipe):
+            data, columns = last.data, last.task.together or last.task.all_columns
+            own = (name_of(data.train), data.dev if isinstance(data.dev, float) else None, last.folds, *columns)
+            for part, found in drawn.items():
+                found.add(name_of(data.files[part]) if part in data.files else own)
+    return [part for part, found in drawn.items() if len(found) == 1]
+
+
 def _held_out(plans: Sequence[_Plan]) -> list[Row] | None:
     """The rows that all recipes hold out of `data.train`, if these are the same ones: nothing is trained on them."""
     recipes = [plan.last for plan in plans]
@@ -297,17 +315,22 @@ def _drawn(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Any, ...] | None:
     return (name_of(recipe.data.train), recipe.data.dev, recipe.seed, *(recipe.task.together or recipe.task.all_columns))
 
 
-def over_runs(runs: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """How likely the means over seeds differ as much by chance, of each part and metric: p of Student's t.
+def over_runs(
+    runs: Mapping[str, Any], first: Mapping[str, Any], parts: Sequence[str] = ("dev", "test")
+) -> dict[str, dict[str, float]]:
+    """How likely the means over seeds, or folds, differ as much by chance, of `parts` and each metric: p of Student's t.
 
-    Runs of the same seeds and folds are paired; else Welch's test.
+    Runs of the same seeds and folds are paired; else Welch's test. None where nothing varies, which t cannot judge.
     """
     paired = runs.keys() == first.keys()
     found: dict[str, dict[str, float]] = {}
-    for part in ("dev", "test"):
+    for part in parts:
         for metric in next(iter(runs.values()))[part]:
-            own, other = ([run[part][metric] for run in of.values() if metric in run[part]] for of in (runs, first))
-            if min(len(own), len(other)) > 1 and not (paired and own == other):
+            own, other = (np.array([*independent(of, part, metric).values()]) for of in (runs, first))
+            if min(len(own), len(other)) < 2:
+                continue
+            spread = np.ptp(own - other) if paired else max(np.ptp(own), np.ptp(other))
+            if spread > 1e-9 * float(np.abs(np.concatenate((own, other))).max()):
                 test = stats.ttest_rel(own, other) if paired else stats.ttest_ind(own, other, equal_var=False)
                 found.setdefault(part, {})[metric] = float(test.pvalue)  # pyright: ignore[reportAttributeAccessIssue]
     return found

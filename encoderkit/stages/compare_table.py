@@ -44,7 +44,7 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
     elif "finetune" in entry:  # each by its own part of the training data
         done = entry["finetune"]
         part = "dev" if done["chosen_by"] else "test"
-        metric = done["chosen_by"]["metric"] if done["chosen_by"] else next(iter(done["test"]))
+        metric = done["chosen_by"]["metric"] if done["chosen_by"] else next(iter(done["test"]), "")
         cells |= {f"{metric}, {part}": f"{done[part][metric]:.4f}"} if metric in done[part] else {}
         cells |= _repeats(done, metric)
     return cells

@@ -21,6 +21,7 @@ from encoderkit.stages.checks import Finding, Layout, Split
 from encoderkit.stages.show import complete
 from encoderkit.tasks.columns import ways
 from encoderkit.tasks.config import ChoiceConfig, GenerateConfig, SimilarityConfig
+from encoderkit.tasks.truth import untaught
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 
@@ -83,6 +84,7 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
     if not layout.labels and layout.kind == "any" and any("label" in row.values for row in found[0].rows):
         layout = layout._replace(labels=["label"])
     _check_columns(found[0], layout)
+    found[1:] = [one._replace(rows=untaught(one.rows, layout.task)) for one in found[1:]]
     splits = [checks.look(one, layout) for one in found]
     facts, findings = [], []
     for split in splits:

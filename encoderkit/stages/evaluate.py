@@ -28,6 +28,7 @@ from encoderkit.tasks import baselines
 from encoderkit.tasks.calibration import reliability
 from encoderkit.tasks.span import Span
 from encoderkit.tasks.task import Lossy, Observed, Probable, Queried, Resampled, Task
+from encoderkit.tasks.truth import untaught
 from encoderkit.training.evaluate import evaluate as evaluate_source
 
 _CONFUSION = 12  # labels up to which the matrix is shown to a person; --json always has it
@@ -114,7 +115,7 @@ def judge(engine: Engine, data: Given | list[Row], columns: Mapping[str, str]) -
     if task is None:
         fix = "encoderkit finetune RECIPE --set checkpoint=RUN first; a pretrained model is measured on a store"
         raise UsageError("is a pretrained model, which has no answers to labelled rows", where=engine.model.path, fix=fix)
-    rows = data if isinstance(data, list) else _read(task, data, columns)
+    rows = untaught(data if isinstance(data, list) else _read(task, data, columns), task.config)
     examples = task.encode(rows, engine.model.tokenizer)
     if isinstance(task, Span) and "recipe" not in engine.model.config:  # an import does not say in which language it answers
         task.prepare(examples)
@@ -338,5 +339,8 @@ def _account(result: dict[str, Any]) -> str:
     if cut["rows"]:
         many = f"{cut['rows']:,} rows are longer than {cut['length']} tokens and were cut"
         lines.append(f"{many}; {cut['tokens']:,} tokens are lost")
+    if missed := result["metrics"].get("queries_without_relevant"):
+        queries = result["metrics"]["queries"]
+        lines.append(f"{missed:,} of the {queries:,} queries have no relevant candidate, and are in no figure")
     lines += [f"{count:,} {what}, which the model cannot give: they count as misses" for what, count in lost.items()]
     return "\n".join(lines)

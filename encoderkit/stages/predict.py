@@ -143,6 +143,8 @@ def _rows(
 
     `optional`: what a prediction repeats where a file has it.
     """
+    if source is None and columns is not None:
+        raise UsageError("names columns of a file, and --text has none", where="--column", fix="leave it out")
     if source is None:
         return lambda: (Row(dict(zip(names, row, strict=True)), i, "--text") for i, row in enumerate(texts, start=1))
     named, columns = columns is not None, names if columns is None else columns
@@ -183,7 +185,7 @@ class _Rows:
 
     def __init__(self, engine: Engine, task: Task, top: int | None) -> None:
         self._engine, self._task, self._top = engine, task, top
-        self.columns, self.fields = task.config.columns, task.fields
+        self.columns, self.fields = task.config.columns, [*task.fields, *(task.listed if top is not None else ())]
         if top is not None and not task.choices:
             raise UsageError(
                 f"predictions of {task.config.kind} have no scores to choose from", where="--top-k", fix="leave it out"

@@ -6,7 +6,7 @@ a run of its own in a directory of its own, so that a stopped one goes on with `
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -74,7 +74,7 @@ def _together(runs: dict[str, dict[str, Any]], out: Path) -> dict[str, Any]:
     result["tokens_per_second"] = round(result["tokens"] / max(result["seconds"], 1e-9))
     result["intervals"] = {}
     for part in ("dev", "test"):
-        found = {name: mean_interval(_independent(runs, part, name)) for name in values[0][part]}
+        found = {name: mean_interval([*independent(runs, part, name).values()]) for name in values[0][part]}
         result[part] = {name: mean for name, (mean, _, _) in found.items()}
         result["intervals"][part] = {name: [low, high] for name, (_, low, high) in found.items()}
     result["runs"] = {name: {part: runs[name][part] for part in ("dev", "test")} for name in names}
@@ -83,12 +83,13 @@ def _together(runs: dict[str, dict[str, Any]], out: Path) -> dict[str, Any]:
     return {**result, "out": str(out)}
 
 
-def _independent(runs: dict[str, dict[str, Any]], part: str, metric: str) -> list[float]:
+def independent(runs: Mapping[str, Any], part: str, metric: str) -> dict[str, float]:
     """A value for each run; with seeds and folds for each seed, the mean over its folds, which share their rows with others'."""
     by_seed: dict[str, list[float]] = {}
     for name, run in runs.items():
-        by_seed.setdefault(name.partition("-fold-")[0], []).append(run[part][metric])
-    return [float(np.mean(values)) for values in by_seed.values()]
+        if metric in run[part]:
+            by_seed.setdefault(name.partition("-fold-")[0], []).append(run[part][metric])
+    return {name: float(np.mean(values)) for name, values in by_seed.items()}
 
 
 def _best(runs: Sequence[dict[str, Any]]) -> int:

@@ -12,8 +12,8 @@ from encoderkit.data.parallel import Given, name_of
 from encoderkit.data.records import MissingColumn
 from encoderkit.errors import DataError
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.tasks.classify import labels_of
 from encoderkit.tasks.config import ClassifyConfig, TaskConfig
+from encoderkit.tasks.truth import labels_of, teacher, untaught
 
 Parts = dict[str, list[Row]]
 """train, and dev and test where there are such."""
@@ -40,7 +40,7 @@ def read_parts(recipe: FinetuneRecipe) -> Parts:
     for part, given in data.files.items():
         if part != "train":
             parts[part] = read(given)
-    return parts
+    return {part: rows if part == "train" else untaught(rows, task) for part, rows in parts.items()}
 
 
 def divided(rows: list[Row], recipe: FinetuneRecipe) -> Parts:
@@ -82,9 +82,9 @@ def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
         raise MissingColumn(task.soft, list(rows[0].values), path)
 
     def sure(row: Row) -> bool:
-        if task.soft not in row.values:
+        scores, own = teacher(row, task), labels_of(row, task)
+        if scores is None:
             return True
-        scores, own = row.scores(task.soft), labels_of(row, task)
         if not task.several:
             return scores.get(own[0], 0.0) >= task.confidence
         sure = (scores.get(name, 0.0) if name in own else 1 - scores[name] for name in {*own, *scores})

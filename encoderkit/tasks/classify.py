@@ -31,6 +31,7 @@ from encoderkit.models.config import EncoderConfig
 from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool, text_seeds
+from encoderkit.tasks import truth
 from encoderkit.tasks.calibration import best_cut
 from encoderkit.tasks.config import ClassifyConfig
 from encoderkit.tasks.losses import (
@@ -105,8 +106,8 @@ class Classify(EncoderTask):
         """The labels in the data, sorted; whole numbers in their order. Raises `DataError` where there is no choice."""
         if isinstance(config.label, list):
             return list(config.label)
-        found = {name for row in rows for name in labels_of(row, config)}
-        taught = {name for row in rows if config.soft in row.values for name in row.scores(config.soft)}
+        found = {name for row in rows for name in truth.labels_of(row, config)}
+        taught = {name for row in rows for name in truth.teacher(row, config) or ()}
         if taught - found:
             what = f"{shown(str(config.soft))} gives scores to labels that no row has; the model will know them too"
             warn(f"{what}: {listed(sorted(taught - found))}")
@@ -144,7 +145,7 @@ class Classify(EncoderTask):
 
     def target(self, row: Row) -> int | np.ndarray:
         """The number of a row's label, or (L,) of 0 and 1; raises `DataError` for a label that is not known."""
-        names = labels_of(row, self.config)
+        names = truth.labels_of(row, self.config)
         for name in names:
             self._check(name, row)
         if not self.config.several:
@@ -161,9 +162,9 @@ class Classify(EncoderTask):
 
     def _soft(self, row: Row) -> np.ndarray | None:
         """(L,) the probabilities that a row's teacher gives the labels, softened; None where there are none to train on."""
-        if self.config.soft is None or not self.config.soft_share or self.config.soft not in row.values:
+        scores = truth.teacher(row, self.config) if self.config.soft_share else None
+        if scores is None:
             return None
-        scores = row.scores(self.config.soft)
         for name in scores:
             self._check(name, row)
         if self.config.several and (missing := [label for label in self.labels if label not in scores]):
@@ -347,15 +348,3 @@ class Classify(EncoderTask):
             return made
         thresholds = dict(zip(self.labels, self.cuts.double().sigmoid().tolist(), strict=True))
         return made._replace(thresholds=thresholds, rule="a label is given where the sigmoid of its logit exceeds its threshold")
-
-
-def labels_of(row: Row, config: ClassifyConfig) -> list[str]:
-    """The names of the labels of a row."""
-    if isinstance(config.label, str):
-        return row.labels(config.label) if config.several else [row.label(config.label)]
-    marks = {column: row.label(column) for column in config.label}
-    for column, mark in marks.items():
-        if mark not in ("0", "1"):
-            fix = "correct the row, or take it out"
-            raise DataError(f"column {shown(column)} holds {shown(mark)}, and should hold 0 or 1", where=row.place, fix=fix)
-    return [column for column, mark in marks.items() if mark == "1"]

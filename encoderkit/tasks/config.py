@@ -352,7 +352,7 @@ class GenerateConfig(RowsConfig):
     """R-Drop, see `classify`: over the vocabulary at each token of the target; Liang et al. (2021) translate with 5."""
     beams: int = Field(default=1, ge=1, le=100)
     """Beginnings that are followed at a time; 1: the likeliest token each time."""
-    length_penalty: float = 1.0
+    length_penalty: float = Field(default=1.0, ge=-10, le=10)
     """Beams are compared by log probability / tokens to this power: more favours longer texts."""
     wording: Literal["auto"] | Wording = "auto"
     """How BLEU cuts texts into words: zh for Chinese; 13a for languages with spaces. auto: by what the right texts are of."""

@@ -179,8 +179,8 @@ class Generate(EncoderTask):
 
     def search(self, beams: int | None, length_penalty: float | None) -> None:
         """Follow so many beams from now on, whatever the model was trained with; None: as it was."""
-        if length_penalty is not None and not np.isfinite(length_penalty):
-            raise UsageError("should be a finite number", where="--length-penalty", fix="--length-penalty 1")
+        if length_penalty is not None and not -10 <= length_penalty <= 10:
+            raise UsageError("should be a number from -10 to 10", where="--length-penalty", fix="--length-penalty 1")
         given = {"beams": beams, "length_penalty": length_penalty}
         self.config = self.config.model_copy(update={name: value for name, value in given.items() if value is not None})
         if length_penalty is not None and self.config.beams == 1:

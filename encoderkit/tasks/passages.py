@@ -104,7 +104,9 @@ def bands(examples: Sequence[Example], scores: Sequence[np.ndarray], most: int) 
             null = min(null, float(found[example.null].sum()))
             inside = slice(example.place, example.place + example.held)
             kept = np.where(example.allowed[inside, None], found[inside], -np.inf)
-            ends = sliding_window_view(np.concatenate([kept[:, 1], np.full(most - 1, -np.inf)]), most) if len(kept) else kept
+            if not len(kept):  # a passage without a token
+                continue
+            ends = sliding_window_view(np.concatenate([kept[:, 1], np.full(most - 1, -np.inf)]), most)
             part = band[example.first : example.first + example.held]
             np.maximum(part, kept[:, :1] + ends, out=part)
         yield Band(parts[0][0].passage, band, null)

@@ -68,6 +68,7 @@ class Span(EncoderTask):
         self.baselines: tuple[Baseline, ...] = ("sentence", "silence") if config.unanswerable else ("sentence",)
         self.choices = MOST_ANSWERS
         self.fields = [*names_of(config.columns), "answer", "start", "end", "score", "truncated"]
+        self.listed = ("answers",)
         # By how much no answer must be ahead of the best one to be given, and whether answers are compared as Chinese.
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("chinese", torch.tensor(config.normalise == "chinese"))

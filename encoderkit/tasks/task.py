@@ -71,6 +71,7 @@ class EncoderTask(nn.Module):
         self.labels: list[str] = list(labels)
         self.kinds = self.labels
         self.choices = 0
+        self.listed: tuple[str, ...] = ()
         self.encoder_config = encoder
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
 
@@ -92,6 +93,8 @@ class Task(Learner, Protocol):
     """How many scores a prediction chooses from (`--top-k`); 0 if it has none."""
     fields: list[str]
     """The columns of its predictions as .csv; `score:NAME` is a member of `scores`."""
+    listed: tuple[str, ...]
+    """Those that there are with `--top-k` alone."""
 
     @staticmethod
     def find_labels(rows: Sequence[Row], config: Any) -> list[str]:

@@ -1,16 +1,20 @@
 """What a row of a task says is right, and which rows training refuses. No torch here: `doctor` asks too."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
 from encoderkit.tasks.answers import Answer, answers_of
-from encoderkit.tasks.config import ChoiceConfig, RegressConfig, RerankConfig, SimilarityConfig, SpanConfig
+from encoderkit.tasks.config import ChoiceConfig, ClassifyConfig, RegressConfig, RerankConfig, SimilarityConfig, SpanConfig
 
 
 def check(row: Row, config: Any) -> None:
     """Raise `DataError` for a row that cannot be trained on."""
     match config:
+        case ClassifyConfig():
+            labels_of(row, config)
+            teacher(row, config)
         case SpanConfig():
             passage(row, config)
             answers(row, config)
@@ -23,6 +27,30 @@ def check(row: Row, config: Any) -> None:
                 row.number(column)
         case SimilarityConfig() if config.label is not None:
             row.number(config.label)
+
+
+def labels_of(row: Row, config: ClassifyConfig) -> list[str]:
+    """The names of the labels of a row."""
+    if isinstance(config.label, str):
+        return row.labels(config.label) if config.several else [row.label(config.label)]
+    marks = {column: row.label(column) for column in config.label}
+    for column, mark in marks.items():
+        if mark not in ("0", "1"):
+            fix = "correct the row, or take it out"
+            raise DataError(f"column {shown(column)} holds {shown(mark)}, and should hold 0 or 1", where=row.place, fix=fix)
+    return [column for column, mark in marks.items() if mark == "1"]
+
+
+def teacher(row: Row, config: ClassifyConfig) -> dict[str, float] | None:
+    """The probabilities that a teacher gave the labels of a row; None where it was not asked."""
+    return None if config.soft is None or row.values.get(config.soft) is None else row.scores(config.soft)
+
+
+def untaught(rows: Sequence[Row], config: Any) -> list[Row]:
+    """Held-out rows, whose labels alone count: without what a teacher says of them."""
+    if not isinstance(config, ClassifyConfig) or config.soft is None:
+        return [*rows]
+    return [row._replace(values={name: v for name, v in row.values.items() if name != config.soft}) for row in rows]
 
 
 def passage(row: Row, config: SpanConfig) -> list[str]:

@@ -14,7 +14,8 @@ from encoderkit.errors import MissingDependency
 from encoderkit.tasks.answers import is_chinese
 from encoderkit.tasks.config import Wording
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+")
+_CJK = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+_WORD = re.compile(rf"{_CJK}|(?:(?!{_CJK})[^\W_])+")
 """A character of Chinese, Japanese or Korean, or else letters and digits as they stand together."""
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 """Letters of languages without spaces between words, but for Chinese: Japanese, Thai, Lao, Burmese, Khmer."""

@@ -61,4 +61,4 @@ def _move(gradient: Tensor | None, documents: Tensor, length: float) -> Tensor |
     squares = gradient.float().square().sum(-1)  # (B, T)
     sums = squares.new_zeros(len(documents), int(documents.max()) + 1).scatter_add(1, documents, squares)
     norms = sums.gather(1, documents).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-    return gradient * (length / norms)[:, :, None]
+    return gradient / norms[:, :, None] * length  # in this order: where there is no gradient, length / norm would be infinite

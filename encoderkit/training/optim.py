@@ -92,7 +92,7 @@ def renewed(learner: nn.Module, count: int | None) -> dict[str, Tensor]:
     below = found.layers - count
     for first, last in found.shared.items():
         if first <= below < last:
-            fix = "--set training.reinit=0, or as many as all of them"
+            fix = f"--set training.reinit={found.layers} for all of them, or null"
             raise UsageError(f"training.reinit is {count}, but layers {first} to {last} share their weights", fix=fix)
     return {name: p.detach().clone() for name, p in learner.named_parameters() if found.of[name] > below}
 

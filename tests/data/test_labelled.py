@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from encoderkit.data.labelled import read_rows
+from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import DataError
 
@@ -40,6 +40,8 @@ def test_values_as_a_task_needs_them(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=rf'a\.jsonl:1: "{column}"'):
             read(column)
+    with pytest.raises(DataError, match="a list of labels"):
+        Row({"labels": "['joy', 'love']"}, 1, "a.csv").labels("labels")
     with pytest.raises(DataError, match=r'a\.jsonl:1: there is no column "absent"; the columns are "many", "one"'):
         row.text("absent")
 

@@ -143,8 +143,10 @@ def test_a_teacher_chooses_no_row_that_is_measured_by(tokenizer_dir: Path, label
     task = {"kind": "classify", "soft": "p", "confidence": 0.8}
     data = {"train": str(tmp_path / "train.jsonl"), "dev": 0.5, "length": 24}
     parts = read_parts(finetuning(tokenizer_dir, labelled, data=data, task=task))
-    sure = {name: {max(row.values["p"].values()) >= 0.8 for row in own} for name, own in parts.items()}
-    assert sure == {"train": {True}, "dev": {True, False}}
+    assert {max(row.values["p"].values()) for row in parts["train"]} == {0.9}
+    everywhere = read_parts(finetuning(tokenizer_dir, labelled, data={**data, "train": str(labelled["train"])}))["dev"]
+    assert [row.line for row in parts["dev"]] == [row.line for row in everywhere]
+    assert not any("p" in row.values for row in parts["dev"])  # where nothing of it is read, it cannot be refused either
 
 
 def test_equal_rows_are_equal_whatever_else_stands_beside_them(
@@ -264,6 +266,46 @@ def test_equal_time_and_seeds(tokenizer_dir: Path, labelled: dict[str, Path], tm
     assert set(result["recipes"][1]["difference"]) == set(result["recipes"][1]["metrics"])
 
 
+def test_folds_of_a_seed_are_one_measurement_and_what_does_not_vary_is_not_judged() -> None:
+    def runs(values: dict[int, list[float]]) -> dict[str, Any]:
+        pairs = [(f"seed-{seed}-fold-{n}", v) for seed, own in values.items() for n, v in enumerate(own, start=1)]
+        return {name: {"dev": {}, "test": {"f1": value}} for name, value in pairs}
+
+    first, other = {1: [0.5, 0.6], 2: [0.7, 0.6]}, {1: [0.9, 0.8], 2: [0.71, 0.63]}
+    means = [[sum(own) / 2 for own in of.values()] for of in (other, first)]
+    assert over_runs(runs(other), runs(first)) == {"test": {"f1": pytest.approx(stats.ttest_rel(*means).pvalue)}}
+    alike = {1: [0.81, 0.81], 2: [0.83, 0.83]}, {1: [0.80, 0.80], 2: [0.82, 0.82]}
+    assert over_runs(runs(alike[0]), runs(alike[1])) == {}
+
+
+def test_repeated_recipes_that_measure_on_other_rows_have_no_p(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for name, share in (("much", 0.4), ("little", 0.2)):
+        paths.append(tmp_path / f"{name}.yaml")
+        data = {"train": str(labelled["train"]), "dev": share, "length": 24}
+        paths[-1].write_text(dump(finetuning(tokenizer_dir, labelled, seeds=[1, 2], data=data)), encoding="utf-8")
+    result = compare(paths, tmp_path / "out", ["training.epochs=1"])
+    assert result["recipes"][1]["finetune"]["p"] == {}
+    assert "each holds out other rows" in capsys.readouterr().err
+
+
+def test_labelled_rows_are_not_for_what_is_only_pretrained(
+    tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    paths = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for path in paths:
+        path.write_text(dump(pretraining(tokenizer_dir, store_dir)), encoding="utf-8")
+    with pytest.raises(UsageError, match="only pretrained"):
+        compare(paths, tmp_path / "out", data=labelled["dev"])
+
+
+def test_without_rows_to_measure_by_suites_alone_are_shown() -> None:
+    done = {"seconds": 1.0, "dev": {}, "test": {}, "chosen_by": None}
+    assert "1,000" in describe({"recipes": [{"name": "a", "parameters": 1000, "finetune": done}]})
+
+
 def test_runs_of_other_seeds_are_not_paired() -> None:
     runs = [{name: {"dev": {}, "test": {"f1": value}} for name, value in own.items()}
             for own in ({"seed-1": 0.5, "seed-2": 0.7, "seed-3": 0.6}, {"seed-4": 0.4, "seed-5": 0.45})]  # fmt: skip
@@ -281,7 +323,7 @@ def test_the_metric_that_chooses_is_the_one_that_is_shown(tokenizer_dir: Path, l
         paths[-1].write_text(dump(finetuning(tokenizer_dir, labelled, data=data, **more)), encoding="utf-8")
     result = compare(paths, tmp_path / "out")
     header, slow, fast = describe(result).splitlines()
-    assert "macro_f1, 95 %" in header and header.split()[-1] == "p" and fast.split()[-1] != slow.split()[-1]
+    assert "macro_f1, dev, 95 %" in header and header.split()[-1] == "p" and fast.split()[-1] != slow.split()[-1]
     for entry in result["recipes"]:
         assert entry["metrics"]["macro_f1"] == pytest.approx(entry["finetune"]["dev"]["macro_f1"])
         assert entry["data"] == "18 rows held out of data.train"

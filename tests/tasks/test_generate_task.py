@@ -95,6 +95,8 @@ def test_rouge_is_that_of_google() -> None:
     # Characters of Chinese: a word is one of them. 猫 在 垫 子 上 of 6 and 5.
     assert wording.rouge(*CHINESE)["rouge_l"][0] == pytest.approx(2 * 5 / 11)
     assert wording.rouge(*CHINESE)["rouge_2"][0] == pytest.approx(2 * 3 / 9)  # 在垫 垫子 子上
+    mixed = wording.rouge(["2008年北京举行iPhone会议"], ["2008年上海举行iPhone会议"])  # numbers and Latin words are one each
+    assert mixed["rouge_1"][0] == pytest.approx(7 / 9)
 
 
 def test_so_it_is_on_anything_written_in_ascii() -> None:
@@ -218,6 +220,11 @@ def test_drawing_is_for_models_that_write(classifier_dir: Path, pairs: Path, tok
         with pytest.raises(UsageError, match="models that write") as error:
             predict(find_step(classifier_dir), None, [["a film"]], tmp_path / "none", **more)
         assert error.value.where == flag
+    for penalty in (1000, -1000, float("nan")):
+        with pytest.raises(UsageError, match="from -10 to 10"):
+            predict(step, None, [["a film"]], tmp_path / "none", beams=2, length_penalty=penalty)
+    with pytest.raises(UsageError, match="--text has none"):
+        predict(step, None, [["a film"]], tmp_path / "none", columns=["other"])
     with pytest.raises(UsageError, match="--seed changes nothing"):
         preflight.drawn(step, 0, None, None, 1)
 

@@ -17,7 +17,7 @@ from encoderkit.metrics import ranked
 from encoderkit.preflight import find_step, predicted
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import export, finetune, split
-from encoderkit.stages.evaluate import Judged, differences, evaluate
+from encoderkit.stages.evaluate import Judged, describe, differences, evaluate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines, choice, rerank, truth
 from encoderkit.tasks.config import ChoiceConfig, RerankConfig
@@ -187,6 +187,9 @@ def test_the_whole_way_of_reranking(tokenizer_dir: Path, tmp_path: Path) -> None
     assert all(sum(part["rows"] for part in parts) == len(rows) for name, parts in result["slices"].items() if name != "metric")
     assert sum(part["answers"] for part in result["calibration"]["bins"]) == len(rows)
     assert result["baselines"].keys() == {"cosine"}
+    none = [{**rows[0], "query": "nothing of it", "relevance": 0}]
+    told = describe(evaluate(step, file(tmp_path / "none.jsonl", [*rows, *none]), "fp32"))
+    assert "1 of the 25 queries have no relevant candidate" in told
     other = [{"query": "an odd one", "candidate": f"{word} {word}", "relevance": int(word in GOOD)} for word in (*GOOD, *BAD)]
     mixed = file(tmp_path / "mixed.jsonl", [rows[5], *({**row, "query": rows[5]["query"]} for row in other), *other])
     without = evaluate(step, mixed, "fp32")["overlap"]["without"]

@@ -1,5 +1,6 @@
 """Question answering: answers found and compared as the official scripts do, windows, spans, and the whole way."""
 
+import csv
 import json
 import random
 from collections import Counter
@@ -497,6 +498,20 @@ def test_models_are_handed_over_and_come_back(kind: str, tokenizer_dir: Path, tm
         known, back = open_model(step).learner, open_model(tmp_path / "back").learner
         assert isinstance(known, Span) and isinstance(back, Span)
         assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in known.state_dict().items())
+
+
+def test_a_passage_without_a_token_and_several_answers_in_a_table(tokenizer_dir: Path, tmp_path: Path) -> None:
+    data = tmp_path / "train.json"
+    data.write_text(json.dumps(nested(rows_of(20, 6))), encoding="utf-8")
+    step = trained(tmp_path / "run", tokenizer_dir, {"train": str(data), "dev": None}, {"kind": "lstm", "dim": 16}, 1)
+    asked = tmp_path / "asked.jsonl"
+    rows = [{"question": "who", "context": text} for text in ("\u200b", "the film was good")]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    predict(step, asked, out=tmp_path / "out.csv", form="csv", top=2)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        none, some = csv.DictReader(file)
+    assert none["answer"] == "" and json.loads(none["answers"])[0]["answer"] == ""
+    assert [one["answer"] for one in json.loads(some["answers"])][0] == some["answer"] != ""
 
 
 @pytest.mark.parametrize("kind", get_args(TokenizerKind))

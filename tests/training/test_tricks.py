@@ -174,6 +174,18 @@ def test_adversarial_gradients_are_those_of_each_text_alone(kind: str) -> None:
             torch.testing.assert_close(gradient, p.grad, atol=1e-5, rtol=1e-3)
 
 
+def test_wide_embeddings_are_moved_where_there_is_padding() -> None:
+    """T5 draws its embeddings from N(0, 1); at padding there is no gradient, and its direction is that of nothing."""
+    learner, source = classify("bert", 3), examples(8, 3)
+    table: Any = learner.encoder.tokens
+    with torch.no_grad():
+        table.weight.mul_(5 / table.weight.std())
+    recorder = Recorder(learner)
+    list(updates(learner, [recorder], source, plan(1, 8, 8, adversarial=5.0)))
+    [found] = recorder.gradients
+    assert all(gradient.isfinite().all() for gradient in found if gradient is not None)
+
+
 def test_adversarial_training_needs_no_trained_embeddings() -> None:
     """They may be frozen: the gradient of what they give is not that of the table."""
     learner = classify("bert")
