@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from encoderkit import files, world
+from encoderkit.console import warn
 from encoderkit.data.parallel import Given, paths_of
 from encoderkit.errors import ANEW, DataError, MissingDependency, ResourceError, UsageError, shown
-from encoderkit.models.config import DecoderConfig, EncoderConfig
+from encoderkit.models.config import DecoderConfig, EncoderConfig, longest
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
 from encoderkit.tasks.config import GenerateConfig, TaskConfig
@@ -175,8 +176,7 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[Path]:
         if target and getattr(recipe.task, "decoder", None) is None and decoder_of(step) is not None:
             message = f"the decoder of {recipe.checkpoint} writes with the checkpoint's own vocabulary, and no other fits it"
             raise UsageError(message, where="task.tokenizer", fix="leave it out, or describe a new decoder: task.decoder")
-        encoder = _understood(EncoderConfig, _config(step)["encoder"], step)
-        if reason := unfit(encoder, task_of(recipe, step), recipe.dropout):
+        if reason := unfit(encoder_of(step, None), task_of(recipe, step), recipe.dropout):
             raise UsageError(reason, where=step, fix=None)
     return data
 
@@ -200,8 +200,11 @@ def embeddings(path: str | None) -> None:
 
 
 def check_length(step: Path, length: int) -> None:
-    """A checkpoint's positions must hold `length` tokens."""
-    limit = _config(step)["encoder"].get("max_length")
+    """A checkpoint's positions must hold `length` tokens; says where those that are learned were not all trained."""
+    config, limit = _config(step), longest(encoder_of(step, None))
+    if config["encoder"].get("position") == "learned" and "recipe" in config and length > config["length"]:
+        known = config["length"]
+        warn(f"{step} was trained on rows of {known} tokens: its positions from there to data.length ({length}) are untrained")
     if limit is not None and length > limit:
         fix = f"--set data.length={limit}"
         raise UsageError(f"data.length is {length}, but the checkpoint {shown(str(step))} has {limit} positions", fix=fix)
@@ -209,11 +212,7 @@ def check_length(step: Path, length: int) -> None:
 
 def encoder_of(step: Path, dropout: float | None) -> EncoderConfig:
     """What kind of encoder a model directory holds, with `dropout` instead of its own if that is given."""
-    try:
-        config = TypeAdapter(EncoderConfig).validate_python(_config(step)["encoder"])
-    except ValidationError as error:
-        message = f"cannot be understood: {str(error).splitlines()[0]}"
-        raise DataError(message, where=step / "config.json", fix=ANEW) from None
+    config = _understood(EncoderConfig, _config(step)["encoder"], step)
     return config if dropout is None else config.model_copy(update={"dropout": dropout})
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig, RowFiles, misnamed
-from encoderkit.models.config import EncoderConfig, StaticConfig, longest, reading
+from encoderkit.models.config import EncoderConfig, StaticConfig, TransformerConfig, longest, reading
 from encoderkit.objectives.config import GloveConfig, MaskedConfig, ObjectiveConfig, WordVectorConfig, misfit
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, SimilarityConfig, TaskConfig
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
@@ -130,6 +130,12 @@ def _undropped(model: EncoderConfig, task: TaskConfig, dropout: float | None) ->
     return not any((model.dropout if dropout is None else dropout, getattr(model, "attention_dropout", 0), writing))
 
 
+def _check_windows(model: EncoderConfig) -> None:
+    """Checkpoints may have what says nothing; a recipe means something by it."""
+    if isinstance(model, TransformerConfig) and model.window is not None and model.global_every == 1:
+        raise ValueError("model.window is of local layers, and with global_every: 1 all are global; say model.global_every: 3")
+
+
 def _check_start(checkpoint: str | None, model: EncoderConfig | None, tokenizer: str | None) -> None:
     if (checkpoint is None) == (model is None):
         raise ValueError("give either checkpoint (pretrained weights) or model and tokenizer (random weights)")
@@ -223,6 +229,7 @@ class PretrainRecipe(Config):
         _check_start(self.checkpoint, self.model, self.tokenizer)
         if self.model is not None:
             _check_length(self.model, self.data.length)
+            _check_windows(self.model)
             if reason := misfit(self.objective, self.model):
                 raise ValueError(reason)
             if self.dropout is not None:
@@ -233,6 +240,8 @@ class PretrainRecipe(Config):
         _check_tricks(self.checkpoint, self.embeddings, self.optimizer, self.training)
         if name := next((name for name in ("unfreeze", "reinit", "adversarial") if getattr(self.training, name)), None):
             raise ValueError(f"training.{name} is for finetune")
+        if self.training.tokens is not None and isinstance(self.objective, GloveConfig):
+            raise ValueError("training.tokens: glove learns from counts of pairs, not from text; give epochs, updates or budget")
         if isinstance(self.objective, WordVectorConfig):
             _check_word_vectors(self.objective, self.data, self.optimizer, self.training)
         _check_metric(self.training, self.objective.metrics, self.data.dev)
@@ -276,6 +285,7 @@ class FinetuneRecipe(Config):
         _check_start(self.checkpoint, self.model, self.tokenizer)
         if self.model is not None:
             _check_length(self.model, self.data.length)
+            _check_windows(self.model)
             if reason := unfit(self.model, self.task, self.dropout):
                 raise ValueError(reason)
         elif self.embeddings is not None:

@@ -198,6 +198,8 @@ def test_parts_that_do_not_belong_together(tmp_path: Path, pretraining: Path, fi
     fails(3, "is not the model's", "finetune", finetuning, *checkpoint, "--out", tmp_path / "a")
     longer = ["--set", f"checkpoint={pretrained_dir}", *checkpoint[2:], "--set", "data.length=65"]
     fails(2, "65", "finetune", finetuning, *longer, "--out", tmp_path / "b")
+    within = encoderkit("finetune", finetuning, *longer[:-1], "data.length=40", "--out", tmp_path / "run")
+    assert "trained on rows of 32 tokens: its positions from there to data.length (40) are untrained" in within.stderr
     corpus = write(tmp_path / "corpus.txt", "a few words and some more\n" * 9)
     assert encoderkit("train-tokenizer", "--data", corpus, "--vocab-size", "60", "--out", tmp_path / "tok").returncode == 0
     change = ["--set", f"tokenizer={tmp_path / 'tok'}"]

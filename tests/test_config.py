@@ -202,6 +202,15 @@ GOLDEN = [
         GOOD.replace("dev: 1%", "length: 600"),
         "recipe.yaml: data.length (600) is more than the model's positions (model.max_length: 512)",
     ),
+    (
+        GOOD + "schedule: {kind: cosine, decay: 10%}\n",
+        "recipe.yaml:7: schedule: decay is the last part of kind: wsd; a cosine schedule has none",
+    ),
+    (GOOD + "objective: {kind: masked, span_mean: 5}\n", "recipe.yaml:7: objective: span_mean is for unit: span"),
+    (
+        GOOD.replace("heads: 2", "heads: 2, window: 16"),
+        "recipe.yaml: model.window is of local layers, and with global_every: 1 all are global",
+    ),
     ("- a\n", "recipe.yaml: a recipe is a mapping of keys to values, found list"),
     ("", "recipe.yaml: a recipe is a mapping of keys to values, found nothing"),
     ("#" * (MAX_BYTES + 1), "recipe.yaml: a recipe has at most"),
@@ -229,10 +238,10 @@ def test_errors_of_files(tmp_path: Path) -> None:
 
 
 def test_overrides_are_typed(tmp_path: Path) -> None:
-    settings = ["optimizer.lr=3e-4", "data.dev=5%", "model.window=16", "training.updates=2k", "every.save=1 epoch"]
+    settings = ["optimizer.lr=3e-4", "data.dev=5%", "model.groups=1", "training.updates=2k", "every.save=1 epoch"]
     changed = load(PretrainRecipe, recipe(tmp_path, GOOD), settings)
     assert (changed.optimizer.lr, changed.data.dev, changed.training.updates) == (3e-4, 0.05, 2000)
-    assert (changed.model.model_dump()["window"], changed.every.save, changed.data.train) == (16, "1 epoch", "runs/tokens")
+    assert (changed.model.model_dump()["groups"], changed.every.save, changed.data.train) == (1, "1 epoch", "runs/tokens")
     assert load(PretrainRecipe, recipe(tmp_path, GOOD), ["data.dev=null"]).data.dev is None
 
 

@@ -89,7 +89,7 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
         config = layout.read(described)
     except KeyError as error:
         raise DataError(f"{error.args[0]} is missing", fix="take the config.json that was published with the weights") from None
-    except (ValidationError, TypeError) as error:
+    except (ValidationError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         reason = "; ".join(map(_told, error.errors()[:3])) if isinstance(error, ValidationError) else str(error)
         fix = "take the config.json that was published with the weights"
         raise DataError(f"cannot be a {layout.model_type}: {reason}", fix=fix) from None

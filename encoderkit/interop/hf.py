@@ -17,6 +17,7 @@ from encoderkit.interop.families import AnyConfig, layout_of, loader, obstacle, 
 from encoderkit.interop.layout import Form, Head, HeadKind, SpecialIds
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.models.config import TransformerConfig, XlnetConfig, longest
+from encoderkit.models.layers import INIT_STD
 from encoderkit.models.transformer import SinusoidalPositions
 
 THRESHOLDS = "thresholds.json"
@@ -39,6 +40,10 @@ def to_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pad:
         # Computed here, a table like a learned one there.
         table = SinusoidalPositions(config.max_length, config.embedding_dim or config.dim).table
         tensors = {**tensors, "encoder.positions.weight": table}
+    if isinstance(config, TransformerConfig) and config.init == "fan_in" and head in ("masked", "pairs"):
+        # What our head multiplies its vectors by (`build_vocabulary_head`) is in the weights of its norm there.
+        scaled = {name: INIT_STD * tensors[name] for name in ("head.norm.weight", "head.norm.bias") if name in tensors}
+        tensors = {**tensors, **scaled}
     own, result = "head.own.weight" in tensors, {}
     for rule in rules(config, head, pad, own):
         if not rule.present:

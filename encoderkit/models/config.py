@@ -146,6 +146,8 @@ EncoderConfig = Annotated[
 
 def longest(config: EncoderConfig) -> int | None:
     """The longest document that an encoder of this config can read, if there is a limit: to check before any work."""
+    if isinstance(config, TransformerConfig) and config.position in ("t5_bias", "alibi", "none"):
+        return None
     return config.max_length if isinstance(config, TransformerConfig | DebertaConfig) else None
 
 

@@ -96,4 +96,19 @@ class Static(nn.Module):
         rows, places = flat.unique(return_inverse=True)
         held = sparse_rows(self.ngrams.weight, rows) if sparse else F.embedding(rows, self.ngrams.weight)
         parts = F.embedding_bag(places, held, counts.cumsum(0) - counts, mode="sum")
-        return (own + parts) / (counts + known).clamp(min=1)[:, None]
+        total, share = own + parts, 1 / (counts + known).clamp(min=1)[:, None]
+        # In training word vectors each row has the whole gradient of the mean, as in fastText: with its share of it, a word
+        # of ten n-grams would learn eleven times slower than one without.
+        return _Mean.apply(total, share) if sparse else total * share  # pyright: ignore[reportReturnType]
+
+
+class _Mean(torch.autograd.Function):
+    """(N, D) sums times (N, 1) shares; on the way back the gradient is that of the sums as it comes."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, share: Tensor) -> Tensor:
+        return total * share
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None

@@ -65,6 +65,8 @@ class HidingConfig(ObjectiveBase):
     def _shares(self) -> "HidingConfig":
         if abs(self.mask + self.random + self.keep - 1) > 1e-6:
             raise ValueError(f"mask + random + keep must be 1, found {self.mask + self.random + self.keep:g}")
+        if self.unit != "span" and self.span_mean != type(self).model_fields["span_mean"].default:
+            raise ValueError(f"span_mean is for unit: span, found unit: {self.unit}")
         if not (self.rate > 0 and self.evaluate_rate > 0):
             raise ValueError("rate must be more than 0, or there is nothing to learn")
         return self
@@ -335,10 +337,8 @@ class WordVectorConfig(ObjectiveBase):
 
     def obstacle(self, model: EncoderConfig) -> str | None:
         """They train a table of vectors, and there is nothing else in a static encoder."""
-        if not isinstance(model, StaticConfig):
-            kind = self.model_dump()["kind"]
-            return f"objective {kind} trains word vectors alone; set model.kind: static, or objective.kind: masked"
-        return None
+        said = f"objective {self.model_dump()['kind']} trains word vectors alone; set model.kind: static"
+        return None if isinstance(model, StaticConfig) else f"{said}, or objective.kind: masked"
 
 
 class _SampledConfig(WordVectorConfig):
@@ -394,7 +394,6 @@ ObjectiveConfig = Annotated[_OfText | SkipGramConfig | CbowConfig | GloveConfig,
 def misfit(objective: ObjectiveConfig, model: EncoderConfig) -> str | None:
     """Why `objective` cannot train an encoder of this kind, and what fits; None if it can."""
     if isinstance(model, StaticConfig) and not isinstance(objective, WordVectorConfig):
-        return (
-            f"objective {objective.kind} asks about context, and model.kind static sees none; skipgram, cbow and glove train it"
-        )
+        asks = f"objective {objective.kind} asks about context"
+        return f"{asks}, and model.kind static sees none; skipgram, cbow and glove train it"
     return objective.obstacle(model)

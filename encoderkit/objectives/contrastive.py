@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from encoderkit.data.blocks import Row
+from encoderkit.errors import DataError
 from encoderkit.learner import IGNORE, Batch, Encoder, Export, Picture, Vocabulary, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.config import EncoderConfig
@@ -37,6 +38,8 @@ class Contrastive(nn.Module):
     def __init__(self, config: ContrastiveConfig, encoder: EncoderConfig, vocabulary: Vocabulary, length: int) -> None:
         """`length`: the tokens a row has at most."""
         super().__init__()
+        if config.masked and vocabulary.mask == vocabulary.sep:
+            raise DataError("this tokenizer has no [MASK] to hide tokens with", fix="--set objective.masked=0")
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)

@@ -14,7 +14,9 @@ from encoderkit.errors import UsageError
 from encoderkit.inference import Model, open_model, vocabulary_of
 from encoderkit.interop.vectors import WordVectors, read_vectors
 from encoderkit.learner import Learner
+from encoderkit.models.config import GptConfig
 from encoderkit.models.static import Static
+from encoderkit.objectives.replaced import Shifted
 from encoderkit.preflight import find_step
 from encoderkit.text.tokenizers import Tokenizer
 
@@ -92,11 +94,14 @@ def begin_with(learner: Learner, tokenizer: Tokenizer, path: str) -> None:
     if isinstance(learner.encoder, Static) and learner.encoder.ngrams is not None:
         message = "embeddings are for models without n-grams: a word's own row is only a part of its vector there"
         raise UsageError(message, where=path, fix="encoderkit import FILE --out DIR, then checkpoint: DIR; or model.ngrams=0")
-    table: Tensor = learner.encoder.tokens.weight
-    if source.table.shape[1] != table.shape[1]:
-        key = "model.embedding_dim" if hasattr(learner.encoder_config, "embedding_dim") else "model.dim"
-        message = f"its vectors have {source.table.shape[1]} numbers, and the embeddings of the model {table.shape[1]}"
-        raise UsageError(message, where=path, fix=f"--set {key}={source.table.shape[1]}")
+    tokens = learner.encoder.tokens
+    table: Tensor = (tokens.base if isinstance(tokens, Shifted) else tokens).weight  # a difference to it begins at zero
+    if (width := source.table.shape[1]) != table.shape[1]:
+        config = learner.encoder_config
+        narrow = hasattr(config, "embedding_dim") and not isinstance(config, GptConfig)
+        key = f"embedding_dim={'null' if width == config.dim else width}" if narrow else f"dim={width}"
+        message = f"its vectors have {width} numbers, and the embeddings of the model {table.shape[1]}"
+        raise UsageError(message, where=path, fix=f"--set model.{key}")
     words = tokenizer.pieces_as_words()
     vectors, known = source.vectors([word or "" for word in words])
     lower, known_lower = source.vectors([(word or "").lower() for word in words])

@@ -19,6 +19,7 @@ from encoderkit.inference import Account, Engine, Precision, by_row, open_model,
 from encoderkit.learner import Coupled
 from encoderkit.metrics import difference, paired_differences
 from encoderkit.objectives.replaced import Replaced
+from encoderkit.objectives.windows import Sampled
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import slices, worst_rows
 from encoderkit.stages.predict import searching
@@ -161,7 +162,7 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
     measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.rows_at_once(length), engine.device, engine.precision)
     # Otherwise the loss is of telling things apart, and no token's.
-    if not isinstance(learner, Coupled | Replaced):
+    if not isinstance(learner, Coupled | Replaced | Sampled):
         metrics["perplexity"] = float(np.exp(metrics["loss"]))
     unknown = {"tokens": store.meta.unknown, "share": store.meta.unknown / max(store.meta.tokens, 1)}
     return {"rows": len(rows), "tokens": rows.tokens, "metrics": metrics, "unknown": unknown}

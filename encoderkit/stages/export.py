@@ -131,7 +131,9 @@ def _exported(model: Model) -> Exported:
     if isinstance(found, Export) and found.decoder is not None:
         config = EncoderDecoderConfig(encoder=config, decoder=found.decoder)
         tokenizer = with_sentinels(tokenizer, learner.vocabulary.size, rows - learner.vocabulary.size)
-    return export(config, head, tensors, tokenizer, rows, ids, task.length if task else None, reason, task is not None)
+    # As long as texts are read here; a model that was imported has not been trained further, and keeps what it had.
+    length = task.length if task else model.config["length"] if "recipe" in model.config else None
+    return export(config, head, tensors, tokenizer, rows, ids, length, reason, task is not None)
 
 
 def _thresholds(model: Model) -> dict[str, bytes]:

@@ -186,8 +186,12 @@ def _load_decoder(learner: Task, decoder: Decoder, tensors: dict[str, torch.Tens
 
 
 def _start(head: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """All of a classifier but its last layer, from the layers of another head."""
-    load_weights(head, head.state_dict() | {n: t for n, t in tensors.items() if n.startswith(("dense.", "norm."))}, path)
+    """All of a classifier but its last layer, from the layers of another head, if that is built in the same way."""
+    given, own = ({n: t for n, t in of.items() if n.startswith(("dense.", "norm."))} for of in (tensors, head.state_dict()))
+    if {n: t.shape for n, t in given.items()} == {n: t.shape for n, t in own.items()}:
+        load_weights(head, head.state_dict() | given, path)
+    elif given:
+        say("the classifier begins with random weights: the head of the checkpoint is not built like it")
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from encoderkit.interop.layout import Head
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
-from encoderkit.models.config import AlbertConfig, T5Config, longest
+from encoderkit.models.config import AlbertConfig, GptConfig, T5Config, longest
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.stages.import_vectors import import_vectors
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, RegressConfig, SpanConfig, TagConfig
@@ -103,6 +103,8 @@ def run(
         load_weights(learner, ours, found.where)
     with files.staged(out, {"from": str(source)}, overwrite) as folder:
         _write(folder, ours, described, recognised.head.labels, tokenizer)
+    if isinstance(recognised.config, GptConfig) and recognised.head.labels:
+        warn("texts begin with the end token here, and GPT-2's tokenizer puts nothing: the head was published for other input")
     if unused:
         warn(f"{len(unused)} tensors have no place here and were left out: {', '.join(unused[:8])}{' ...' * (len(unused) > 8)}")
     return {

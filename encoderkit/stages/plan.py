@@ -14,10 +14,11 @@ from encoderkit.errors import UsageError
 from encoderkit.learner import Learner
 from encoderkit.models.config import AlbertConfig, EncoderConfig, StaticConfig
 from encoderkit.objectives.build import OBJECTIVES
+from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
 from encoderkit.stages.repeats import variants
-from encoderkit.stages.session import Material, find_goal, fit, looks, own_threads
+from encoderkit.stages.session import Material, find_goal, fit, looks, own_threads, tokens_each
 from encoderkit.training.config import by_the_clock
 from encoderkit.training.loop import Plan, micro_batches
 from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
@@ -53,9 +54,10 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     assert isinstance(learner, nn.Module)
     fit(recipe, learner)
     find_goal(learner, training.metric, training.patience)
-    plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
+    size = tokens_each(material) if training.tokens is not None else None
+    plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train), size)
     learner.to(plan.device)
-    dev = looks(recipe, len(material.dev or ()))
+    dev = looks(recipe, len(material.dev or ()), len(material.train))
     plan = settle(plan, training, learner, material.train, dev, material.one_shape)
     with own_threads(learner):
         seconds = Trial(learner, material.train).speed(plan, recipe.optimizer, 4)
@@ -75,7 +77,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
         "tokens": round(batches.tokens * plan.updates),
         "passes": plan.examples / len(material.train),
         "tokens_per_parameter": batches.tokens * plan.updates / _parameters(learner)["total"],
-        "seconds": seconds * plan.updates + FORWARD * seconds * dev / plan.batch,
+        "seconds": seconds * plan.updates + FORWARD * seconds * dev.total(plan.updates) / plan.batch,
         "memory_bytes": peak_memory(plan.device),
         "disk_bytes": KEPT * _bytes(recipe, learner),
         "runs": len(variants(recipe)) if isinstance(recipe, FinetuneRecipe) else 1,
@@ -132,6 +134,9 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
     own = (recipe.model.layers, recipe.model.dim)
     for layers, dim in sorted({*SIZES, own}, key=lambda size: size[0] * size[1] ** 2):
         model = recipe.model if (layers, dim) == own else _resized(recipe, layers, dim)
+        if reason := misfit(recipe.objective, model):
+            say(f"{layers} x {dim} is left out: {reason}")
+            continue
         learner: Learner = OBJECTIVES[type(recipe.objective)](
             recipe.objective, model, material.learner.vocabulary, recipe.data.length
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import nn
@@ -31,7 +32,7 @@ from encoderkit.training.loop import Plan, Source
 from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, check_compiler, check_precision, has_bf16, keep_memory
 from encoderkit.training.optim import Muon, build_optimizers, depths, freeze
-from encoderkit.training.plan import draft, settle
+from encoderkit.training.plan import Looks, draft, settle
 from encoderkit.training.run import Goal, rewind_log, train
 from encoderkit.training.sharding import place, sharded
 from encoderkit.units import interval
@@ -170,11 +171,11 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
     if found is not None and plan is None:
         raise DataError("the run has checkpoints but no plan.json; it is damaged", where=out, fix="--overwrite to begin again")
     if plan is None:
-        count = len(material.train)
+        count, size = len(material.train), tokens_each(material) if training.tokens is not None else None
         # By the first: what a processor is measured to be good at may differ between processes.
-        plan = by_first(lambda: draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, count))
+        plan = by_first(lambda: draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, count, size))
         place(learner, plan.device, training.shard)
-        dev = looks(recipe, len(material.dev or ()))
+        dev = looks(recipe, len(material.dev or ()), count)
         plan = settle(plan, training, learner, material.train, dev, material.one_shape)
         settled = plan
         by_first(lambda: _begin(recipe, material, settled, out, overwrite))
@@ -257,10 +258,19 @@ def _tidy(out: Path, state: State, continued: bool) -> None:
     rewind_log(out, state.update)
 
 
-def looks(recipe: PretrainRecipe | FinetuneRecipe, dev: int) -> int:
-    """About how many held-out examples a run by the clock will evaluate."""
+def looks(recipe: PretrainRecipe | FinetuneRecipe, dev: int, examples: int) -> Looks:
+    """About how many of `dev` held-out examples a run will evaluate, which trains on so many `examples` an epoch."""
     every, budget = interval(recipe.every.evaluate), recipe.training.budget
-    return dev * (1 + int(budget / every.size)) if budget and every.unit == "seconds" else 2 * dev
+    if every.unit == "seconds":
+        return Looks(dev * (1 + int((budget or 0) / every.size)))
+    return Looks(dev, dev / (every.size * (max(1, examples / recipe.training.batch) if every.unit == "epochs" else 1)))
+
+
+def tokens_each(material: Material) -> float:
+    """How many real tokens an example has on average, by some of them: rows that are not packed are not full."""
+    count = min(len(material.train), 256)
+    some = [material.train[int(i)] for i in np.linspace(0, len(material.train) - 1, count)]
+    return material.learner.collate(some, [np.random.default_rng(i) for i in range(count)], 0.0).tokens / count
 
 
 def find_goal(learner: Learner, metric: str | None, patience: int | None) -> Goal:

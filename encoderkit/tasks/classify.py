@@ -80,6 +80,8 @@ class Classify(EncoderTask):
     ) -> None:
         """`labels`: all of them, in the order of the outputs; `length`: the tokens an example has at most."""
         super().__init__(config, encoder, vocabulary, length, labels)
+        if config.word_dropout and vocabulary.mask == vocabulary.sep:
+            raise DataError("this tokenizer has no [MASK] to put in place of words", fix="--set task.word_dropout=0")
         self._numbers = {label: i for i, label in enumerate(self.labels)}
         self.head = build_classification_head(encoder, len(self.labels), config.dropout)
         self.weights = weights_of("classify", config.rdrop)
@@ -163,7 +165,7 @@ class Classify(EncoderTask):
     def _soft(self, row: Row) -> np.ndarray | None:
         """(L,) the probabilities that a row's teacher gives the labels, softened; None where there are none to train on."""
         scores = truth.teacher(row, self.config) if self.config.soft_share else None
-        if scores is None:
+        if scores is None or self.config.soft is None:
             return None
         for name in scores:
             self._check(name, row)

@@ -86,6 +86,15 @@ class ScheduleConfig(Config):
     floor: Share = 0.0
     """The rate at the end, as a share of the highest."""
 
+    @model_validator(mode="after")
+    def _used(self) -> "ScheduleConfig":
+        fields = type(self).model_fields
+        if self.kind != "wsd" and self.decay != fields["decay"].default:
+            raise ValueError(f"decay is the last part of kind: wsd; a {self.kind} schedule has none")
+        if self.kind == "constant" and self.floor != fields["floor"].default:
+            raise ValueError("floor is where the rate falls to, and kind: constant does not fall")
+        return self
+
 
 Matrix = Literal["query", "key", "value", "out", "mlp"]
 Shard = Literal["none", "full"]

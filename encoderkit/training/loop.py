@@ -47,7 +47,9 @@ class Clock(Config):
     seconds: float
     """What was left of the budget before the first update."""
     looks: int
-    """Held-out examples that are evaluated in the whole run."""
+    """Held-out examples that are evaluated, however many updates there are."""
+    looks_each: float = 0.0
+    """More of them for each update, on average."""
     settled: bool = False
 
 

@@ -46,10 +46,32 @@ FORWARD = 0.4
 """The time to evaluate an example, as a share of that to train on it."""
 
 
+class Looks(NamedTuple):
+    """Held-out examples that a run evaluates."""
+
+    fixed: int
+    """However long it is."""
+    each: float = 0.0
+    """More for each update, on average."""
+
+    def total(self, updates: int) -> float:
+        """In a run of so many updates."""
+        return self.fixed + self.each * updates
+
+
 def draft(
-    training: TrainingConfig, schedule: ScheduleConfig, optimizer: OptimizerConfig, seed: int, length: int, examples: int
+    training: TrainingConfig,
+    schedule: ScheduleConfig,
+    optimizer: OptimizerConfig,
+    seed: int,
+    length: int,
+    examples: int,
+    tokens: float | None = None,
 ) -> Plan:
-    """The plan of a run but for `updates`, which is 0 where only the clock can tell."""
+    """The plan of a run but for `updates`, which is 0 where only the clock can tell.
+
+    `length`: the most tokens of an example; `tokens`: of one on average, if that is less.
+    """
     if examples == 0:
         fix = "more text or rows, or less held out: data.dev"
         raise DataError("there is nothing to train on: the training data hold no examples", fix=fix)
@@ -63,7 +85,7 @@ def draft(
     elif training.updates is not None:
         total = training.updates * training.batch
     elif training.tokens is not None:
-        total = max(1, round(training.tokens / (training.batch * length))) * training.batch
+        total = max(1, round(training.tokens / (training.batch * (tokens or length)))) * training.batch
     precision = choose_precision(training.precision, device)
     usual: Kernel = "products" if precision == "bf16" and device == "cpu" else "fused"
     return Plan(
@@ -90,12 +112,12 @@ def settle(
     training: TrainingConfig,
     learner: Learner,
     source: Source,
-    looks: int,
+    looks: Looks,
     compilable: bool,
 ) -> Plan:
     """Choose the kernel of attention, the micro-batch and whether to compile; estimate the updates that fit into a budget.
 
-    `looks`: held-out examples that will be evaluated in the whole run; they take time too. `compilable`: batches have
+    `looks`: held-out examples that will be evaluated; they take time too. `compilable`: batches have
     one shape, so that compiling once is enough. Short runs are not measured, as they would be over before.
     """
     started = time.monotonic()
@@ -126,13 +148,13 @@ def settle(
     count = max(1, fitting(seconds, portion.update(plan), looks, plan))
     say(f"about {count:,} updates fit into the budget")
     at = min(count, max(FEWEST, min(ENOUGH, count // 7), int(MEASURING * count)))
-    clock = Clock(at=at, updates=count, seconds=seconds, looks=looks)
+    clock = Clock(at=at, updates=count, seconds=seconds, looks=looks.fixed, looks_each=looks.each)
     return plan.model_copy(update={"updates": count, "examples": count * plan.batch, "clock": clock})
 
 
-def fitting(seconds: float, pace: float, looks: int, plan: Plan) -> int:
-    """The updates for which there is time beside the evaluation of `looks` examples, where one takes `pace` seconds."""
-    return int(seconds / pace - FORWARD * looks / plan.batch)
+def fitting(seconds: float, pace: float, looks: Looks, plan: Plan) -> int:
+    """The updates for which there is time beside the evaluations, where one takes `pace` seconds."""
+    return int((seconds / pace - FORWARD * looks.fixed / plan.batch) / (1 + FORWARD * looks.each / plan.batch))
 
 
 class Step(NamedTuple):
@@ -177,7 +199,7 @@ def _settled(plan: Plan, clock: Clock, took: Sequence[float], spent: float) -> P
     known = took[1:] or took
     pace = by_first(lambda: sum(known) / len(known))
     left = by_first(lambda: clock.seconds - spent)
-    count = clock.at + max(0, fitting(left, pace, clock.looks, plan))
+    count = clock.at + max(0, fitting(left, pace, Looks(clock.looks, clock.looks_each), plan))
     say(f"{pace:.2g} s an update, by {len(known)} of them: {count:,} updates fit into the budget")
     if len(known) < ENOUGH - 1:
         warn("so few say little, and the run may end early or late by a good part; training.updates says exactly how many")

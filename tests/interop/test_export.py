@@ -29,6 +29,7 @@ from encoderkit.models.config import (
 )
 from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, ReplacedConfig
+from encoderkit.preflight import find_step
 from encoderkit.stages import import_model
 from encoderkit.stages.export import TEXTS, compare, run
 from encoderkit.stages.finetune import load_pretrained
@@ -53,6 +54,7 @@ ENCODERS: dict[str, EncoderConfig] = {
     "gpt": GptConfig(dim=32, layers=2, heads=2, max_length=64),
     "electra": ElectraConfig(dim=32, layers=2, heads=2, embedding_dim=12, max_length=64),
     "deberta": DebertaConfig(dim=32, layers=2, heads=2, buckets=16, max_length=64),
+    "bert, fan_in": BertConfig(dim=32, layers=2, heads=2, max_length=64, init="fan_in"),
     "lstm": LstmConfig(dim=8),
 }
 
@@ -91,6 +93,7 @@ def model_at(
         ("bert", PAIR, "bpe"),
         ("bert", MASKED, "char"),
         ("bert", NEXT, "wordpiece"),
+        ("bert, fan_in", NEXT, "wordpiece"),
         ("roberta", PAIR, "unigram"),
         ("roberta", MASKED, "bpe"),
         ("albert", PAIR, "wordpiece"),
@@ -116,6 +119,15 @@ def test_transformers_loads_it_with_equal_tokens_and_logits(name: str, goal: Goa
     assert set(files.verify(tmp_path / "out")["files"]) == set(result["files"]) >= {"config.json", "tokenizer.json"}
     described = json.loads((tmp_path / "out" / "tokenizer_config.json").read_bytes())
     assert described["model_max_length"] == (48 if task else 64)
+
+
+def test_an_export_reads_as_much_as_the_model_was_trained_on(pretrained_dir: Path, tmp_path: Path) -> None:
+    """And not what positions there are beyond, which are as random as they were."""
+    step = find_step(pretrained_dir)
+    run(step, ["hf"], tmp_path / "out")
+    described = json.loads((tmp_path / "out/tokenizer_config.json").read_bytes())
+    model = open_model(step)
+    assert described["model_max_length"] == model.config["length"] < model.config["encoder"]["max_length"]
 
 
 def test_what_transformers_does_not_have_is_written_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,6 +224,21 @@ def test_discriminator_and_generator(name: str, sharing: str, tmp_path: Path, ca
     assert torch.equal(begun.encoder.tokens.weight, open_model(step).learner.encoder.tokens.weight)
     with pytest.raises(UsageError, match="has a generator"):
         run(model_at(tmp_path / "other", ENCODERS["bert"], MASKED, tokenizer, 48), ["hf"], tmp_path / "no", part="generator")
+
+
+@pytest.mark.parametrize(
+    ("goal", "more"), [(ReplacedConfig.model_validate({"generator": {"share": 0.5}}), {}), (MASKED, {"embedding_dim": 12})]
+)
+def test_a_head_of_another_make_is_left(
+    goal: Goal, more: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ModernBERT's classifier begins with the transform of its vocabulary head, where that is of the same make."""
+    encoder = ENCODERS["modernbert"].model_copy(update=more)
+    step = model_at(tmp_path / "run", encoder, goal, tokenizer_files("wordpiece"), 32)
+    ours = Classify(SINGLE, encoder, open_model(step).learner.vocabulary, 32, LABELS)
+    load_pretrained(ours, step)
+    assert "begins with random weights" in capsys.readouterr().err
+    assert torch.equal(ours.encoder.tokens.weight, open_model(step).learner.encoder.tokens.weight)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from encoderkit.models import attention
 from encoderkit.models.attention import AlibiBias, Kernel, Rotary, T5Bias, attend, rotate, visible
-from encoderkit.models.config import T5Config
+from encoderkit.models.config import BertConfig, T5Config, longest
 
 
 @pytest.mark.parametrize("kernel", ["fused", "products"])
@@ -115,6 +115,7 @@ def test_the_bias_of_the_last_places_is_that_of_all(kind: type[T5Bias | AlibiBia
 
 
 def test_alibi() -> None:
+    assert longest(T5Config()) is None and longest(BertConfig()) == 512  # distances have no end
     bias = AlibiBias(T5Config(heads=8))(5, 5)[0]
     assert bias[:, 0, 1].tolist() == [-(2.0**-i) for i in range(1, 9)]  # the paper's rates for eight heads
     torch.testing.assert_close(bias, bias.transpose(1, 2))

@@ -196,6 +196,36 @@ def test_embeddings_to_begin_with(
         assert f"vectors for {len(known)} of the " in capsys.readouterr().err
 
 
+def test_embeddings_that_are_a_table_and_a_difference(
+    keyed: KeyedVectors, vectors_file: Path, tokenizer_dir: Path, store_dir: Path
+) -> None:
+    model = {"kind": "deberta", "dim": 8, "layers": 1, "heads": 2, "buckets": 16, "max_length": 64}
+    objective = {"kind": "replaced", "sharing": "gradient_disentangled", "generator": {"share": 1.0}}
+    material = prepare(starting(tokenizer_dir, store_dir, vectors_file, model=model, objective=objective))
+    np.testing.assert_array_equal(rows_of(material.learner, tokenizer_dir, "film").numpy(), keyed["film"])
+
+
+@pytest.mark.parametrize(
+    ("model", "fix"),
+    [
+        ({"kind": "gpt", "dim": 16, "layers": 1, "heads": 2}, "model.dim=8"),
+        ({"kind": "electra", "dim": 8, "layers": 1, "heads": 2, "embedding_dim": 4}, "model.embedding_dim=null"),
+        ({"kind": "bert", "dim": 16, "layers": 1, "heads": 2}, "model.embedding_dim=8"),
+    ],
+)
+def test_embeddings_of_another_width(
+    model: dict[str, Any], fix: str, vectors_file: Path, tokenizer_dir: Path, store_dir: Path
+) -> None:
+    """The fix makes a recipe of which the vectors are part."""
+    objective = {"objective": {"kind": "causal"}} if model["kind"] == "gpt" else {}
+    with pytest.raises(UsageError, match="have 8 numbers") as error:
+        prepare(starting(tokenizer_dir, store_dir, vectors_file, model=model, **objective))
+    assert error.value.fix == f"--set {fix}"
+    key, value = fix.removeprefix("model.").split("=")
+    changed = {**model, key: None if value == "null" else int(value)}
+    assert prepare(starting(tokenizer_dir, store_dir, vectors_file, model=changed, **objective))
+
+
 def test_embeddings_may_be_frozen(
     vectors_file: Path, tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from encoderkit.config import validate
 from encoderkit.errors import UsageError
+from encoderkit.recipe import FinetuneRecipe
+from encoderkit.stages.session import looks
 from encoderkit.training import machine
 from encoderkit.training import plan as planning
 from encoderkit.training.config import AdamWConfig, ScheduleConfig, TrainingConfig
 from encoderkit.training.machine import check_precision
 from encoderkit.training.optim import build_optimizers
-from encoderkit.training.plan import Portion, Step, Trial, draft, settle, steps
+from encoderkit.training.plan import Looks, Portion, Step, Trial, draft, fitting, settle, steps
 from tests.training.runs import masked, plan, rows
 
 OPTIMIZER = AdamWConfig(lr=1e-3)
@@ -27,7 +30,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, seconds: list[float], updates: int,
     learner, training = masked("bert"), TrainingConfig(updates=updates, micro_batch=8, attention="products")
     monkeypatch.setattr(learner, "compile", lambda: setattr(learner, "_compiled_call_impl", learner.forward))
     own = plan(updates, 8)
-    made = settle(own, training, learner, rows(8), 0, compilable=True)
+    made = settle(own, training, learner, rows(8), Looks(0), compilable=True)
     assert made.compile == (learner._compiled_call_impl is not None)
     assert made == own.model_copy(update={"compile": made.compile})
     return made.compile, learner
@@ -42,6 +45,30 @@ def test_a_small_set_is_passed_more_often() -> None:
     assert updates(40, epochs=3, least=100) == 100 and updates(40, epochs=3) == 15
     with pytest.raises(ValueError, match="least goes with"):
         TrainingConfig(updates=10, least=5)
+
+
+def test_tokens_are_counted_as_rows_have_them() -> None:
+    training = TrainingConfig(batch=8, tokens=6400)
+    made = [draft(training, ScheduleConfig(), OPTIMIZER, 1, 16, 400, size).updates for size in (None, 4.0)]
+    assert made == [50, 200]
+
+
+@pytest.mark.parametrize(("every", "of"), [("1 epoch", 20), ("50 updates", 50)])
+def test_evaluations_have_their_part_of_a_budget(every: str, of: int) -> None:
+    """400 rows in batches of 20; 100 held out, which cost as much as 2 updates."""
+    recipe = validate(
+        FinetuneRecipe,
+        {
+            "checkpoint": "c",
+            "data": {"train": "t", "dev": "d"},
+            "every": {"evaluate": every},
+            "training": {"budget": 1000, "batch": 20},
+        },
+        "r",
+    )
+    each = looks(recipe, 100, 400)
+    updates = fitting(1000, 1.0, each, plan(1, 20))
+    assert each.total(of) == 200 and updates + 0.4 * each.total(updates) / 20 == pytest.approx(1000, abs=1.1)
 
 
 def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +87,7 @@ def test_without_a_compiler_a_long_run_says_so(monkeypatch: pytest.MonkeyPatch, 
     assert "not compiled: there is no C++ compiler" in capsys.readouterr().err
     monkeypatch.setattr("encoderkit.training.machine.can_compile", lambda device: False)
     with pytest.raises(UsageError, match="no C\\+\\+ compiler was found"):
-        settle(plan(5, 8, compile=True), TrainingConfig(updates=5), masked("bert"), rows(8), 0, compilable=True)
+        settle(plan(5, 8, compile=True), TrainingConfig(updates=5), masked("bert"), rows(8), Looks(0), compilable=True)
 
 
 def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +122,7 @@ def by_the_clock(
     monkeypatch.setattr(planning.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Trial, "portion", lambda *_: Portion(guess / 8, 1))
     learner, source = masked("bert"), rows(8)
-    made = settle(plan(0, 8), TrainingConfig(budget=budget), learner, source, 0, compilable=True)
+    made = settle(plan(0, 8), TrainingConfig(budget=budget), learner, source, Looks(0), compilable=True)
     assert made.updates == max(1, int(budget / guess)) and made.clock and not made.clock.settled
     real_updates = planning.updates
 
@@ -185,7 +212,7 @@ def test_what_does_not_fit_is_halved_before_the_run(monkeypatch: pytest.MonkeyPa
         return forward(inputs, targets)
 
     monkeypatch.setattr(learner, "forward", small)
-    made = settle(plan(1000, 16, 16), TrainingConfig(updates=1000, compile="off"), learner, rows(32), 0, compilable=True)
+    made = settle(plan(1000, 16, 16), TrainingConfig(updates=1000, compile="off"), learner, rows(32), Looks(0), compilable=True)
     assert made.micro_batch == 2 and "memory ran out with a micro-batch of 4 rows" in capsys.readouterr().err
 
 
@@ -199,7 +226,7 @@ def test_the_micro_batch_is_the_fastest(
     costs = {size: Portion(second / 1000, 1) for size, second in seconds.items()}
     monkeypatch.setattr(Trial, "portion", lambda self, plan: costs.get(plan.micro_batch))
     training = TrainingConfig(updates=10_000, compile="off", attention="products")
-    made = settle(plan(10_000, 16, 8), training, masked("bert"), rows(8), 0, compilable=True)
+    made = settle(plan(10_000, 16, 8), training, masked("bert"), rows(8), Looks(0), compilable=True)
     assert made.micro_batch == best
     assert ("rows at once are faster than 8" in capsys.readouterr().err) == (best != 8)
 
@@ -218,7 +245,7 @@ def test_attention_is_measured_for_long_runs_that_leave_it_open(
     monkeypatch.setattr(Trial, "portion", lambda *_: Portion(0.1, 1))
     learner, training = masked("bert", attention_dropout=dropout), TrainingConfig(updates=length, micro_batch=8, attention=wanted)
     began = plan(length, 8, attention="products" if wanted == "products" else "fused")
-    made = settle(began, training, learner, rows(8), 0, compilable=False)
+    made = settle(began, training, learner, rows(8), Looks(0), compilable=False)
     measured = wanted == "auto" and length == 1000 and not dropout
     assert asked == ([("fused", 8, 16, 2, 16, torch.float32, "cpu")] if measured else [])
     assert made.attention == used[-1] == ("products" if measured or wanted == "products" else "fused")
@@ -229,7 +256,7 @@ def test_a_long_budget_is_settled_with_everything_left_open(monkeypatch: pytest.
     monkeypatch.setattr(planning, "can_compile", lambda device: False)
     began = plan(0, 16, 4)
     assert began.examples == 0
-    made = settle(began, TrainingConfig(budget=600), masked("bert"), rows(40), 100, compilable=True)
+    made = settle(began, TrainingConfig(budget=600), masked("bert"), rows(40), Looks(100), compilable=True)
     assert made.clock and made.updates == made.clock.updates > made.clock.at > 2 and made.examples == 16 * made.updates
     assert made.attention in ("fused", "products") and 1 <= made.micro_batch <= 16
 
@@ -239,7 +266,7 @@ def test_nothing_is_tried_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> No
     tried = []
     monkeypatch.setattr(Trial, "portion", lambda self, plan: tried.append(plan.micro_batch) or Portion(0.125, 1))
     training = TrainingConfig(updates=1000, compile="off", attention="products")
-    settle(plan(1000, 16, 8), training, masked("bert"), rows(8), 0, compilable=True)
+    settle(plan(1000, 16, 8), training, masked("bert"), rows(8), Looks(0), compilable=True)
     assert tried == [8, 4]
 
 
