@@ -30,6 +30,8 @@ class Row(NamedTuple):
     """(n,) bool: [CLS] or [SEP]."""
     before: np.ndarray = np.zeros(0, np.int64)
     """(m,) int64: the tokens that stand before the first piece in its document, as many as were asked for."""
+    cut: np.ndarray = np.zeros((0, 2), bool)
+    """(pieces, 2) bool: whether its document has text before each piece, and behind it; without rows where that is not known."""
 
 
 class Rows:
@@ -127,12 +129,15 @@ class Rows:
         if row < self.full_rows:
             document = int(np.searchsorted(self._full, row, "right")) - 1
             done = (row - int(self._full[document])) * self._cap
-            return self._single(int(places[0]), self._cap, min(self._before, done))
+            cut = np.array([[done > 0, int(places[0]) + self._cap < int(self._end[document])]])
+            return self._single(int(places[0]), self._cap, min(self._before, done), cut)
         low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
         before = 0 if self._tail_before is None else int(self._tail_before[low])
+        offsets = self.store.offsets  # a tail is the end of its document, and all of it where that begins there
+        cut = np.stack([offsets[np.searchsorted(offsets, places)] != places, np.zeros(len(places), bool)], axis=1)
         if high - low == 1:
-            return self._single(int(places[0]), int(self._tail_size[low]), before)
-        return self._several(places, self._tail_size[low:high].astype(np.int64), before)
+            return self._single(int(places[0]), int(self._tail_size[low]), before, cut)
+        return self._several(places, self._tail_size[low:high].astype(np.int64), before, cut)
 
     def places(self, row: int) -> np.ndarray:
         """(pieces,) int64: where the pieces of a row begin in the store."""
@@ -145,7 +150,7 @@ class Rows:
     def _text_before(self, first: int, count: int) -> np.ndarray:
         return self.store.ids[first - count : first].astype(np.int64)
 
-    def _single(self, first: int, size: int, before: int) -> Row:
+    def _single(self, first: int, size: int, before: int, cut: np.ndarray) -> Row:
         wide = size + len(self._special)
         ids = np.empty(wide, np.int64)
         inside = slice(self._lead, self._lead + size)
@@ -156,9 +161,9 @@ class Rows:
         starts = np.zeros(wide, bool)
         starts[inside] = self.store.starts(first, first + size)
         documents, positions = np.ones(wide, np.int64), np.arange(wide)
-        return Row(ids, documents, positions, starts, special, self._text_before(first, before))
+        return Row(ids, documents, positions, starts, special, self._text_before(first, before), cut)
 
-    def _several(self, first: np.ndarray, size: np.ndarray, before: int) -> Row:
+    def _several(self, first: np.ndarray, size: np.ndarray, before: int, cut: np.ndarray) -> Row:
         wide = size + len(self._special)
         begin, places = np.cumsum(wide) - wide, np.arange(wide.sum())
         documents = np.repeat(np.arange(len(wide)), wide)
@@ -170,7 +175,7 @@ class Rows:
         ids = self.store.ids[where].astype(np.int64)
         ids[special] = np.tile(self._special, len(wide))
         starts = (self.store.bits[where >> 3] >> (where & 7) & 1).astype(bool) & ~special
-        return Row(ids, documents + 1, positions, starts, special, self._text_before(int(first[0]), before))
+        return Row(ids, documents + 1, positions, starts, special, self._text_before(int(first[0]), before), cut)
 
 
 def _small(numbers: np.ndarray) -> np.ndarray:

@@ -84,8 +84,11 @@ class Causal(nn.Module):
         labels = np.full(len(row.ids), IGNORE, np.int64)
         to, at = (slice(None, -1), slice(1, None)) if step > 0 else (slice(1, None), slice(None, -1))
         labels[to] = np.where(row.documents[to] == row.documents[at], row.ids[at], IGNORE)
-        if len(row.ids) == self.length and row.documents[-1] == 1:  # a piece of a longer document: no end, no beginning
-            labels[-2 if step > 0 else 1] = IGNORE
+        # Where text was cut, what stands there is no end of a document, and no beginning of one.
+        first = np.flatnonzero(np.diff(row.documents, prepend=0))[: len(row.cut)]
+        last = np.append(first, len(row.ids))[1:] - 1
+        before, behind = row.cut.T
+        labels[last[behind] - 1 if step > 0 else first[before] + 1] = IGNORE
         return labels
 
     def guesses(self, inputs: Inputs) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gensim.models import KeyedVectors, Word2Vec
+from gensim.models import FastText, KeyedVectors, Word2Vec
 
 from encoderkit.config import load
 from encoderkit.console import table
@@ -33,6 +33,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {
     "skip-gram": ("word2vec-skipgram", {"sg": 1}),
     "CBOW": ("word2vec-cbow", {"sg": 0, "alpha": 0.05}),
+    "fastText": ("fasttext", {"sg": 1, "sample": 1e-4, "bucket": 200_000, "min_n": 3, "max_n": 6, "alpha": 0.05}),
     "GloVe": ("glove", {}),
 }
 
@@ -65,8 +66,9 @@ def theirs(out: Path, epochs: int, seed: int, settings: dict[str, Any], threads:
         ids = np.asarray(store[number]).astype(np.int64)
         kept = names[ids[~special[ids]]].tolist()
         rows += [kept[i : i + 2046] for i in range(0, len(kept), 2046)]
-    start, same = clock(), dict[str, Any](vector_size=100, window=5, negative=5, sample=1e-3, min_count=1)
-    model = Word2Vec(rows, **same, workers=threads, epochs=epochs, seed=seed, **settings)
+    start, made = clock(), FastText if "bucket" in settings else Word2Vec
+    same = dict[str, Any](vector_size=100, window=5, negative=5, sample=1e-3, min_count=1) | settings
+    model = made(rows, **same, workers=threads, epochs=epochs, seed=seed)
     return model.wv, len(store.ids) * epochs / (clock() - start)
 
 

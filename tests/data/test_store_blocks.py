@@ -86,6 +86,7 @@ def test_every_token_is_in_exactly_one_row(
             assert row.starts[inside].tolist() == ((tokens - 5) % 3 == 0).tolist() and not row.starts[row.special].any()
             assert np.array_equal(tokens, np.arange(tokens[0], tokens[0] + len(tokens)))
             [own] = [store[d] for d in documents if len(store[d]) and store[d][0] <= tokens[0] and tokens[-1] <= store[d][-1]]
+            assert row.cut[number - 1].tolist() == [tokens[0] != own[0], tokens[-1] != own[-1]]
             there = min(before, int(tokens[0] - own[0]))
             if before and number == 1:
                 assert row.before.tolist() == list(range(tokens[0] - there, tokens[0]))

@@ -75,12 +75,19 @@ def test_the_loss_of_packed_rows_is_that_of_each_document_alone(given: dict[str,
 
 def test_where_a_long_document_was_cut_no_end_is_asked_for() -> None:
     made = learner(GPT, length=32)
-    cut, whole = (made.neighbours(make_row(np.random.default_rng(0), [size]), 1) for size in (30, 29))
-    assert cut[-2] == IGNORE and whole[-2] == VOCABULARY.sep and (cut[:-2] != IGNORE).all()
-    cut, whole = (made.neighbours(make_row(np.random.default_rng(0), [size]), -1) for size in (30, 29))
-    assert cut[1] == IGNORE and whole[1] == VOCABULARY.cls and (cut[2:] != IGNORE).all()
-    packed = made.neighbours(make_row(np.random.default_rng(0), [14, 14]), 1)
-    assert (packed == VOCABULARY.sep).sum() == 2
+    row = make_row(np.random.default_rng(0), [30])
+    first, last, whole = (row._replace(cut=np.array([cut])) for cut in ([False, True], [True, False], [False, False]))
+    for row, end, beginning in (
+        (first, IGNORE, VOCABULARY.cls),
+        (last, VOCABULARY.sep, IGNORE),
+        (whole, VOCABULARY.sep, VOCABULARY.cls),
+    ):
+        following, before = made.neighbours(row, 1), made.neighbours(row, -1)
+        assert following[-2] == end and (following[:-2] != IGNORE).all()
+        assert before[1] == beginning and (before[2:] != IGNORE).all()
+    packed = make_row(np.random.default_rng(0), [14, 14])._replace(cut=np.array([[True, False], [False, True]]))
+    found = made.neighbours(packed, 1)
+    assert found[14] == VOCABULARY.sep and (found == VOCABULARY.sep).sum() == 1
 
 
 @pytest.mark.parametrize("bias", [True, False])
