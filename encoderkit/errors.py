@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 ANEW = "write it anew with this version: run the command that made it, or encoderkit import"
 """What to do about a directory of another version, or of none."""
@@ -41,9 +42,20 @@ class UserError(ValueError):
         self.message, self.where, self.fix = message, where, fix
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is when another process raised it: its arguments are by name, of which pickle does not know."""
+        return _again, (type(self), self.__dict__)
+
     def __str__(self) -> str:
         first = f"{self.where}: {self.message}" if self.where is not None else self.message
         return first if self.fix is None else f"{first}\n  fix: {self.fix}"
+
+
+def _again(kind: type[UserError], parts: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind)
+    error.__dict__.update(parts)
+    ValueError.__init__(error, str(error))
+    return error
 
 
 class UsageError(UserError):

@@ -70,9 +70,9 @@ class Writer:
             _operate("create", path)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append `data`."""
-        view = memoryview(data).cast("B")
+    def write(self, data: bytes | memoryview | str) -> None:
+        r"""Append `data`, a text in UTF-8; of a file name that is none the bytes as \udcXX, which JSON reads as what it was."""
+        view = memoryview(data.encode(errors="backslashreplace") if isinstance(data, str) else data).cast("B")
         with _explained(self.path):
             for start in range(0, len(view), _CHUNK):
                 chunk = view[start : start + _CHUNK]
@@ -104,7 +104,7 @@ class Writer:
 def write_new(path: Path, data: bytes | str) -> None:
     """A new file with `data`; it must not exist."""
     with Writer(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _replacing(target: Path) -> Iterator[Writer]:
 def replace(path: Path, data: bytes | str) -> None:
     """`path` with `data` in place of what was there: readers see the old or the new, never a part."""
     with _replacing(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data)
 
 
 @contextmanager
@@ -194,11 +194,10 @@ def move(path: Path, target: Path) -> None:
 
 
 def _staging(target: Path) -> Path:
-    """Where this process makes `target`; what killed processes left of their own making of it goes.
+    """Where this process makes `target`; what killed processes left of their own making of it (not of x.v2 for x) goes.
 
     What such a process had set aside, without having put anything in its place, comes back.
     """
-    # of this very name: not of x.v2 where this is x
     own = re.compile(rf"({re.escape(TRASH)}|{re.escape(STAGING)}){re.escape(target.name)}\.(\d+)")
     for left in [*target.parent.iterdir()] if target.parent.is_dir() else []:
         found = own.fullmatch(left.name)
@@ -240,9 +239,13 @@ def refuse_existing(
     """
     if not (path.exists() or path.is_symlink()):
         return
-    if not resume and path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
-        raise UsageError("holds the working directory and would be replaced as a whole", where=path, fix=f"--out {path / 'NAME'}")
-    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    if not (path.is_dir() or path.is_file() or path.is_symlink()):
+        raise UsageError("is a device or a pipe, which is not replaced", where=path, fix=f"another {flag}, or > FILE")
+    here = Path.cwd().is_relative_to(path.resolve())
+    if not resume and path.is_dir() and (here or os.path.ismount(path)):
+        what = "holds the working directory" if here else "is a mount point"
+        raise UsageError(f"{what} and would be replaced as a whole", where=path, fix=f"{flag} {path / 'NAME'}")
+    names = (p.name for p in path.iterdir()) if path.is_dir() else ()
     held = [name for name in names if name != "lock" and not name.startswith((STAGING, TRASH))]
     if path.is_dir() and not held:
         return
@@ -256,14 +259,10 @@ def refuse_existing(
 
 
 def _refuse_foreign(path: Path, held: list[str], known: Collection[str]) -> None:
-    """What may be overwritten is a file or what a command of ours wrote: never a device, or a folder of somebody's files."""
-    if path.is_dir():
-        if not any(names <= set(held) for names in _OURS) and not set(held) <= set(known):
-            shown = ", ".join(sorted(held)[:3]) + (", ..." if len(held) > 3 else "")
-            message = f"holds {shown}, and only what encoderkit wrote is replaced"
-            raise UsageError(message, where=path, fix="another --out, or remove it yourself")
-    elif path.exists() and not path.is_file():
-        raise UsageError("is a device or a pipe, which is not replaced", where=path, fix="another --out")
+    """What may be overwritten is a file or what a command of ours wrote: never a folder of somebody's files."""
+    if path.is_dir() and not any(names <= set(held) for names in _OURS) and not set(held) <= set(known):
+        shown = ", ".join(sorted(held)[:3]) + ", ..." * (len(held) > 3)
+        raise UsageError(f"holds {shown}, and only what encoderkit wrote is replaced", where=path, fix="another --out")
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Writes are whole or not at all, whatever fails: every operation on the disk is made to fail in turn."""
 
 import errno
+import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from encoderkit import files
+from encoderkit.data.records import MissingColumn
 from encoderkit.errors import DataError, ResourceError, UsageError
 
 
@@ -108,11 +111,35 @@ def test_what_is_not_ours_is_never_overwritten(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(UsageError, match=message):
             files.refuse_existing(tmp_path / name, overwrite=True)
     files.refuse_existing(tmp_path / "mine", overwrite=True, known=("thesis.txt",))
+    with pytest.raises(UsageError, match="a device or a pipe"):  # and not that --overwrite would do it
+        files.refuse_existing(tmp_path / "pipe", overwrite=False, file=True)
+    (tmp_path / "volume").mkdir()
+    with monkeypatch.context() as mounted:
+        mounted.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "volume")
+        files.refuse_existing(tmp_path / "volume", overwrite=False, resume=True)  # a run is written into it
+        with pytest.raises(UsageError, match="is a mount point") as error:
+            write(tmp_path / "volume", "late")
+    assert error.value.fix == f"--out {tmp_path / 'volume' / 'NAME'}"
     write(tmp_path / "run", "one")
     monkeypatch.chdir(tmp_path / "run" / "inner")
     for path in (Path("."), Path(".."), tmp_path / "run"):
         with pytest.raises(UsageError, match="holds the working directory"):
             write(path, "two", overwrite=True)
+
+
+def test_names_that_are_no_text_are_kept_in_json(tmp_path: Path) -> None:
+    """As Linux has them of an archive from a Chinese Windows."""
+    name = os.fsdecode("中文.txt".encode("gbk"))
+    files.write_new(tmp_path / "meta.json", json.dumps({"source": name}, ensure_ascii=False))
+    assert files.read_json(tmp_path / "meta.json") == {"source": name}
+
+
+def test_errors_pass_from_process_to_process() -> None:
+    """What is raised in a worker is told as it is, and not as a worker that was killed."""
+    errors = [DataError("a", where="b:1", fix="c"), MissingColumn("x", ["y"], "f"), UsageError("d", fix=None)]
+    for error in errors:
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error) and str(again) == str(error) and again.__dict__ == error.__dict__
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])

@@ -242,6 +242,8 @@ def init(
     from encoderkit.stages import init as stage
 
     if kind is None:
+        if name is not None or out is not None or overwrite:
+            raise UsageError("the stage is not named, and without it there is only a list", fix=f"encoderkit init {KINDS} ...")
         print(stage.listing(), end="")
         return
     recipe = stage.find(kind, name)

@@ -24,6 +24,14 @@ COMMANDS = (make, use, look, inspect, doctor)
 Misuse: Any = typer.BadParameter.__base__
 """A flag or command that is not there, or not complete; typer's own class, from whichever click it brings."""
 
+FEWER = {
+    **dict.fromkeys(("predict", "embed", "evaluate", "bench"), "fewer texts at once: --batch 8"),
+    "generate": "fewer texts at once: -n 1",
+    "tokenize": "fewer processes at once: --workers 1",
+    "train-tokenizer": "less text at once: a recipe with `sample: 20M` (encoderkit init tokenizer)",
+}
+"""What each command takes less memory with; elsewhere it is for the recipe."""
+
 
 @app.callback(invoke_without_command=True)
 def version(
@@ -114,9 +122,7 @@ def run() -> int:
     except Exception as error:
         if out_of_memory(error):
             where = "the GPU" if type(error).__name__ == "OutOfMemoryError" else "this machine"
-            fix = "a smaller training.micro_batch, data.length or model"
-            if sys.argv[1:2] in (["predict"], ["embed"], ["evaluate"]):
-                fix = "fewer texts at once: --batch 8"
+            fix = FEWER.get(sys.argv[1] if len(sys.argv) > 1 else "", "a smaller training.micro_batch, data.length or model")
             return _fail(ResourceError(f"{where} is out of memory", fix=fix))
         return _bug(error)
 

@@ -70,7 +70,7 @@ def read_documents(paths: Sequence[str | Path], config: CorpusConfig, account: A
     and at the end if nothing was kept.
     """
     sources = find_sources(paths)
-    kept, style = account.kept, config.documents
+    kept, style, blank = account.kept, config.documents, 0
     for source in sources:
         source, content = open_content(source, account)
         if source.format == "txt":
@@ -83,10 +83,11 @@ def read_documents(paths: Sequence[str | Path], config: CorpusConfig, account: A
         for document in documents:
             reason = _reason(document, config.min_chars)
             account.take(document, reason)
+            blank += reason == "empty" and source.format == "txt"
             if reason is None:
                 yield document
-    if config.documents == "auto" and style == "line" and account.dropped["empty"]:
-        warn(f"{account.dropped['empty']} empty lines were dropped; if they stand between documents, set documents: blank_line")
+    if config.documents == "auto" and style == "line" and blank:
+        warn(f"{blank} empty lines were dropped; if they stand between documents, set documents: blank_line")
     if account.kept == kept:
         names = ", ".join(source.name for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
         why = ", ".join(f"{count} {reason}" for reason, count in account.dropped.items())

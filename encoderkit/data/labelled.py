@@ -58,6 +58,7 @@ class Row(NamedTuple):
         label = _label(self._value(column))
         if label is None:
             raise self._wrong(column, "a label (a text or a number, not empty)")
+        check_text(label, column, self.place)
         return label
 
     def labels(self, column: str) -> list[str]:
@@ -71,6 +72,8 @@ class Row(NamedTuple):
             raise self._wrong(column, "a list of labels (texts or numbers, not empty)")
         if len(set(labels)) < len(labels):
             raise self._wrong(column, "a list of labels, each once")
+        for label in labels:
+            check_text(label, column, self.place)
         return labels
 
     def number(self, column: str) -> float:
@@ -91,7 +94,8 @@ class Row(NamedTuple):
         value = self._value(column)
         if not isinstance(value, dict) or not value:
             raise self._wrong(column, 'the scores of labels, such as {"yes": 0.8, "no": 0.2}')
-        for p in value.values():
+        for label, p in value.items():
+            check_text(label, column, self.place)
             if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
                 raise self._wrong(column, "scores between 0 and 1")
         return value

@@ -15,7 +15,7 @@ from encoderkit.console import say, warn
 from encoderkit.data.conll import sentences
 from encoderkit.data.squad import flattened
 from encoderkit.data.streams import LINE, Encoding, Source, import_extra, lines, texts
-from encoderkit.errors import DataError, shown
+from encoderkit.errors import DataError, UserError, shown
 
 UNNAMED = "the first line names the columns; where it is a row already, name all of them by number, from 1"
 """What is added where a column is missing from the header of a table, which may be none."""
@@ -321,7 +321,9 @@ def _parquet(source: Source, columns: Sequence[str], optional: Sequence[str]) ->
                 for values in batch.to_pylist():
                     row += 1
                     yield Record(row, values)
-    except (arrow.ArrowException, OSError) as error:
+    except UserError:
+        raise
+    except (arrow.ArrowException, OSError, ValueError) as error:  # the last: text that is no UTF-8, times in nanoseconds
         raise DataError(
             f"cannot be read as parquet: {str(error).split(chr(10))[0]}", where=source.name, fix="write it anew, or as .jsonl"
         ) from None

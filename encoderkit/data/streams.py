@@ -132,7 +132,8 @@ def _find(path: Path, otherwise: Format | None = None) -> Source:
     if form not in get_args(Format):
         known = ", ".join("." + form for form in get_args(Format))
         message = f"its name does not tell its format; {known} are read, also as .gz .xz .zst .bz2"
-        raise UsageError(message, where=path, fix="- in its place reads standard input as text: ... - < FILE")
+        fix = f"give it a name that tells: {path.name.rsplit('.', 1)[0]}.txt.{last}" if packed else None
+        raise UsageError(message, where=path, fix=fix or "- in its place reads standard input as text: ... - < FILE")
     if form == "parquet" and packed:
         raise UsageError("a parquet file is compressed inside and is not read from an archive", where=path, fix="unpack it first")
     return Source(path, form, compression)  # pyright: ignore[reportArgumentType] (both were looked up just now)
@@ -168,13 +169,19 @@ def _unpacked(source: Source, raw: BinaryIO) -> Iterator[bytes]:
         yield from iter(lambda: raw.read(BLOCK), b"")
         return
     if source.path is None:
-        raise DataError(f"holds {found} data; plain text is expected", where=source.name, fix="decompress it in the pipe")
+        refuse_packed(source, first)
     if found == "zst":
         yield from _unpack_zst(source, raw)
         return
     opener = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}[found]
     with opener(raw, "rb") as stream:
         yield from iter(lambda: stream.read(BLOCK), b"")
+
+
+def refuse_packed(source: Source, first: bytes) -> None:
+    """Raise `DataError` if what `first` begins is compressed."""
+    if found := _recognised(first):
+        raise DataError(f"holds {found} data; plain text is expected", where=source.name, fix="decompress it in the pipe")
 
 
 def _recognised(first: bytes) -> Compression:
@@ -221,7 +228,7 @@ def texts(source: Source, encoding: Encoding, content: Iterable[bytes]) -> Itera
     """
     decoder, name = codecs.getincrementaldecoder("utf-8" if encoding == "auto" else encoding)(), encoding
     line, offset = 1, 0
-    for block in content:
+    for block in _decidable(content):
         data = _without_mark(source, block) if offset == 0 else block
         if name == "auto" and not data.isascii():
             name = _encoding(source, data)
@@ -230,6 +237,20 @@ def texts(source: Source, encoding: Encoding, content: Iterable[bytes]) -> Itera
         yield _decode(source, decoder, data, offset, line)
         offset, line = offset + len(data), line + data.count(b"\n")
     yield _decode(source, decoder, b"", offset, line, final=True)
+
+
+def _decidable(content: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks, the first bytes beyond ASCII not alone at the end of one: half a character decides for no encoding."""
+    held, plain = b"", True
+    for block in content:
+        data, held = held + block, b""
+        if plain and not data.isascii():
+            plain = data[:-3].isascii()
+            if plain:
+                cut = next(i for i in range(max(0, len(data) - 3), len(data)) if data[i] > 127)
+                data, held = data[:cut], data[cut:]
+        yield data
+    yield held
 
 
 def _without_mark(source: Source, block: bytes) -> bytes:

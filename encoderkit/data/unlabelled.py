@@ -9,7 +9,18 @@ from typing import IO, NamedTuple
 from encoderkit.console import say
 from encoderkit.data.labelled import Row
 from encoderkit.data.records import LABEL, by_number, named_by, read_records
-from encoderkit.data.streams import BLOCK, LINE, Source, blocks, find_sources, lines, sniffed, standard_input, texts
+from encoderkit.data.streams import (
+    BLOCK,
+    LINE,
+    Source,
+    blocks,
+    find_sources,
+    lines,
+    refuse_packed,
+    sniffed,
+    standard_input,
+    texts,
+)
 from encoderkit.errors import DataError, UsageError
 
 _HELD = 64 * 1024 * 1024  # of standard input in memory; what is more goes to a temporary file
@@ -75,7 +86,8 @@ def open_texts(path: str | Path, columns: Sequence[str], optional: Sequence[str]
         spool = tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115 (closed with the process, and has no name)
         shutil.copyfileobj(content, spool, BLOCK)
         spool.seek(0)
-        source = source._replace(format=sniffed(spool.read(BLOCK)))
+        refuse_packed(source, first := spool.read(BLOCK))
+        source = source._replace(format=sniffed(first))
     lines = not (named and by_number(columns))
     if source.format == "txt" and lines and len(columns) > 1:
         fix = f"a .jsonl, .csv or .tsv file with the columns {' and '.join(columns)}"

@@ -78,7 +78,8 @@ def run(
     """
     files.refuse_existing(out, overwrite)
     if Path(source).is_file() and is_vectors(Path(source)):
-        return import_vectors(Path(source), out, overwrite=overwrite)
+        _only(length, {"--config": config, "--vocabulary": vocabulary, "--writes": writes})
+        return import_vectors(Path(source), out, overwrite=overwrite, length=length or LENGTH)
     found = _found(source, trust_pickle, config, vocabulary)
     with placed(found.config):
         recognised = recognise(found.described)
@@ -115,6 +116,14 @@ def run(
         "unused": unused,
         "out": str(out),
     }
+
+
+def _only(length: int | None, others: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for what says nothing to word vectors."""
+    if flag := next((flag for flag, given in others.items() if given), None):
+        raise UsageError("is not for word vectors, which are a file by themselves", where=flag, fix="leave it out")
+    if length is not None and length < 3:
+        raise UsageError(f"the model reads 3 or more tokens, found {length}", where="--length", fix=f"--length {LENGTH}")
 
 
 def _write(

@@ -22,9 +22,12 @@ LENGTH = 512
 """Tokens of a text that the model reads, which for word vectors is a matter of choice."""
 
 
-def import_vectors(src: Path, out: Path, subwords: Literal["keep", "drop"] = "keep", overwrite: bool = False) -> dict[str, Any]:
-    """Write the word vectors in the file `src` to `out` as a model directory; the JSON of the command.
+def import_vectors(
+    src: Path, out: Path, subwords: Literal["keep", "drop"] = "keep", overwrite: bool = False, length: int = LENGTH
+) -> dict[str, Any]:
+    """Write the word vectors in the file `src` to `out` as a model directory, which reads `length` tokens of a text.
 
+    Returns the JSON of the command.
     `subwords`: whether fastText's n-grams stay, so that unknown words have vectors, or only the vectors of the words do.
     The special tokens have zeros. Raises `DataError` for what cannot be read.
     """
@@ -38,7 +41,7 @@ def import_vectors(src: Path, out: Path, subwords: Literal["keep", "drop"] = "ke
         "encoderkit": __version__,
         "encoder": config.model_dump(mode="json"),
         "vocabulary": vocabulary_of(tokenizer)._asdict(),
-        "length": LENGTH,
+        "length": length,
     }
     with files.staged(out, {"from": str(src)}, overwrite) as folder:
         files.write_new(folder / "model.safetensors", safetensors.torch.save(tensors))
@@ -48,7 +51,7 @@ def import_vectors(src: Path, out: Path, subwords: Literal["keep", "drop"] = "ke
             files.write_new(folder / "tokenizer" / name, data)
     if found.broken or found.repeated:
         warn(f"{found.broken:,} words are not valid UTF-8, {found.repeated:,} were there already and were left out")
-    say(f"{src}: {found.form}; text is {'folded to lower case' if _folds(found) else 'read as it is written'}")
+    say(f"{src}: {found.form}; text is {'folded to lower case' if _folds(kept) else 'read as it is written'}")
     return {
         "family": "static",
         "form": found.form,
@@ -63,8 +66,8 @@ def import_vectors(src: Path, out: Path, subwords: Literal["keep", "drop"] = "ke
     }
 
 
-def _folds(found: WordVectors) -> bool:
-    return all(word == word.lower() for word in found.words)
+def _folds(words: list[str]) -> bool:
+    return all(word == word.lower() for word in words)
 
 
 def _tensors(

@@ -9,13 +9,13 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from encoderkit.console import say, table
-from encoderkit.data.streams import Source, blocks, texts
+from encoderkit.data.streams import Compression, Source, blocks, texts
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.inference import Engine, Model
 from encoderkit.learner import Masking
@@ -40,7 +40,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """
     pairs = []
     for number, line in _lines(path):
-        fields = [field.strip() for field in _fields(line)]
+        fields = [field.strip() for field in _fields(line, f"{path}:{number}")]
         scores = [value for field in fields[2:] if (value := _number(field)) is not None]
         if not scores:
             if pairs or number > 1:
@@ -55,11 +55,15 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def _fields(line: str) -> list[str]:
+def _fields(line: str, place: str) -> list[str]:
     """The parts of a line: between tabs, commas (also in quotes, as in .csv) or spaces."""
     if "\t" in line:
         return line.split("\t")
-    return next(csv.reader([line], strict=False)) if "," in line else line.split()
+    try:
+        return next(csv.reader([line], strict=False)) if "," in line else line.split()
+    except csv.Error as error:
+        fix = "lines end with a line feed (not with a carriage return alone), and hold two words and a score"
+        raise DataError(f"no line of words: {error}", where=place, fix=fix) from None
 
 
 def wordsim(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> Answered:
@@ -205,7 +209,8 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    source = Source(path, "txt", "")
+    last = path.suffix.lower().removeprefix(".")
+    source = Source(path, "txt", last if last in get_args(Compression) else "")  # pyright: ignore[reportArgumentType]
     content = "".join(texts(source, "auto", blocks(source)))
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip() and not line.startswith("#"):

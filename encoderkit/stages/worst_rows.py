@@ -38,7 +38,7 @@ def write(
     with files.staged_file(out, overwrite) as target:
         for i in np.argsort(-bad, kind="stable").tolist():
             line = _entry(task, rows[i], float(bad[i]), entries[i], near[i])
-            target.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            target.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _entry(task: Task, row: Row, loss: float, prediction: dict[str, Any], near: dict[str, Any] | None) -> dict[str, Any]:

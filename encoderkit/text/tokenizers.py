@@ -22,7 +22,7 @@ from encoderkit.text.special import SpecialIds, unspelled
 from encoderkit.text.template import template_of
 from encoderkit.text.words import as_word, spelling, word_starts, word_tables
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 2**30
 """A tokenizer.json is not larger; what is, is something else."""
 CACHE = 10_000
 """The most words whose pieces the library remembers."""

@@ -139,12 +139,26 @@ def test_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read(write(tmp_path, "b.txt", text.encode("gb18030"))) == text.split("\n")[:-1]
     read(tmp_path / "b.txt")
     assert capsys.readouterr().err.count("read as GB18030") == 1, "a file that is read twice is told of once"
-    long = "a" * (2**20 - 1) + "汉字\n"  # a character across two blocks, and ASCII alone in the first
-    for encoding in ("utf-8", "gb18030"):
-        (line,) = read(write(tmp_path, "c.txt", long.encode(encoding)), CorpusConfig(documents="blank_line", min_chars=0))[-1:]
-        assert line.endswith("汉字")
+    for encoding in ("utf-8", "gb18030"):  # characters across two blocks, and ASCII alone in the first
+        for before, word in ((1, "汉字"), (1, "你好中文"), (2, "你好中文"), (3, "你好𠀀")):
+            long = ("a" * (2**20 - before) + word + "\n").encode(encoding)
+            assert "".join(read(write(tmp_path, "c.txt", long), CorpusConfig(documents="blank_line"))).endswith(word)
+    for text in ("é", "你", "a你"):
+        assert read(write(tmp_path, "e.txt", text.encode())) == [text]
     with pytest.raises(DataError, match="is UTF-16 text"):
         read(write(tmp_path, "d.txt", "a".encode("utf-16")))
+
+
+def test_empty_lines_are_those_of_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [write(tmp_path, "a.txt", "one\ntwo\n"), write(tmp_path, "b.jsonl", '{"text": ""}\n{"text": "three"}\n')]
+    assert len(list(read_documents(paths, CorpusConfig(), Account()))) == 3
+    assert "empty lines" not in capsys.readouterr().err
+
+
+def test_a_packed_file_whose_name_does_not_tell(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not tell its format") as error:
+        read(write(tmp_path, "train.en.gz", gzip.compress(b"text")))
+    assert error.value.fix == "give it a name that tells: train.en.txt.gz"
 
 
 def test_bad_bytes_are_told_with_line_and_offset(tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def test_pairs_of_spacy(tmp_path: Path, name: str) -> None:
     assert [row.values for row in rows] == [{"text": text, **known} for text, known in pairs]
 
 
+def test_labels_are_text_too(tmp_path: Path) -> None:
+    row = Row({"half": "\ud83d", "some": ["a", "\ud83d"], "scores": {"\ud83d": 0.5}}, 1, "a.jsonl")
+    for read, column in ((row.label, "half"), (row.labels, "some"), (row.scores, "scores")):
+        with pytest.raises(DataError, match="half a character"):
+            read(column)
+
+
+def test_what_cannot_be_read_of_parquet_is_told(tmp_path: Path) -> None:
+    latin = pa.Array.from_buffers(pa.string(), 1, [*pa.array(["x" * 4]).buffers()[:2], pa.py_buffer(b"caf\xe9")])
+    pq.write_table(pa.table({"text": latin}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        read_rows(tmp_path / "a.parquet", ["text"])
+
+
 def test_spaces_of_other_kinds_are_tokens_of_conll(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text("\u3000 O\n10\u00a0000   B-N\n\nx O\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Word vectors from file to file: import, embed, fine-tune, export, and the suites beside gensim's."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from encoderkit.cli import main as cli
 from encoderkit.config import validate
-from encoderkit.errors import UsageError, UserError
+from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import open_model
 from encoderkit.interop.vectors import read_vectors
 from encoderkit.learner import Learner
@@ -79,6 +80,12 @@ def test_unknown_words_of_fasttext_have_its_vectors(labelled: dict[str, Path], t
     model = FastText(texts, vector_size=12, min_count=1, bucket=200, min_n=2, max_n=4, epochs=2, seed=1, workers=1)
     save_facebook_model(model, str(tmp_path / "fasttext.bin"))
     assert import_vectors(tmp_path / "fasttext.bin", tmp_path / "model")["ngrams"] == 200
+    import_model(str(tmp_path / "fasttext.bin"), tmp_path / "longer", length=2000)
+    assert open_model(tmp_path / "longer").config["length"] == 2000
+    for more, flag in (({"length": 2}, "--length"), ({"writes": True}, "--writes"), ({"config": tmp_path}, "--config")):
+        with pytest.raises(UsageError) as error:
+            import_model(str(tmp_path / "fasttext.bin"), tmp_path / "no", **more)
+        assert error.value.where == flag
     (tmp_path / "texts.txt").write_text("lovelier\nfilm filmographies\n", encoding="utf-8")
     embed(tmp_path / "model", tmp_path / "texts.txt", tmp_path / "x.npy")
     expected = np.stack([model.wv["lovelier"] / 3, (model.wv["film"] + model.wv["filmographies"]) / 4])
@@ -109,6 +116,12 @@ def test_wordsim_is_gensims(keyed: KeyedVectors, static_dir: Path, tmp_path: Pat
         assert found["metrics"]["spearman"] == pytest.approx(expected, abs=1e-6)
         assert (found["rows"], found["covered"]) == (6, 5)
         assert f"{expected:.4f}" in suites.describe(found)
+    packed = tmp_path / "pairs.txt.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert suites.evaluate("wordsim", static_dir, [packed])["metrics"]["spearman"] == pytest.approx(expected, abs=1e-6)
+    path.write_bytes(b"a,b,1\rc,d,2\r")
+    with pytest.raises(DataError, match="carriage return"):
+        suites.evaluate("wordsim", static_dir, [path])
 
 
 def test_files_of_one_name_are_told_apart(static_dir: Path, tmp_path: Path) -> None:
