@@ -50,7 +50,8 @@ class PretrainData(Config):
     train: str
     """A token store, written by `tokenize`."""
     dev: HeldOut | None = 0.01
-    """Held out: a share of the documents, chosen by their content, or another store."""
+    """Held out: a share of the documents, chosen by their content, or another store. At most 2,048 rows of it, evenly spaced, are
+    evaluated in training; `evaluate` measures all of a store."""
     length: int = Field(default=128, ge=3)
     """Tokens a row, special tokens included."""
 
@@ -59,14 +60,16 @@ class LabelledData(Config):
     """What to fine-tune on."""
 
     train: RowFiles
-    """A file, .jsonl, .json, .csv, .tsv, .parquet or .txt, also compressed, whose columns `task` names, or numbers from 1 where
-    no line of the file names them; or for each column a file with a text a line: {source: train.en, target: train.de}."""
+    """A file, .jsonl, .json, .csv, .tsv, .parquet, .txt or (of tags) .conll, .bio, .iob, .bioes or .bmes, also compressed, whose
+    columns `task` names, or numbers from 1 where no line of the file names them; or for each column a file with a text a line:
+    {source: train.en, target: train.de}."""
     dev: Annotated[Share | RowFiles, Field(union_mode="left_to_right")] | None = 0.1
     """Held out to choose the best checkpoint: a file or files, or a share of the training rows."""
     test: RowFiles | None = None
     """Evaluated once, at the end, with the best checkpoint."""
     length: int = Field(default=128, ge=3)
-    """The most tokens of an example, special tokens included; longer ones are cut and counted."""
+    """The most tokens of an example, special tokens included; longer ones are cut and counted, but read in windows for tag and
+    span. Of similarity it is that of each text, of generate of the source, of choice of the question with one option."""
 
     @property
     def files(self) -> dict[str, str | dict[str, str]]:
@@ -302,7 +305,7 @@ class FinetuneRecipe(Config):
         if self.fold and self.fold > (self.folds or 0):
             raise ValueError(f"fold {self.fold} is not one of {self.folds or 'any'} folds")
         if self.folds and self.data.test is not None:
-            raise ValueError("folds makes test of parts of data.train: leave data.test out, or give no folds")
+            raise ValueError("folds makes test of parts of data.train: set data.test to null, or give no folds")
         if self.training.tokens is not None:
             raise ValueError("training.tokens is for pretrain; here give epochs, updates or budget")
         if isinstance(self.task, GenerateConfig) and self.task.beams == 1 and self.task.length_penalty != 1:

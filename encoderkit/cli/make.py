@@ -151,7 +151,7 @@ def tune(
         typer.Option(
             "--search",
             metavar="KEY=VALUES",
-            help="lr=1e-5..1e-3:log or 2,3,5; repeatable; the usual keys if not given.",
+            help="optimizer.lr=1e-4..1e-2:log or training.least=500,1000; repeatable; the usual keys if not given.",
             show_default=False,
         ),
     ] = None,

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from encoderkit.console import say, warn
 from encoderkit.data.config import CorpusConfig
+from encoderkit.data.conll import joined
 from encoderkit.data.records import check_text, read_records
 from encoderkit.data.streams import Source, blocks, cut, find_sources, lines, runs, sniffed, texts
 from encoderkit.errors import DataError
@@ -201,9 +202,11 @@ def _paragraphs(decoded: Iterator[str]) -> Iterator[tuple[int, list[str], bool]]
 
 
 def _by_record(source: Source, config: CorpusConfig, content: Iterator[bytes]) -> Iterator[Document]:
-    column = config.column
+    column = "tokens" if source.format == "conll" and config.column == CorpusConfig().column else config.column
     for line, values in read_records(source, [column], config.encoding, content):
-        text = "" if values[column] is None else values[column]
+        text: Any = "" if values[column] is None else values[column]
+        if isinstance(text, list) and all(isinstance(part, str) for part in text):  # as a model of tags reads them
+            text = joined(text)[0]
         check_text(text, column, f"{source.name}:{line}")
         for part, (piece, last) in enumerate(cut(text, PIECE)):
             yield Document(piece, source.name, line, part, last)

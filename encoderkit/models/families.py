@@ -58,7 +58,7 @@ class TransformerConfig(Config):
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on attention weights."""
     window: PositiveInt | None = None
-    """Local layers see this many tokens around each one, half on either side; None: every layer is global."""
+    """Local layers see this many tokens around each one, half on either side; null: every layer is global."""
     global_every: PositiveInt = 1
     """Every n-th layer is global, the first included; the others are local if `window` is given."""
     rotary_base: PositiveFloat = 10000.0

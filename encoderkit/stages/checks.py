@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from encoderkit.data.conll import joined
 from encoderkit.data.duplicates import copies, plain
 from encoderkit.data.found import Found
 from encoderkit.data.labelled import Row
@@ -16,7 +17,6 @@ from encoderkit.errors import DataError, shown
 from encoderkit.tasks import truth
 from encoderkit.tasks.annotations import read_entities
 from encoderkit.tasks.answers import answers_of, locate
-from encoderkit.tasks.slots import joined
 from encoderkit.tasks.token_config import TagConfig
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer

@@ -19,10 +19,19 @@ from encoderkit.data.order import Balanced
 from encoderkit.data.parallel import hash_of
 from encoderkit.data.records import named_by
 from encoderkit.errors import UsageError
-from encoderkit.inference import by_row, check_vocabulary, open_model, read_config, spell, target_tokenizer, vocabulary_of
+from encoderkit.inference import (
+    Account,
+    by_row,
+    check_vocabulary,
+    open_model,
+    read_config,
+    spell,
+    target_tokenizer,
+    vocabulary_of,
+)
 from encoderkit.interop.families import obstacle
 from encoderkit.interop.layout import Head
-from encoderkit.learner import Export, Vocabulary
+from encoderkit.learner import Vocabulary
 from encoderkit.models.config import AlbertConfig, BertConfig, EncoderConfig, ModernBertConfig, TransformerConfig
 from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
@@ -43,6 +52,9 @@ from encoderkit.training.checkpoint import load_weights, read_tensors
 from encoderkit.training.evaluate import evaluate
 from encoderkit.training.optim import renewed
 from encoderkit.training.sharding import place
+
+_MUCH = 0.02
+"""A share of unknown tokens beyond which something is wrong, most likely the tokenizer."""
 
 
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -95,7 +107,7 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
         _tell_shared(learner, split, out)
         _tell_unexported(learner)
     for name, examples in parts.items():
-        _report(name, examples, learner.config.limit(recipe.data.length))
+        _report(name, examples, learner.config.limit(recipe.data.length), learner.vocabulary.unknown)
         for what, count in (learner.lost(examples) if isinstance(learner, Lossy) else {}).items():
             warn(f"{name}: {count:,} {what}, which the model cannot give")
     learner.prepare(parts["train"])
@@ -214,21 +226,26 @@ def _tell_shared(learner: Task, split: dict[str, list[Row]], out: Path) -> None:
 
 
 def _tell_unexported(learner: Task) -> None:
-    """Say before training where it is by its pooling that transformers cannot hold the model."""
+    """Say before training where transformers cannot hold the model, and if it is by its pooling what to set."""
     found, config = learner.exported(), learner.encoder_config
-    if not isinstance(found, Export) or found.head != "classify":
-        return
+    if isinstance(found, str):
+        return say(f"{found}, so `export --to hf` will not give one that it loads")
+    if found.head != "classify":
+        return None
     kinds = {kind: Head("classify", pooling=learner.vocabulary.pooling(kind)) for kind in get_args(Pooling)}
     legal = [kind for kind, head in kinds.items() if obstacle(config, head) is None]
-    if legal and found.pooling not in legal:
+    if found.pooling not in legal:
         reason = obstacle(config, kinds[found.pooling])
-        say(
-            f"{reason}, so `export --to hf` will not give one that it loads; with --set task.pooling={' or '.join(legal)} it will"
-        )
+        way = f"; with --set task.pooling={' or '.join(legal)} it will" if legal else ""
+        say(f"{reason}, so `export --to hf` will not give one that it loads{way}")
+    return None
 
 
-def _report(name: str, examples: Sequence[Any], limit: str | None) -> None:
+def _report(name: str, examples: Sequence[Any], limit: str | None, unknown: int) -> None:
     rows = by_row(examples)
+    account = Account().add_each(rows, unknown)
+    if (share := account.unknown / max(account.tokens, 1)) > _MUCH:
+        warn(f"{name}: {share:.0%} of the tokens are unknown to the tokenizer; was it trained on text like this?")
     cuts = [sum(part.cut for part in row) for row in rows]
     mean = sum(example.size for example in examples) / len(rows)
     windows = f" in {len(examples):,} windows" if len(examples) > len(rows) else ""

@@ -18,7 +18,7 @@ import numpy as np
 
 from encoderkit import files, preflight
 from encoderkit.config import override, to_yaml, validate
-from encoderkit.console import duration, number, say, table
+from encoderkit.console import duration, number, say, table, warn
 from encoderkit.errors import DivergedError, UsageError, fault_of_one
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.finetune import finetune
@@ -44,6 +44,9 @@ def tune(
     searches = list(searches) or usual(recipe)
     axes = read_space(searches, given)
     say(f"searching {'  '.join(searches)}")
+    keys, least = {axis.key for axis in axes}, recipe.training.least
+    if "training.epochs" in keys and least and "training.least" not in keys:
+        warn(f"training.least: trials on a small set make {least} updates, however few their epochs; --set training.least=null")
     about = {"recipe": given, "search": searches}
     with files.locked(out):
         files.sweep(out)

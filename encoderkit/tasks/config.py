@@ -124,7 +124,7 @@ class RegressConfig(RowsConfig):
     label: Column | list[Column] = "score"
     """The column of the number, or one column for each number."""
     pooling: Pooling = "cls"
-    """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
+    """The vector of a text: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
     rdrop: float = Field(default=0.0, ge=0)
@@ -177,7 +177,7 @@ class SimilarityConfig(RowsConfig):
     symmetric: bool = False
     """contrastive: the anchor among all anchors as well, given the positive."""
     pooling: Pooling = "mean"
-    """The vector of a text: that of its first token, the mean or the maximum over all its tokens."""
+    """The vector of a text: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
     dimensions: list[PositiveInt] = Field(default_factory=list)
     """So many of the first dimensions are trained, and measured, to be good vectors too (Kusupati et al. 2022); `embed
     --dimensions` gives them."""
@@ -236,7 +236,7 @@ class RerankConfig(RowsConfig):
     label: Column = "relevance"
     """The column of the relevance: 0 for none; 1, or any other number, for more."""
     pooling: Pooling = "cls"
-    """The vector of a pair: that of its first token, the mean or the maximum over all its tokens."""
+    """The vector of a pair: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
     rdrop: float = Field(default=0.0, ge=0)
@@ -281,7 +281,7 @@ class ChoiceConfig(RowsConfig):
     first: Literal[0, 1] = 0
     """The number of the first option."""
     pooling: Pooling = "cls"
-    """The vector of a question with an option: that of its first token, the mean or the maximum over all its tokens."""
+    """The vector of a question with an option: that of its [CLS] or of its last token, the mean or the maximum over all."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

@@ -6,19 +6,14 @@ has a first piece, and not every word a second one (Devlin et al. 2019, section 
 has one vector and one tag. Where an entity ends inside a slot, no tags can say so: that is counted, never passed over.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from encoderkit.tasks.schemes import Entity
 from encoderkit.text.alphabet import NEVER, WORD, word_class
-
-_UNSPACED = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003fffd]"
-_BEGINS, _ENDS = re.compile(_UNSPACED), re.compile(_UNSPACED + r"\Z")
-"""Scripts that put no spaces between words: Chinese, Japanese, Thai, Lao, Burmese, Khmer, and the punctuation of the first."""
 
 INSIDE, OVERLAP, NOTHING, SHARED = (
     "entities that begin or end inside a piece",
@@ -38,24 +33,6 @@ class Slots(NamedTuple):
     """(S,) its first unit."""
     last: np.ndarray
     """(S,) its last one."""
-
-
-def joined(tokens: Sequence[str]) -> tuple[str, np.ndarray]:
-    """Tokens as the text that they may have been, and where they stand in it, (U, 2).
-
-    With a space between two tokens unless one of the touching characters is of a script without spaces; where all tokens are
-    single characters, and such a one or a space is among them, with nothing.
-    """
-    parted = not (all(len(token) == 1 for token in tokens) and any(t.isspace() or _BEGINS.match(t) for t in tokens))
-    parts, places, size = [], [], 0
-    for i, token in enumerate(tokens):
-        if i and parted and not (_ENDS.search(tokens[i - 1]) or _BEGINS.match(token)):
-            parts.append(" ")
-            size += 1
-        parts.append(token)
-        places.append((size, size + len(token)))
-        size += len(token)
-    return "".join(parts), np.array(places, np.int64).reshape(-1, 2)
 
 
 def words(text: str) -> np.ndarray:

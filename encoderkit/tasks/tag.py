@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from encoderkit.data.conll import joined
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
 from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
@@ -29,7 +30,7 @@ from encoderkit.tasks.annotations import known, read_entities, read_tags
 from encoderkit.tasks.config import TagConfig
 from encoderkit.tasks.losses import class_weights, disagreement, in_passes, labelled, weights_of
 from encoderkit.tasks.schemes import Scheme, entities, legal, outputs, recognise, tags
-from encoderkit.tasks.slots import NOTHING, SHARED, Slots, characters, find_slots, fit, joined, spread, unfit, with_marks, words
+from encoderkit.tasks.slots import NOTHING, SHARED, Slots, characters, find_slots, fit, spread, unfit, with_marks, words
 from encoderkit.tasks.tagged import Example, Laid
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
 from encoderkit.tasks.texts import Tokens, inputs_of, lay, windows

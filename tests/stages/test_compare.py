@@ -190,7 +190,7 @@ def test_recipes_with_dev_sets_of_their_own_have_figures(
         ({"seeds": [1, 1]}, "twice"),
         ({"fold": 2}, "fold 2"),
         ({"folds": 3, "fold": 4}, "fold 4"),
-        ({"folds": 3, "data": {"train": "a.jsonl", "test": "b.jsonl"}}, "leave data.test out"),
+        ({"folds": 3, "data": {"train": "a.jsonl", "test": "b.jsonl"}}, "set data.test to null"),
     ],
 )
 def test_what_cannot_be_repeated(keys: dict[str, Any], message: str, tokenizer_dir: Path, labelled: dict[str, Path]) -> None:

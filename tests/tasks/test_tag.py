@@ -18,6 +18,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import BILOU, IOB2, IOBES
 
 from encoderkit.config import validate
+from encoderkit.data.conll import joined
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, UserError
 from encoderkit.learner import Vocabulary
@@ -30,7 +31,7 @@ from encoderkit.stages.finetune import finetune
 from encoderkit.stages.predict import predict
 from encoderkit.tasks.config import TagConfig
 from encoderkit.tasks.schemes import Entity, entities, outputs, recognise, tags
-from encoderkit.tasks.slots import INSIDE, NOTHING, OVERLAP, SHARED, find_slots, fit, joined, spread, unfit, words
+from encoderkit.tasks.slots import INSIDE, NOTHING, OVERLAP, SHARED, find_slots, fit, spread, unfit, words
 from encoderkit.tasks.tag import Tag
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.config import TokenizerConfig, TokenizerKind
