@@ -183,6 +183,8 @@ def _check_word_vectors(
             raise ValueError("objective glove makes each pair of words a step of optimizer.kind adagrad")
         if optimizer.clip or optimizer.layer_decay != 1:
             raise ValueError("objective glove has no gradients and no layers: leave optimizer.clip and optimizer.layer_decay out")
+        if training.freeze:
+            raise ValueError("objective glove moves all of its tables, and training.freeze says otherwise; leave it out")
     if training.compile == "on":
         raise ValueError("training.compile has nothing to compile in word vectors; set it to off")
     if training.average:

@@ -211,6 +211,14 @@ GOLDEN = [
         GOOD.replace("heads: 2", "heads: 2, window: 16"),
         "recipe.yaml: model.window is of local layers, and with global_every: 1 all are global",
     ),
+    (
+        GOOD.replace("kind: bert, dim: 64, layers: 2, heads: 2", "kind: static")
+        .replace("dev: 1%", "dev: null")
+        .replace("updates: 10", "updates: 10, freeze: embeddings")
+        .replace("kind: adamw", "kind: adagrad")
+        + "embeddings: a.vec\nobjective: {kind: glove}\n",
+        "recipe.yaml: objective glove moves all of its tables, and training.freeze says otherwise",
+    ),
     ("- a\n", "recipe.yaml: a recipe is a mapping of keys to values, found list"),
     ("", "recipe.yaml: a recipe is a mapping of keys to values, found nothing"),
     ("#" * (MAX_BYTES + 1), "recipe.yaml: a recipe has at most"),

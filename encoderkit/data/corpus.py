@@ -201,12 +201,17 @@ def _paragraphs(decoded: Iterator[str]) -> Iterator[tuple[int, list[str], bool]]
             begin = end + 1
 
 
+def _written(value: Any) -> Any:
+    """The text of a column: of tokens the one that they make, as a model of tags reads them; anything else as it is."""
+    if value is None:
+        return ""
+    return joined(value)[0] if isinstance(value, list) and all(isinstance(part, str) for part in value) else value
+
+
 def _by_record(source: Source, config: CorpusConfig, content: Iterator[bytes]) -> Iterator[Document]:
     column = "tokens" if source.format == "conll" and config.column == CorpusConfig().column else config.column
     for line, values in read_records(source, [column], config.encoding, content):
-        text: Any = "" if values[column] is None else values[column]
-        if isinstance(text, list) and all(isinstance(part, str) for part in text):  # as a model of tags reads them
-            text = joined(text)[0]
+        text = _written(values[column])
         check_text(text, column, f"{source.name}:{line}")
         for part, (piece, last) in enumerate(cut(text, PIECE)):
             yield Document(piece, source.name, line, part, last)

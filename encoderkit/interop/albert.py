@@ -12,6 +12,7 @@ from encoderkit.interop.layout import (
     Rule,
     SpecialIds,
     activation,
+    block,
     linear,
     plain,
     sizes,
@@ -66,6 +67,7 @@ def _head(config: AlbertConfig, head: HeadKind) -> Iterator[Rule]:
 
 
 def _demands(config: AlbertConfig, head: Head) -> Iterator[Demand]:
+    yield from block(config)
     yield Demand("position", config.position, ("learned", "sinusoidal", "none"))
     yield Demand("norm_order", config.norm_order, ("post",))
     yield Demand("mlp", config.mlp, ("plain",))

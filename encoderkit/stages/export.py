@@ -110,7 +110,10 @@ def _part(model: Model, part: Part) -> Model:
         say(f"transformers has no {config.kind} that tells replaced tokens: the encoder goes without its head")
     assert isinstance(learner, nn.Module)
     alone = EncoderAlone(config, learner.vocabulary)
-    alone.load_state_dict({name: tensor for name, tensor in learner.state_dict().items() if name.startswith("encoder.")})
+    tensors = {name: tensor for name, tensor in learner.state_dict().items() if name.startswith("encoder.")}
+    # After the tokenizer's own rows there may be those of sentinels, which no text holds.
+    tensors["encoder.tokens.weight"] = tensors["encoder.tokens.weight"][: learner.vocabulary.size]
+    alone.load_state_dict(tensors)
     return model._replace(learner=alone.eval())  # pyright: ignore[reportArgumentType]
 
 

@@ -68,7 +68,9 @@ class Last(Average):
         self._count, self._every = count, every
 
     def note(self, p: Tensor, state: dict[str, Tensor], update: int, end: int) -> None:
-        """A copy of the weights in place of the oldest one."""
+        """A copy of the weights in place of the oldest one; none as long as the end is not settled."""
+        if not end:
+            return
         left = end - update
         number = floor(left / self._every)
         if number != floor((left - 1) / self._every):
@@ -85,7 +87,7 @@ def build_average(learner: nn.Module, config: AverageConfig | None, epoch: float
         return []
     if isinstance(config, EmaConfig):
         return [Ema(learner, config.decay)]
-    return [Last(learner, config.count, updates_in(config.every, epoch))]
+    return [Last(learner, config.count, max(1.0, updates_in(config.every, epoch)))]
 
 
 def means(optimizers: Sequence[torch.optim.Optimizer]) -> list[tuple[Tensor, Tensor]]:

@@ -197,9 +197,10 @@ def updates(
             loss = sum(learner.weights[term] * losses[term] for term in losses)
             if not (_finite(loss) and _finite(norm)):
                 raise _diverged(plan, n, loss, norm, source)
+            end = plan.updates if plan.clock is None or plan.clock.settled else 0  # not known yet
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["targets"], group["update"], group["end"] = sum(counts.values()), n + 1, plan.updates
+                    group["targets"], group["update"], group["end"] = sum(counts.values()), n + 1, end
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             lr = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)

@@ -155,6 +155,13 @@ def test_empty_lines_are_those_of_text(tmp_path: Path, capsys: pytest.CaptureFix
     assert "empty lines" not in capsys.readouterr().err
 
 
+def test_tokens_are_the_text_that_they_make(tmp_path: Path) -> None:
+    """So a tokenizer is trained on rows of tokens and tags, as the model will read them."""
+    assert read(write(tmp_path, "a.bmes", "王 B-NAME\n明 E-NAME\n\n他 O\n")) == ["王明", "他"]
+    rows = '{"tokens": ["in", "Rome"]}\n{"tokens": ["北", "京"]}\n'
+    assert read(write(tmp_path, "a.jsonl", rows), CorpusConfig(documents="line", column="tokens")) == ["in Rome", "北京"]
+
+
 def test_a_packed_file_whose_name_does_not_tell(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not tell its format") as error:
         read(write(tmp_path, "train.en.gz", gzip.compress(b"text")))

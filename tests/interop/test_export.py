@@ -19,6 +19,7 @@ from encoderkit.models.config import (
     AlbertConfig,
     BertConfig,
     DebertaConfig,
+    DecoderConfig,
     ElectraConfig,
     EncoderConfig,
     EsmcConfig,
@@ -28,7 +29,7 @@ from encoderkit.models.config import (
     RobertaConfig,
 )
 from encoderkit.objectives.build import OBJECTIVES
-from encoderkit.objectives.config import CausalConfig, MaskedConfig, ReplacedConfig
+from encoderkit.objectives.config import CausalConfig, MaskedConfig, ReplacedConfig, SpansConfig
 from encoderkit.preflight import find_step
 from encoderkit.stages import import_model
 from encoderkit.stages.export import TEXTS, compare, run
@@ -41,7 +42,7 @@ from encoderkit.training.checkpoint import Description, State, save
 
 pytest.importorskip("transformers")
 
-Goal = ClassifyConfig | MaskedConfig | CausalConfig | ReplacedConfig
+Goal = ClassifyConfig | MaskedConfig | CausalConfig | ReplacedConfig | SpansConfig
 LABELS = ["negative", "positive", "很好"]
 SINGLE, PAIR = ClassifyConfig(text="a"), ClassifyConfig(text=["a", "b"], multiple=True)
 MASKED, NEXT, ORDER = MaskedConfig(), MaskedConfig(pairs="next"), MaskedConfig(pairs="order")
@@ -224,6 +225,14 @@ def test_discriminator_and_generator(name: str, sharing: str, tmp_path: Path, ca
     assert torch.equal(begun.encoder.tokens.weight, open_model(step).learner.encoder.tokens.weight)
     with pytest.raises(UsageError, match="has a generator"):
         run(model_at(tmp_path / "other", ENCODERS["bert"], MASKED, tokenizer, 48), ["hf"], tmp_path / "no", part="generator")
+
+
+def test_an_encoder_goes_without_the_sentinels_of_its_objective(tmp_path: Path) -> None:
+    """They are rows after the tokenizer's own, which the export has not."""
+    goal = SpansConfig(sentinels=7, decoder=DecoderConfig(layers=1))
+    step = model_at(tmp_path / "run", ENCODERS["bert"], goal, tokenizer_files("wordpiece"), 32)
+    result = run(step, ["hf"], tmp_path / "out", part="encoder")
+    assert result["parity"]["max_abs_diff"] < 1e-5 and result["loads_with"] == "AutoModel"
 
 
 @pytest.mark.parametrize(

@@ -375,6 +375,8 @@ def test_from_hf_refuses_what_it_cannot_keep() -> None:
         (BertConfig(position="rotary", norm_order="pre"), Head("none"), "bert cannot have position: rotary, norm_order: pre"),
         (EsmcConfig(window=8, global_every=2), Head("none"), "esmc cannot have window: 8"),
         (BertConfig(direction="left_to_right"), Head("none"), "bert cannot have direction: left_to_right"),
+        (AlbertConfig(embedding_dim=8, attention_scale="none"), Head("none"), "albert cannot have attention_scale: none"),
+        (AlbertConfig(embedding_dim=8, norm="rms"), Head("none"), "albert cannot have norm: rms"),
         (FAMILIES["gpt"], Head("classify", LABELS, pooling="mean"), "gpt cannot have pooling: mean"),
         (GptConfig(direction="both"), Head("masked"), "no gpt with a head of kind masked"),
     ],

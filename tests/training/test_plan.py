@@ -14,6 +14,7 @@ from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.session import looks
 from encoderkit.training import machine
 from encoderkit.training import plan as planning
+from encoderkit.training.average import Last
 from encoderkit.training.config import AdamWConfig, ScheduleConfig, TrainingConfig
 from encoderkit.training.machine import check_precision
 from encoderkit.training.optim import build_optimizers
@@ -114,9 +115,7 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, 
     assert "not compiled, as that failed: g++: fatal error\n" in capsys.readouterr().err
 
 
-def by_the_clock(
-    monkeypatch: pytest.MonkeyPatch, budget: float, guess: float, real: float, stop: int | None = None
-) -> list[Step]:
+def by_the_clock(monkeypatch: pytest.MonkeyPatch, budget: float, guess: float, real: float, average: Any = None) -> list[Step]:
     """The steps of a run whose updates are estimated to take `guess` seconds and take `real`; here the clock is a number."""
     now = [0.0]
     monkeypatch.setattr(planning.time, "monotonic", lambda: now[0])
@@ -132,7 +131,8 @@ def by_the_clock(
             yield update
 
     monkeypatch.setattr(planning, "updates", timed)
-    return list(steps(learner, build_optimizers(learner, OPTIMIZER, torch.float32), source, made, 0, 0.0))
+    optimizers = [*build_optimizers(learner, OPTIMIZER, torch.float32), *([average(learner, 3, 2.0)] if average else [])]
+    return list(steps(learner, optimizers, source, made, 0, 0.0))
 
 
 @pytest.mark.parametrize(("guess", "real"), [(0.125, 0.25), (0.25, 0.125), (0.25, 0.25)])
@@ -147,6 +147,21 @@ def test_a_budget_is_settled_by_the_first_updates(
     assert f"{real:.2g} s an update, by {at - 1} of them: {len(done)} updates fit" in capsys.readouterr().err
     rates = [step.plan.length(step.update.number - 1) for step in done]
     assert rates == [int(20 / guess)] * at + [len(done)] * (len(done) - at)
+
+
+def test_averages_are_of_the_end_as_it_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places of copies count from the end; before that is known there are none, which others would not replace."""
+    noted: list[tuple[int, int]] = []
+
+    class Noted(Last):
+        def note(self, p: torch.Tensor, state: dict[str, torch.Tensor], update: int, end: int) -> None:
+            before = len(state)
+            super().note(p, state, update, end)
+            noted.append((update, end if end else len(state) - before))
+
+    done = by_the_clock(monkeypatch, 20, 0.25, 0.25, Noted)
+    at = next(step.update.number for step in done if step.plan.clock and step.plan.clock.settled)
+    assert {end for update, end in noted if update <= at} == {0} and {end for update, end in noted if update > at} == {len(done)}
 
 
 def test_a_short_budget_is_settled_by_few_and_says_so(
