@@ -322,6 +322,7 @@ def over_runs(
 
     Runs of the same seeds and folds are paired; else Welch's test. None where nothing varies, which t cannot judge.
     """
+    runs, first = (dict(sorted(of.items())) for of in (runs, first))  # one may name its seeds in another order
     paired = runs.keys() == first.keys()
     found: dict[str, dict[str, float]] = {}
     for part in parts:

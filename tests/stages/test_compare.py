@@ -274,6 +274,7 @@ def test_folds_of_a_seed_are_one_measurement_and_what_does_not_vary_is_not_judge
     first, other = {1: [0.5, 0.6], 2: [0.7, 0.6]}, {1: [0.9, 0.8], 2: [0.71, 0.63]}
     means = [[sum(own) / 2 for own in of.values()] for of in (other, first)]
     assert over_runs(runs(other), runs(first)) == {"test": {"f1": pytest.approx(stats.ttest_rel(*means).pvalue)}}
+    assert over_runs(runs(dict(reversed(other.items()))), runs(first)) == over_runs(runs(other), runs(first))
     alike = {1: [0.81, 0.81], 2: [0.83, 0.83]}, {1: [0.80, 0.80], 2: [0.82, 0.82]}
     assert over_runs(runs(alike[0]), runs(alike[1])) == {}
 
