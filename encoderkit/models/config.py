@@ -144,7 +144,7 @@ EncoderConfig = Annotated[
 ]
 
 
-def longest(config: EncoderConfig) -> int | None:
+def longest(config: EncoderConfig | TransformerConfig) -> int | None:
     """The longest document that an encoder of this config can read, if there is a limit: to check before any work."""
     if isinstance(config, TransformerConfig) and config.position in ("t5_bias", "alibi", "none"):
         return None

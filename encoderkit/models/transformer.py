@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.models.attention import BIASES, Attention, Context, Memory, Rotary, in_type, visible
-from encoderkit.models.config import TransformerConfig
+from encoderkit.models.config import TransformerConfig, longest
 from encoderkit.models.dropout import Dropout, fold
 from encoderkit.models.families import Direction
 from encoderkit.models.inputs import Inputs
@@ -103,7 +103,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, vocab_size: int, pad_id: int) -> None:
         super().__init__()
-        self.dim, self.max_length, width = config.dim, config.max_length, config.embedding_dim or config.dim
+        self.dim, self.max_length, width = config.dim, longest(config), config.embedding_dim or config.dim
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
         self.positions = _positions(config, width)
         self.segments = nn.Embedding(config.segments, width) if config.segments else None

@@ -182,7 +182,7 @@ def test_what_is_drawn_follows_the_seed_and_the_row(
     assert set(asked) == {3}
     for more, message in (
         ({"length_penalty": 2.0}, "there is one"),
-        ({"length_penalty": float("nan")}, "finite"),
+        ({"length_penalty": float("nan")}, "from -10 to 10"),
         ({"beams": 2, "sampling": Sampling()}, "none is drawn"),
     ):
         with pytest.raises(UsageError, match=message):
