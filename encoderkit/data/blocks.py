@@ -83,6 +83,7 @@ class Rows:
         order = np.lexsort((whole, rows)) if before else np.argsort(rows, kind="stable")
         self._tail_before = _small(np.minimum(before, sizes[chosen] - tails)[order]) if before else None
         self._tail_size = _small(tails[order])
+        self._tail_whole = whole[order]
         self._tail_first = _small((end[chosen] - tails)[order])
         self._tail_row = _small(np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64))
         self.tokens = int(sizes.sum())
@@ -133,8 +134,8 @@ class Rows:
             return self._single(int(places[0]), self._cap, min(self._before, done), cut)
         low, high = self._tail_row[row - self.full_rows : row - self.full_rows + 2]
         before = 0 if self._tail_before is None else int(self._tail_before[low])
-        offsets = self.store.offsets  # a tail is the end of its document, and all of it where that begins there
-        cut = np.stack([offsets[np.searchsorted(offsets, places)] != places, np.zeros(len(places), bool)], axis=1)
+        cut = np.zeros((len(places), 2), bool)  # a tail is the end of its document
+        cut[:, 0] = ~self._tail_whole[low:high]
         if high - low == 1:
             return self._single(int(places[0]), int(self._tail_size[low]), before, cut)
         return self._several(places, self._tail_size[low:high].astype(np.int64), before, cut)
