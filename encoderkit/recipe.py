@@ -96,13 +96,16 @@ class FinetuneEvery(EveryConfig):
     evaluate: Every = "1 epoch"
 
 
-def _check_length(model: EncoderConfig, length: int) -> None:
+def _check_model(model: EncoderConfig, length: int) -> None:
     limit = longest(model)
     if limit is not None and length > limit:
         raise ValueError(
             f"data.length ({length}) is more than the model's positions (model.max_length: {limit}); "
             "shorten data.length or raise model.max_length"
         )
+    # A checkpoint may have a window that says nothing; a recipe means something by it.
+    if isinstance(model, TransformerConfig) and model.window is not None and model.global_every == 1:
+        raise ValueError("model.window is of local layers, and with global_every: 1 all are global; say model.global_every: 3")
 
 
 def blind(model: EncoderConfig, pooling: str | None) -> str | None:
@@ -131,12 +134,6 @@ def unfit(model: EncoderConfig, task: TaskConfig, dropout: float | None = None) 
 def _undropped(model: EncoderConfig, task: TaskConfig, dropout: float | None) -> bool:
     writing = task.writer.dropout if isinstance(task, GenerateConfig) else getattr(task, "dropout", 0)
     return not any((model.dropout if dropout is None else dropout, getattr(model, "attention_dropout", 0), writing))
-
-
-def _check_windows(model: EncoderConfig) -> None:
-    """Checkpoints may have what says nothing; a recipe means something by it."""
-    if isinstance(model, TransformerConfig) and model.window is not None and model.global_every == 1:
-        raise ValueError("model.window is of local layers, and with global_every: 1 all are global; say model.global_every: 3")
 
 
 def _check_start(checkpoint: str | None, model: EncoderConfig | None, tokenizer: str | None) -> None:
@@ -233,8 +230,7 @@ class PretrainRecipe(Config):
     def _fits(self) -> "PretrainRecipe":
         _check_start(self.checkpoint, self.model, self.tokenizer)
         if self.model is not None:
-            _check_length(self.model, self.data.length)
-            _check_windows(self.model)
+            _check_model(self.model, self.data.length)
             if reason := misfit(self.objective, self.model):
                 raise ValueError(reason)
             if self.dropout is not None:
@@ -289,8 +285,7 @@ class FinetuneRecipe(Config):
     def _fits(self) -> "FinetuneRecipe":
         _check_start(self.checkpoint, self.model, self.tokenizer)
         if self.model is not None:
-            _check_length(self.model, self.data.length)
-            _check_windows(self.model)
+            _check_model(self.model, self.data.length)
             if reason := unfit(self.model, self.task, self.dropout):
                 raise ValueError(reason)
         elif self.embeddings is not None:

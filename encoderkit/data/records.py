@@ -186,11 +186,12 @@ def _named(value: Any) -> Any:
 def _complete(values: Mapping[str, Any], columns: Sequence[str], where: str, first: bool) -> None:
     """Raise `DataError` if the row lacks one of `columns`: the first by its name perhaps, a later one by mistake."""
     for column in columns:
-        if column not in values and first:
+        if column in values:
+            continue
+        if first:
             raise MissingColumn(column, list(values), where)
-        if column not in values:
-            message = f"this row has no {shown(column)}, which the rows before it have"
-            raise DataError(message, where=where, fix="correct the row, or take it out; encoderkit doctor data names all like it")
+        message = f"this row has no {shown(column)}, which the rows before it have"
+        raise DataError(message, where=where, fix="correct the row, or take it out; encoderkit doctor data names all like it")
 
 
 def _conll(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int, str]]) -> Iterator[Record]:

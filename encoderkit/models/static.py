@@ -99,10 +99,10 @@ class Static(nn.Module):
         total, share = own + parts, 1 / (counts + known).clamp(min=1)[:, None]
         # In training word vectors each row has the whole gradient of the mean, as in fastText: with its share of it, a word
         # of ten n-grams would learn eleven times slower than one without.
-        return _Mean.apply(total, share) if sparse else total * share  # pyright: ignore[reportReturnType]
+        return _WholeGradient.apply(total, share) if sparse else total * share  # pyright: ignore[reportReturnType]
 
 
-class _Mean(torch.autograd.Function):
+class _WholeGradient(torch.autograd.Function):
     """(N, D) sums times (N, 1) shares; on the way back the gradient is that of the sums as it comes."""
 
     @staticmethod

@@ -285,34 +285,30 @@ def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Given | None:
     return None if recipe.folds else recipe.data.files.get("test", recipe.data.files.get("dev"))
 
 
+def _drawn(recipe: FinetuneRecipe) -> tuple[Any, ...]:
+    """What decides, beside the seed, which rows of `data.train` are held out."""
+    data, columns = recipe.data, recipe.task.together or recipe.task.all_columns
+    return (name_of(data.train), data.dev if isinstance(data.dev, float) else None, recipe.folds, *columns)
+
+
 def _same_rows(plans: Sequence[_Plan]) -> list[str]:
     """The parts that all recipes read from one file, or draw alike from the same rows, as often as they do it."""
-    drawn: dict[str, set[Any]] = {"dev": set(), "test": set()}
-    for last in (plan.last for plan in plans):
-        if isinstance(last, FinetuneRecipe):
-            data, columns = last.data, last.task.together or last.task.all_columns
-            own = (name_of(data.train), data.dev if isinstance(data.dev, float) else None, last.folds, *columns)
-            for part, found in drawn.items():
-                found.add(name_of(data.files[part]) if part in data.files else own)
-    return [part for part, found in drawn.items() if len(found) == 1]
+    recipes = [plan.last for plan in plans if isinstance(plan.last, FinetuneRecipe)]
+    found = {
+        part: {name_of(recipe.data.files[part]) if part in recipe.data.files else _drawn(recipe) for recipe in recipes}
+        for part in ("dev", "test")
+    }
+    return [part for part, ways in found.items() if len(ways) == 1]
 
 
 def _held_out(plans: Sequence[_Plan]) -> list[Row] | None:
-    """The rows that all recipes hold out of `data.train`, if these are the same ones: nothing is trained on them."""
-    recipes = [plan.last for plan in plans]
-    drawn = {_drawn(recipe) for recipe in recipes}
-    first = recipes[0]
-    if len(drawn) > 1 or None in drawn or not isinstance(first, FinetuneRecipe):
+    """The rows that all recipes hold out of `data.train`, if these are the same ones, once: nothing is trained on them."""
+    recipes = [plan.last for plan in plans if isinstance(plan.last, FinetuneRecipe)]
+    once = [r for r in recipes if isinstance(r.data.dev, float) and not (r.seeds or r.folds)]
+    if len(once) < len(plans) or len({(_drawn(recipe), recipe.seed) for recipe in once}) > 1:
         return None
-    task, given = first.task, first.data.train
+    first, task, given = once[0], once[0].task, once[0].data.train
     return divided(read_rows(given, task.all_columns, task.optional_columns, txt=task.txt), first).get("dev")
-
-
-def _drawn(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Any, ...] | None:
-    """What decides which rows of `data.train` are held out, once; None where none are, or others each time."""
-    if not isinstance(recipe, FinetuneRecipe) or recipe.seeds or recipe.folds or not isinstance(recipe.data.dev, float):
-        return None
-    return (name_of(recipe.data.train), recipe.data.dev, recipe.seed, *(recipe.task.together or recipe.task.all_columns))
 
 
 def over_runs(

@@ -228,17 +228,14 @@ def _tell_shared(learner: Task, split: dict[str, list[Row]], out: Path) -> None:
 def _tell_unexported(learner: Task) -> None:
     """Say before training where transformers cannot hold the model, and if it is by its pooling what to set."""
     found, config = learner.exported(), learner.encoder_config
-    if isinstance(found, str):
-        return say(f"{found}, so `export --to hf` will not give one that it loads")
-    if found.head != "classify":
-        return None
-    kinds = {kind: Head("classify", pooling=learner.vocabulary.pooling(kind)) for kind in get_args(Pooling)}
-    legal = [kind for kind, head in kinds.items() if obstacle(config, head) is None]
-    if found.pooling not in legal:
-        reason = obstacle(config, kinds[found.pooling])
+    reason, way = found, ""
+    if not isinstance(found, str):
+        kinds = {kind: Head("classify", pooling=learner.vocabulary.pooling(kind)) for kind in get_args(Pooling)}
+        legal = [kind for kind, head in kinds.items() if obstacle(config, head) is None]
+        reason = obstacle(config, kinds[found.pooling]) if found.head == "classify" else None
         way = f"; with --set task.pooling={' or '.join(legal)} it will" if legal else ""
+    if reason:
         say(f"{reason}, so `export --to hf` will not give one that it loads{way}")
-    return None
 
 
 def _report(name: str, examples: Sequence[Any], limit: str | None, unknown: int) -> None:
@@ -246,12 +243,11 @@ def _report(name: str, examples: Sequence[Any], limit: str | None, unknown: int)
     account = Account().add_each(rows, unknown)
     if (share := account.unknown / max(account.tokens, 1)) > _MUCH:
         warn(f"{name}: {share:.0%} of the tokens are unknown to the tokenizer; was it trained on text like this?")
-    cuts = [sum(part.cut for part in row) for row in rows]
     mean = sum(example.size for example in examples) / len(rows)
     windows = f" in {len(examples):,} windows" if len(examples) > len(rows) else ""
     say(f"{name}: {len(rows):,} rows{windows}, {mean:.1f} tokens each on average")
-    if limit and (many := sum(cut > 0 for cut in cuts)):
+    if limit and (many := account.truncated):
         warn(
             f"{name}: {many:,} rows ({many / len(rows):.1%}) have more tokens than are read ({limit}); "
-            f"{sum(cuts):,} tokens were cut off and are lost"
+            f"{account.lost:,} tokens were cut off and are lost"
         )

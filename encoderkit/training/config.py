@@ -186,8 +186,8 @@ class TrainingConfig(Config):
     def _one_length(self) -> "TrainingConfig":
         given = [n for n in ("budget", "updates", "epochs", "tokens") if getattr(self, n) is not None]
         if len(given) != 1:
-            left = " and ".join(f"{n}=null" for n in given[1:] + ["least"] * ("epochs" in given[1:] and self.least is not None))
-            hint = f" (--set training.{left.replace(' and ', ' --set training.')} leaves {given[0]})" if left else ""
+            others = given[1:] + (["least"] if "epochs" in given[1:] and self.least is not None else [])
+            hint = f" ({' '.join(f'--set training.{n}=null' for n in others)} leaves {given[0]})" if others else ""
             raise ValueError(f"give one of budget, updates, epochs, tokens; found {' and '.join(given) or 'none'}{hint}")
         if self.least is not None and self.epochs is None:
             raise ValueError(f"training.least goes with training.epochs; with {given[0]} set it to null")
