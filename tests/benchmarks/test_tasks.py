@@ -91,6 +91,22 @@ def test_the_table(
     assert line in both and "an abacus" in both and "BERT 10.0" not in both
 
 
+def test_what_a_peer_learns_of_a_large_set_is_learnt_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("".join(f"{i}\n" for i in range(10)), encoding="utf-8")
+    some = tasks.fewer(tmp_path / "train.jsonl", 4)
+    assert some.read_text(encoding="utf-8").split() == ["0", "2", "5", "7"] and some.parent == tmp_path
+    circumstances = {"machine": "an abacus", "day": "2026"}
+    whole = {"set": "sst2", "start": "checkpoint", "rows": [9000, 9], "metric": "accuracy", "value": 0.9, "interval": None}
+    whole |= {"seeds": 1, "seconds": 7, "baselines": {}, "known": "", "writes": False, "scale": 100, **circumstances}
+    peer = {"set": "sst2", "start": "peer", "rows": 4000, "value": 0.7, "lr": 1e-4, "seconds": 9, **circumstances}
+    [header, line] = tasks.lines([whole, peer, {**whole, "start": tasks.BESIDE, "rows": [4000, 9], "value": 0.8}])
+    cells = dict(zip(header, line, strict=True))
+    assert cells["transformers"] == "70.0 (lr 0.0001) of 4,000 rows; encoderkit 80.0 of them"
+    assert cells["from the checkpoint"] == "90.0" and cells["from random weights"] == ""
+    assert cells["seconds"] == "checkpoint 7, transformers 9"
+    assert tasks.lines([whole, peer])[1][5] == "70.0 (lr 0.0001)"
+
+
 def test_the_record_and_its_table_agree() -> None:
     entries = [json.loads(line) for line in tasks.RECORD.read_text(encoding="utf-8").splitlines()]
     assert tasks.RECORD.with_name("TASKS.md").read_text(encoding="utf-8") == tasks.page(entries)
