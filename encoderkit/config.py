@@ -158,7 +158,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
             fix = f"{own}, the recipe of this run" if own.is_file() else None
             raise UsageError("expected a recipe, but this is a directory", where=path, fix=fix) from None
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        fix = "encoderkit init pretrain --out pretrain.yaml writes one of those that come with the package"
+        fix = "encoderkit init lists the recipes that there are, encoderkit init STAGE --kind NAME --out FILE writes one"
         raise UsageError(f"cannot read the recipe: {reason}", where=path, fix=fix) from None
     try:
         return _mapping(data, path)

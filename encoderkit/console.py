@@ -5,18 +5,23 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from encoderkit import world
 
+B = TypeVar("B", bound=Sequence[Any])
+
 
 def tell(text: str, end: str = "\n") -> None:
-    """To stderr, whichever process this is. A reader that leaves (`2>&1 | head`) is of no account: the work goes on."""
+    """To stderr, whichever process this is.
+
+    What takes it may go while the work goes on: a reader (`2>&1 | head`), a terminal whose window is closed, a full disk.
+    """
     try:
         print(text, file=sys.stderr, end=end, flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
@@ -130,6 +135,14 @@ def progress(title: str, total: int | None, unit: str, done: int = 0) -> Iterato
         yield bar
     finally:
         bar.close()
+
+
+def counted(title: str, batches: Iterable[B], total: int) -> Iterator[B]:
+    """The batches, with the progress of the work that is done with them, in rows."""
+    with progress(title, total, "rows") as bar:
+        for batch in batches:
+            yield batch
+            bar.advance(len(batch))
 
 
 def duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
     CHECK = 4  # a requested check did not hold
     RESOURCE = 5  # out of memory or disk
     MISSING = 6  # an optional dependency is not installed
-    PREEMPTED = 75  # SIGTERM: saved, run again to continue
+    PREEMPTED = 75  # SIGTERM and its like: saved, run again to continue
     INTERRUPTED = 130  # Ctrl-C: saved, run again to continue
 
 

@@ -1,6 +1,6 @@
 """Opening a model directory, and running it over texts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from encoderkit import files
+from encoderkit.console import counted
 from encoderkit.data.blocks import Rows
 from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore
@@ -264,11 +265,13 @@ class Engine(NamedTuple):
         assert out is not None
         return out
 
-    def observe(self, examples: Sequence[Any]) -> Observed:
-        """What the model, which must be a task, says of examples, in their order; N > 0."""
+    def observe(self, examples: Sequence[Any], title: str | None = None) -> Observed:
+        """What the model, which must be a task, says of examples, in their order; N > 0. With a `title` progress is shown."""
         task = self.model.task
         assert task is not None
-        numbers = (batch.tolist() for batch in self.batches([example.size for example in examples]))
+        numbers: Iterable[list[int]] = (batch.tolist() for batch in self.batches([example.size for example in examples]))
+        if title is not None:
+            numbers = counted(title, numbers, len(examples))
         return outputs(task, examples, numbers, self.device, self.precision)
 
     def vectors(self, rows: Sequence[Tokens], pooling: Pooling) -> np.ndarray:
@@ -310,10 +313,6 @@ class Account(NamedTuple):
     unknown: int = 0
     """Tokens that the vocabulary does not have."""
     tokens: int = 0
-
-    def add(self, rows: Sequence[Tokens], unk: int) -> "Account":
-        """With `rows` counted too."""
-        return self.add_each([[row] for row in rows], unk)
 
     def add_each(self, rows: Sequence[Sequence[Tokens]], unk: int) -> "Account":
         """With `rows` counted too, each of which the encoder reads as one or more sequences."""

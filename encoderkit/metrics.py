@@ -84,13 +84,13 @@ def several_labels(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _resamples(counts: np.ndarray, width: int, seed: int) -> Iterator[np.ndarray]:
+def _resamples(counts: np.ndarray, width: int) -> Iterator[np.ndarray]:
     """(K,) how often each kind of example occurs, to (R, K) how often it does in samples drawn with replacement.
 
     The counts are multinomial; where nearly every example is of its own kind, drawing the examples is quicker. In
     portions, since a sample takes K + `width` numbers.
     """
-    rng, total, kinds = np.random.default_rng(seed), int(counts.sum()), len(counts)
+    rng, total, kinds = np.random.default_rng(0), int(counts.sum()), len(counts)
     portion, members = max(1, _CELLS // (kinds + width)), np.repeat(np.arange(kinds), counts)
     for start in range(0, RESAMPLES, portion):
         size = min(portion, RESAMPLES - start)
@@ -106,7 +106,7 @@ def _intervals(portions: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, 
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
-def bootstrap_single(matrix: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+def bootstrap_single(matrix: np.ndarray) -> dict[str, tuple[float, float]]:
     """95 % intervals of the metrics of `single_label`, from an (L, L) confusion matrix that is not empty.
 
     Percentiles over resamples of the examples (Efron and Tibshirani 1993, section 13.3); exact from the matrix, since
@@ -115,7 +115,7 @@ def bootstrap_single(matrix: np.ndarray, seed: int = 0) -> dict[str, tuple[float
     label, predicted = np.nonzero(matrix)
     classes, right = len(matrix), np.flatnonzero(label == predicted)
     portions = []
-    for drawn in _resamples(matrix[label, predicted], 8 * classes, seed):
+    for drawn in _resamples(matrix[label, predicted], 8 * classes):
         hit = np.zeros((len(drawn), classes), np.int64)
         hit[:, label[right]] = drawn[:, right]
         columns = _sums(drawn, predicted, classes)
@@ -131,9 +131,9 @@ def numbers(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     return {name: float(value[0]) for name, value in _numbers(gold, predicted, np.ones((1, len(gold)))).items()}
 
 
-def bootstrap_numbers(gold: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+def bootstrap_numbers(gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
     """95 % intervals of `numbers`, by resampling rows; N > 0."""
-    drawn = _resamples(np.ones(len(gold), np.int64), 8 * len(gold), seed)
+    drawn = _resamples(np.ones(len(gold), np.int64), 8 * len(gold))
     return _intervals([_numbers(gold, predicted, counts) for counts in drawn])
 
 
@@ -222,20 +222,20 @@ def ranked(relevance: np.ndarray, query: np.ndarray, scores: np.ndarray) -> dict
     return {name: np.array(values) for name, values in found.items()}
 
 
-def bootstrap_means(values: dict[str, np.ndarray], seed: int = 0) -> dict[str, tuple[float, float]]:
+def bootstrap_means(values: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
     """95 % intervals of the mean of each of several (N,) values, by resampling rows; N > 0."""
     table = np.stack([*values.values()], axis=1).astype(np.float64)
-    drawn = _resamples(np.ones(len(table), np.int64), len(values), seed)
+    drawn = _resamples(np.ones(len(table), np.int64), len(values))
     means = np.concatenate([counts @ table / len(table) for counts in drawn])
     return _intervals([dict(zip(values, means.T, strict=True))])
 
 
 def bootstrap_counts(
-    counts: np.ndarray, measure: Callable[[np.ndarray], dict[str, np.ndarray]], seed: int = 0
+    counts: np.ndarray, measure: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of what `measure` makes of counts (..., L, 3), from those of each row, (N, L, 3), by resampling rows."""
     flat = counts.reshape(len(counts), -1).astype(np.float64)
-    drawn = _resamples(np.ones(len(flat), np.int64), flat.shape[1], seed)
+    drawn = _resamples(np.ones(len(flat), np.int64), flat.shape[1])
     return _intervals([measure((rows @ flat).reshape(len(rows), *counts.shape[1:])) for rows in drawn])
 
 
@@ -249,11 +249,11 @@ def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _correlation(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(1 or R, N) twice and (R, N) counts to (R,)."""
     total = counts.sum(1, keepdims=True)
+    # What is left of the variance of equal values is rounding, some digits beyond the sixteenth of the values themselves.
+    least = [1e-28 * total[:, 0] * np.square(v).max(1) for v in (x, y)]
     x, y = (v - (counts * v).sum(1, keepdims=True) / total for v in (x, y))
     own, other, both = ((counts * product).sum(1) for product in (x * x, y * y, x * y))
-    # What is left of the variance of equal values is rounding.
-    least = 1e-12 * total[:, 0]
-    spread = np.where((own > least * np.square(x).max(1)) & (other > least * np.square(y).max(1)), np.sqrt(own * other), 0)
+    spread = np.where((own > least[0]) & (other > least[1]), np.sqrt(own * other), 0)
     return np.clip(_ratio(both, spread), -1, 1)
 
 
@@ -276,7 +276,7 @@ class Shares(NamedTuple):
     """Of the mean of the groups' shares."""
 
 
-def bootstrap_shares(counts: np.ndarray, seed: int = 0) -> Shares:
+def bootstrap_shares(counts: np.ndarray) -> Shares:
     """Intervals of the share that is right in each of K groups, from (K, 2): how many are right, and of how many.
 
     Examples are drawn within their groups, which for rights and wrongs is a binomial.
@@ -284,13 +284,13 @@ def bootstrap_shares(counts: np.ndarray, seed: int = 0) -> Shares:
     if not len(counts):
         return Shares([], (0.0, 0.0), (0.0, 0.0))
     right, size = counts.T
-    drawn = np.random.default_rng(seed).binomial(size, right / size, (RESAMPLES, len(size)))  # (R, K)
+    drawn = np.random.default_rng(0).binomial(size, right / size, (RESAMPLES, len(size)))  # (R, K)
     found = {str(i): drawn[:, i] / n for i, n in enumerate(size)}
     ends = _intervals([found | {"all": drawn.sum(1) / size.sum(), "mean": (drawn / size).mean(1)}])
     return Shares([ends[str(i)] for i in range(len(size))], ends["all"], ends["mean"])
 
 
-def bootstrap_several(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+def bootstrap_several(labels: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
     """95 % intervals of accuracy (all labels of an example right) and of `several_labels`, from (N, L) and (N, L), N > 0."""
     both = np.concatenate([labels, predicted], axis=1).astype(bool)
     kinds, counts = np.unique(both, axis=0, return_counts=True)  # examples with equal labels and predictions are alike
@@ -298,7 +298,7 @@ def bootstrap_several(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) 
     exact = np.float32 if len(labels) < 2**24 else np.float64
     facts = outcomes(truth, guess).reshape(len(kinds), -1).astype(exact)
     right, portions = (truth == guess).all(1), []
-    for drawn in _resamples(counts, facts.shape[1], seed):
+    for drawn in _resamples(counts, facts.shape[1]):
         sums = (drawn.astype(exact) @ facts).astype(np.float64).reshape(len(drawn), -1, 3)
         portions.append({"accuracy": drawn[:, right].sum(1) / len(labels), **several_labels(sums)})
     return _intervals(portions)
@@ -330,18 +330,16 @@ def paired_differences(
     gold: np.ndarray,
     first: np.ndarray,
     second: np.ndarray,
-    rounds: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Difference]:
     """Each metric of `score` for the predictions `first` less that for `second`, (N, ...) both, against the same `gold`.
 
     Rows are drawn anew with replacement, the same for both (paired bootstrap; Koehn 2004; Berg-Kirkpatrick et al. 2012).
     p is twice the share of draws in which the other one is at least as good.
     """
-    rng, count = np.random.default_rng(seed), len(gold)
+    rng, count = np.random.default_rng(0), len(gold)
     one, other = score(gold, first), score(gold, second)
     drawn: dict[str, list[float]] = {name: [] for name in one}
-    for _ in range(rounds):
+    for _ in range(RESAMPLES):
         chosen = rng.integers(count, size=count)
         a, b = score(gold[chosen], first[chosen]), score(gold[chosen], second[chosen])
         for name, values in drawn.items():

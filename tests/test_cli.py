@@ -247,6 +247,40 @@ def test_a_reader_of_the_talk_that_leaves_does_not_end_the_work(tmp_path: Path, 
     assert done.stdout == "0\n" and (tmp_path / "run" / "last").exists(), done
 
 
+def test_a_terminal_that_goes_does_not_end_the_work() -> None:
+    """Its window is closed, or the connection to it is lost: what is said goes nowhere from then on."""
+    ours, theirs = os.openpty()
+    code = "import sys; from encoderkit.console import tell; tell('one'); sys.stdin.readline(); tell('two'); tell('three')"
+    with subprocess.Popen([sys.executable, "-c", f"{code}; print('done')"], stdin=-1, stdout=-1, stderr=theirs) as working:
+        os.close(theirs)
+        assert os.read(ours, 3) == b"one"
+        os.close(ours)
+        assert working.communicate(b"go on\n")[0] == b"done\n" and working.returncode == 0
+
+
+def test_a_recipe_of_another_command_is_told_as_that(tmp_path: Path, pretraining: Path, finetuning: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    finetuning.write_text(finetuning.read_text(encoding="utf-8") + "task: {kind: classify}\n", encoding="utf-8")
+    fails(2, "this is a recipe for finetune, and pretrain reads other ones", "pretrain", finetuning, *out)
+    pretraining.write_text(pretraining.read_text(encoding="utf-8") + "objective: {kind: masked}\n", encoding="utf-8")
+    fails(2, "fix: encoderkit pretrain ...", "finetune", pretraining, *out)
+    given = ("--data", pretraining, "--tokenizer", tmp_path)
+    fails(2, "this is a recipe for pretrain, and tokenize reads other ones", "tokenize", pretraining, *given, *out)
+    pretraining.write_text("objectve: {kind: masked}\n", encoding="utf-8")
+    fails(2, 'unknown key "objectve"', "pretrain", pretraining, *out)
+
+
+def test_a_model_that_is_not_good_enough(classifier_dir: Path, labelled: dict[str, Path]) -> None:
+    command = ("evaluate", classifier_dir, "--data", labelled["dev"], "--no-baselines", "--json")
+    done = encoderkit(*command, "--min", "accuracy=0", "--max", "truncated=0", "--max", "loss=100")
+    assert done.returncode == 0, done.stderr
+    done = encoderkit(*command, "--min", "accuracy=1.01", "--min", "macro_f1=0")
+    assert done.returncode == 4 and ": accuracy is " in done.stderr and "less than 1.01" in done.stderr
+    assert json.loads(done.stdout)["metrics"]["accuracy"] <= 1 and "macro_f1" not in done.stderr
+    fails(2, 'is a metric and a number, found "accuracy"', *command, "--min", "accuracy")
+    fails(2, '"acuracy" is not measured here; there are', *command, "--min", "acuracy=0.5")
+
+
 def test_what_is_to_be_written_over_stays_for_a_run_that_cannot_begin(
     tmp_path: Path, pretraining: Path, finetuning: Path
 ) -> None:

@@ -12,9 +12,10 @@ import typer
 
 import encoderkit
 from encoderkit.cli import main as cli
+from encoderkit.stages import init
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md"))
 SMALLER = {
     "train-tokenizer": ["--vocab-size", "200"],
     "pretrain": ["data.dev=10%", "data.length=32", "model.dim=32", "model.layers=1", "model.heads=2", "training.batch=8"],
@@ -61,12 +62,15 @@ def test_the_tour_runs(
     assert Path("vectors.npy").is_file() and Path("dist/model.safetensors").is_file()
 
 
-def test_every_command_that_is_shown_is_one_that_the_program_takes() -> None:
+@pytest.mark.parametrize(("text", "least"), [(TEXT, 40), (CHINESE, 15)])
+def test_every_command_that_is_shown_is_one_that_the_program_takes(text: str, least: int) -> None:
     """Flags and all; those of the tour are also run."""
     group = typer.main.get_command(cli.app)
-    lines = [line for part in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in part.replace("\\\n", " ").split("\n")]
+    lines = [line for part in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in part.replace("\\\n", " ").split("\n")]
     shown = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("encoderkit ")]
-    assert len(shown) > 40
+    assert len(shown) > least
+    for kind in re.findall(r"encoderkit init (\w+ --kind [\w-]+)", text):
+        assert init.find(*kind.split(" --kind ")).is_file(), kind
     for _, name, *rest in shown:
         rest = [word for word in rest if not word.startswith("{")]
         command: Any = group.commands[name]  # pyright: ignore[reportAttributeAccessIssue]
@@ -100,7 +104,8 @@ def test_the_tree_names_every_file() -> None:
 
 
 def test_links_and_paths_are_there() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT) + re.findall(r"`(recipes/[\w/-]+\.yaml)`", TEXT):
+    both = TEXT + CHINESE
+    for target in re.findall(r"\]\(([^)#]+)\)", both) + re.findall(r"`(recipes/[\w/-]+\.yaml)`", both):
         assert (ROOT / target).exists(), target
     headings = {
         re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")

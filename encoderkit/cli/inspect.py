@@ -27,10 +27,10 @@ def masking(
 ) -> None:
     """Rows as the objective makes them in training: words, and what is hidden, exchanged and kept; with statistics."""
     from encoderkit import preflight
-    from encoderkit.config import load
     from encoderkit.recipe import PretrainRecipe
+    from encoderkit.stages.show import read
 
-    loaded = load(PretrainRecipe, recipe, settings)
+    loaded = read(PretrainRecipe, recipe, settings)
     preflight.pretrain_inputs(loaded)
     from encoderkit.stages import inspect as stage
 

@@ -91,6 +91,8 @@ def _bug(error: BaseException) -> int:
 
 def run() -> int:
     """The command, with every way it can end turned into an exit code."""
+    if sys.platform == "win32":  # files are locked and processes are followed as Linux and macOS have it
+        return _fail(UsageError("Windows itself is not supported; WSL is", fix="wsl --install, and the same commands in there"))
     world.follow_parent()
     try:
         code = app(standalone_mode=False)

@@ -50,11 +50,11 @@ def train_tokenizer(
 ) -> None:
     """Learn a vocabulary from raw text."""
     from encoderkit import preflight
-    from encoderkit.config import load
     from encoderkit.recipe import TokenizerRecipe
+    from encoderkit.stages.show import read
 
     flags = [f"{key}={value}" for key, value in (("kind", kind), ("vocab_size", vocab_size)) if value is not None]
-    loaded = load(TokenizerRecipe, recipe, flags + (settings or []))
+    loaded = read(TokenizerRecipe, recipe, flags + (settings or []))
     preflight.corpus(data, out, overwrite)
     from encoderkit.stages import train_tokenizer as stage
 
@@ -86,12 +86,12 @@ def tokenize(
     from json import dumps
 
     from encoderkit import preflight
-    from encoderkit.config import load
     from encoderkit.recipe import CorpusRecipe
+    from encoderkit.stages.show import read
 
     chosen = {"segment.kind": segment, "segment.dictionary": None if dictionary is None else str(dictionary)}
     flags = [f"{key}={dumps(value, ensure_ascii=False)}" for key, value in chosen.items() if value is not None]
-    loaded = load(CorpusRecipe, recipe, [*(settings or []), *flags])
+    loaded = read(CorpusRecipe, recipe, [*(settings or []), *flags])
     preflight.directory(tokenizer, "a tokenizer directory", "train-tokenizer")
     preflight.corpus(data, out, overwrite=True)  # a store that is there may be the one wanted: the stage looks
     preflight.apart(out, tokenizer)
@@ -111,10 +111,10 @@ def pretrain(
 ) -> None:
     """Train an encoder on a token store."""
     from encoderkit import preflight
-    from encoderkit.config import load
     from encoderkit.recipe import PretrainRecipe
+    from encoderkit.stages.show import read
 
-    loaded = load(PretrainRecipe, recipe, settings)
+    loaded = read(PretrainRecipe, recipe, settings)
     preflight.pretrain(loaded, out, resume, overwrite)
     from encoderkit.stages import pretrain as stage
 
@@ -132,10 +132,10 @@ def finetune(
 ) -> None:
     """Train on labels, from a pretrained checkpoint or from random weights."""
     from encoderkit import preflight
-    from encoderkit.config import load
     from encoderkit.recipe import FinetuneRecipe
+    from encoderkit.stages.show import read
 
-    loaded = load(FinetuneRecipe, recipe, settings)
+    loaded = read(FinetuneRecipe, recipe, settings)
     preflight.finetune(loaded, out, resume, overwrite)
     from encoderkit.stages import finetune as stage
 
@@ -166,11 +166,11 @@ def tune(
 ) -> None:
     """Search for the best values of a fine-tuning recipe's keys, on dev alone; again: goes on."""
     from encoderkit import preflight
-    from encoderkit.config import load
     from encoderkit.recipe import FinetuneRecipe
     from encoderkit.stages import space
+    from encoderkit.stages.show import read
 
-    loaded = load(FinetuneRecipe, recipe, settings)
+    loaded = read(FinetuneRecipe, recipe, settings)
     time = None if budget is None else seconds_of(budget)
     preflight.tune(loaded, out)
     space.read_space(search or [], loaded.model_dump(mode="json", exclude_unset=True))

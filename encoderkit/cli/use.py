@@ -24,6 +24,16 @@ LengthPenalty = Annotated[
     float | None,
     typer.Option("--length-penalty", help="Beams: more favours longer texts; 1 is the usual one.", show_default=False),
 ]
+Least = Annotated[
+    list[str] | None,
+    typer.Option("--min", metavar="METRIC=VALUE", help="End with 4 if a metric is less; repeatable.", show_default=False),
+]
+Most = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--max", metavar="METRIC=VALUE", help="Or if it is more; truncated=0 is of rows that are cut.", show_default=False
+    ),
+]
 Suite = Literal["minimal_pairs", "wordsim", "analogy"]
 Column = Annotated[
     list[str] | None,
@@ -84,15 +94,19 @@ def evaluate(
     column: Called = None,
     beams: Beams = None,
     length_penalty: LengthPenalty = None,
+    least: Least = None,
+    most: Most = None,
     json: Json = False,
 ) -> None:
     """Measure a model on labelled data, beside simple baselines, or by a suite."""
     from encoderkit import preflight
+    from encoderkit.stages import gate
 
+    bounds = gate.bounds(least or [], most or [])
     step = preflight.find_step(model)
     other = None if against is None else preflight.find_step(against)
     if suite is not None:
-        preflight.only_for_rows(column=column, beams=beams, length_penalty=length_penalty)
+        preflight.only_for_rows(column=column, beams=beams, length_penalty=length_penalty, min=least, max=most)
         preflight.suite(suite, step, data, other, errors)
         from encoderkit.stages import suites
 
@@ -105,9 +119,10 @@ def evaluate(
     from encoderkit.stages import evaluate as stage
 
     result = stage.evaluate(
-        step, one, precision, batch, not no_baselines, other, errors, overwrite, columns, beams, length_penalty
+        step, one, precision, batch, not no_baselines, other, errors, overwrite, columns, beams, length_penalty, bounds
     )
     print_result(result, json) if json else print(stage.describe(result))
+    gate.hold(bounds, result)
 
 
 @app.command(rich_help_panel=USE)

@@ -3,12 +3,14 @@
 Nearly: of the runs of three letters or digits of two texts, white space and punctuation left out, they share at least
 `NEAR` of all that either has (Jaccard; Broder 1997). Found exactly, without hashing or drawing: two such texts must share
 some of the rarest of their runs (prefix filtering; Chaudhuri et al. 2006; Bayardo et al. 2007), and a text most of whose
-runs the others do not have at all is done with at once.
+runs the others do not have at all is done with at once. Rows of several texts must be so alike in each of them, and as
+wholes: questions about one passage are no copies of one another.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -42,7 +44,7 @@ class Copies(NamedTuple):
     of: np.ndarray
     """(M,) the number of the row that is most like it, or -1; of equally like ones the first."""
     likeness: np.ndarray
-    """(M,) the share of its runs of letters that the two have in common; 1.0 also for the same text."""
+    """(M,) the share of its runs of letters that the two have in common, of several texts the least; 1.0 for the same text."""
     exact: np.ndarray
     """(M,) bool: the same text (`plain`)."""
 
@@ -90,10 +92,14 @@ def _near(known: Sequence[str], asked: Sequence[str], least: float) -> tuple[np.
             rank = np.empty_like(count)
             rank[np.argsort(count, kind="stable")] = np.arange(len(count))
             ours = _runs(own, rank[number], sizes, len(vocabulary), least)
+        several = any(_BETWEEN in text for text in portion)
         many = np.bincount(row, minlength=len(portion))
         there &= (np.bincount(row[there], minlength=len(portion)) >= least * many - 1e-9)[row]  # the others cannot be copies
         theirs = _runs(row[there], rank[at[there]], many, len(vocabulary), least)
         for i, j, value in _alike(ours, theirs, least):
+            if several:
+                value = np.array([_of_sides(asked[int(a)], portion[int(b)]) for a, b in zip(i.tolist(), j.tolist(), strict=True)])
+                i, j, value = i[value >= least - 1e-9], j[value >= least - 1e-9], value[value >= least - 1e-9]
             order = np.lexsort((j, -value, i))  # each text of ours with its best first, and the first of the best
             i, j, value = i[order], j[order], value[order]
             best = np.flatnonzero(np.diff(i, prepend=-1))
@@ -123,6 +129,22 @@ def _alike(ours: _Runs, theirs: _Runs, least: float) -> Iterator[tuple[np.ndarra
             value = both / (ours.sizes[i] + theirs.sizes[j] - both)
             enough = value >= least - 1e-9
             yield i[enough], j[enough], value[enough]
+
+
+def _of_sides(one: str, other: str) -> float:
+    """How like two rows are in the texts in which they are least so; 0 where they have not as many."""
+    ours, theirs = one.split(_BETWEEN), other.split(_BETWEEN)
+    return min(map(_likeness, ours, theirs)) if len(ours) == len(theirs) else 0.0
+
+
+def _likeness(one: str, other: str) -> float:
+    ours, theirs = _run_set(one), _run_set(other)
+    return len(ours & theirs) / len(ours | theirs) if ours or theirs else 1.0
+
+
+@lru_cache(maxsize=4096)
+def _run_set(text: str) -> frozenset[int]:
+    return frozenset(_distinct([text])[1].tolist())
 
 
 def _runs(row: np.ndarray, rank: np.ndarray, sizes: np.ndarray, width: int, least: float) -> _Runs:

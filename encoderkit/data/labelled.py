@@ -22,6 +22,8 @@ class Row(NamedTuple):
     line: int
     """In the file, from 1; in .parquet and .json the row."""
     source: str
+    typed: bool = False
+    """Whether it is a text as somebody wrote it, a line of .txt or one of `--text`, and no columns."""
 
     @property
     def place(self) -> str:

@@ -59,7 +59,7 @@ class Texts(NamedTuple):
                 if not whole:
                     fix = "break the line, or read the file as .jsonl"
                     raise DataError(f"this line is longer than {LINE // 2**20} MiB", where=f"{name}:{number}", fix=fix)
-                yield Row({self.columns[0]: text}, number, name)
+                yield Row({self.columns[0]: text}, number, name, typed=True)
             return
         with named_by(dict.fromkeys(self.columns, "--column NAME")):
             for line, values in read_records(self.source, self.columns, "auto", content, self.optional):

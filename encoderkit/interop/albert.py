@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from encoderkit.interop.bert import read_shared
 from encoderkit.interop.layout import (
     ACTIVATIONS,
     Demand,
@@ -99,21 +100,16 @@ def _settings(config: AlbertConfig, head: Head, ids: SpecialIds) -> dict[str, An
 
 
 def _read(described: Mapping[str, Any]) -> AlbertConfig:
-    return AlbertConfig(
-        dim=described["hidden_size"],
-        layers=described["num_hidden_layers"],
-        heads=described["num_attention_heads"],
-        hidden=described["intermediate_size"],
-        embedding_dim=described.get("embedding_size", 128),
-        groups=described.get("num_hidden_groups", 1),
-        group_blocks=described.get("inner_group_num", 1),
-        activation=activation(described, "hidden_act", "gelu_new"),
-        dropout=described.get("hidden_dropout_prob", 0.0),
-        attention_dropout=described.get("attention_probs_dropout_prob", 0.0),
-        max_length=described.get("max_position_embeddings", 512),
-        segments=described.get("type_vocab_size", 2),
-        norm_eps=described.get("layer_norm_eps", 1e-12),
-    )
+    own = {
+        "embedding_dim": described.get("embedding_size", 128),
+        "groups": described.get("num_hidden_groups", 1),
+        "group_blocks": described.get("inner_group_num", 1),
+        "activation": activation(described, "hidden_act", "gelu_new"),
+        "dropout": described.get("hidden_dropout_prob", 0.0),
+        "attention_dropout": described.get("attention_probs_dropout_prob", 0.0),
+        "max_length": described.get("max_position_embeddings", 512),
+    }
+    return AlbertConfig(**read_shared(described) | own)
 
 
 ALBERT = Layout(

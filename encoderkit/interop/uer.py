@@ -113,7 +113,7 @@ def described(tensors: Mapping[str, Tensor], config: Mapping[str, Any], pad: int
         "num_hidden_layers": len(list(_layers(tensors))),
         "num_attention_heads": config.get("heads_num") or max(1, words.shape[1] // 64),
         "intermediate_size": len(tensors["bert.encoder.layer.0.intermediate.dense.weight"]),
-        "hidden_act": {"gelu_fast": "gelu_new"}.get(str(config.get("hidden_act", "gelu")), config.get("hidden_act", "gelu")),
+        "hidden_act": config.get("hidden_act", "gelu"),
         "hidden_dropout_prob": config.get("dropout", 0.1),
         "attention_probs_dropout_prob": config.get("dropout", 0.1),
         "max_position_embeddings": len(tensors["bert.embeddings.position_embeddings.weight"]),

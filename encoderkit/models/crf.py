@@ -15,6 +15,8 @@ from encoderkit.models.decoding import NEVER
 
 TOGETHER, PLACES = 256, 1 << 17
 """Chains that are computed at once, at most, and places in them with the padding: a long one does not widen all others."""
+_HELD = 1 << 26
+"""Numbers that are kept for the way back through chains that are computed at once."""
 
 
 class Scores(NamedTuple):
@@ -26,6 +28,11 @@ class Scores(NamedTuple):
     """(L, L) for the label of the column after that of the row."""
     end: Tensor
     """(L,) for ending with a label."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all chains are scored by their labels alone, so that each place is on its own."""
+        return not any(bool(scores.any()) for scores in self)
 
 
 def forbidding(start: np.ndarray, between: np.ndarray, end: np.ndarray) -> Scores:
@@ -76,15 +83,23 @@ def marginals(emissions: Tensor, mask: Tensor, edges: Tensor, scores: Scores) ->
     """
     if not emissions.shape[1]:
         return emissions
-    with torch.enable_grad():
-        own = emissions.detach().float().requires_grad_()
-        [found] = torch.autograd.grad(nats(own, torch.zeros_like(mask, dtype=torch.int64), mask, edges, scores).sum(), own)
+    if scores.nothing:
+        return emissions.float().softmax(-1) * mask[:, :, None]
+    many = max(1, _HELD // (emissions.shape[1] * emissions.shape[2] ** 2))  # each place holds all pairs of labels for later
+    found = torch.empty_like(emissions, dtype=torch.float32)
+    for part in (slice(start, start + many) for start in range(0, len(emissions), many)):
+        zeros = torch.zeros_like(mask[part], dtype=torch.int64)
+        with torch.enable_grad():
+            own = emissions[part].detach().float().requires_grad_()
+            [found[part]] = torch.autograd.grad(nats(own, zeros, mask[part], edges[part], scores).sum(), own)
     found[:, :, 0] += mask  # the score of the chain of zeros was taken off
     return found
 
 
 def viterbi(emissions: Tensor, mask: Tensor, scores: Scores) -> Tensor:
     """The best chain of labels for (N, S, L) `emissions`: (N, S), 0 where `mask` (N, S) is False (Viterbi 1967)."""
+    if scores.nothing:
+        return emissions.argmax(-1) * mask
     count, size, _ = emissions.shape
     best, before = scores.start + emissions[:, 0], []
     for place in range(1, size):

@@ -208,10 +208,12 @@ def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:
 def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
     """All are judged by the same task on the same rows, or nothing could be said of how they differ."""
     tasks = {plan.name: last.task.kind for plan in plans if isinstance(last := plan.last, FinetuneRecipe)}
-    metrics = {last.task.metrics for plan in plans if isinstance(last := plan.last, FinetuneRecipe)}
-    if len(set(tasks.values())) == 1 < len(metrics):
-        fix = "compare those of the same metrics"
-        raise UsageError(f"some of the recipes are measured by {' and some by '.join(map(', '.join, sorted(metrics)))}", fix=fix)
+    own = [last.task for plan in plans if isinstance(last := plan.last, FinetuneRecipe)]
+    ways = {(task.metrics, task.yardstick) for task in own}
+    shared = {*own[0].metrics}.intersection(*(task.metrics for task in own[1:])) - {"loss"} if own else set()
+    if len(set(tasks.values())) == 1 < len(ways) and (not shared or len({yardstick for _, yardstick in ways if yardstick}) > 1):
+        told = " and some by ".join(" ".join([", ".join(metrics), *yardstick]) for metrics, yardstick in sorted(ways))
+        raise UsageError(f"some of the recipes are measured by {told}", fix="compare those that are measured alike")
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} {kind}" for name, kind in tasks.items())
         raise UsageError(
@@ -286,9 +288,10 @@ def _labelled(recipe: PretrainRecipe | FinetuneRecipe) -> Given | None:
 
 
 def _drawn(recipe: FinetuneRecipe) -> tuple[Any, ...]:
-    """What decides, beside the seed, which rows of `data.train` are held out."""
-    data, columns = recipe.data, recipe.task.together or recipe.task.all_columns
-    return (name_of(data.train), data.dev if isinstance(data.dev, float) else None, recipe.folds, *columns)
+    """What decides which rows of `data.train` are held out; of a list of seeds each has its own."""
+    data, columns = recipe.data, recipe.task.together
+    seed = None if recipe.seeds else recipe.seed
+    return (name_of(data.train), data.dev if isinstance(data.dev, float) else None, recipe.folds, seed, *columns)
 
 
 def _same_rows(plans: Sequence[_Plan]) -> list[str]:
@@ -305,7 +308,7 @@ def _held_out(plans: Sequence[_Plan]) -> list[Row] | None:
     """The rows that all recipes hold out of `data.train`, if these are the same ones, once: nothing is trained on them."""
     recipes = [plan.last for plan in plans if isinstance(plan.last, FinetuneRecipe)]
     once = [r for r in recipes if isinstance(r.data.dev, float) and not (r.seeds or r.folds)]
-    if len(once) < len(plans) or len({(_drawn(recipe), recipe.seed) for recipe in once}) > 1:
+    if len(once) < len(plans) or len({_drawn(recipe) for recipe in once}) > 1:
         return None
     first, task, given = once[0], once[0].task, once[0].data.train
     return divided(read_rows(given, task.all_columns, task.optional_columns, txt=task.txt), first).get("dev")

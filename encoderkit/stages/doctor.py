@@ -4,12 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from encoderkit import files
 from encoderkit.data.found import Found, find
+from encoderkit.data.labelled import Row
 from encoderkit.data.parallel import Given, paths_of
 from encoderkit.data.records import UNNAMED, by_number
 from encoderkit.data.streams import Compression
@@ -20,7 +22,9 @@ from encoderkit.stages import checks
 from encoderkit.stages.checks import Finding, Layout, Split
 from encoderkit.stages.show import complete
 from encoderkit.tasks.columns import ways
-from encoderkit.tasks.config import ChoiceConfig, GenerateConfig, SimilarityConfig
+from encoderkit.tasks.config import ChoiceConfig, GenerateConfig
+from encoderkit.tasks.schemes import recognise
+from encoderkit.tasks.token_config import TagConfig
 from encoderkit.tasks.truth import untaught
 from encoderkit.text import variants
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
@@ -49,7 +53,7 @@ def of_recipe(path: Path, settings: Sequence[str] = ()) -> Patient:
         fix = "encoderkit doctor data FILE..., or a recipe of finetune"
         raise UsageError("doctor data takes a fine-tuning recipe, or files of rows", where=path, fix=fix)
     task, data = recipe.task, recipe.data
-    texts = [*task.columns, *([task.negative] if isinstance(task, SimilarityConfig) and task.negative else [])]
+    texts = [*task.columns, *task.training_columns]
     labels = [name for name in task.all_columns if name not in texts]
     layout = Layout(texts, labels, task.kind, 2 if isinstance(task, ChoiceConfig) else task.sides, data.length, task)
     tokenizer = find_step(recipe.checkpoint) / "tokenizer" if recipe.checkpoint else Path(recipe.tokenizer or "")
@@ -85,10 +89,12 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
         layout = layout._replace(labels=["label"])
     _check_columns(found[0], layout)
     found[1:] = [one._replace(rows=untaught(one.rows, layout.task)) for one in found[1:]]
-    splits = [checks.look(one, layout) for one in found]
+    layout = _settled(layout, found[0].rows)
+    layouts = [layout, *(_held_out(layout, one) for one in found[1:])]
+    splits = [checks.look(one, own) for one, own in zip(found, layouts, strict=True)]
     facts, findings = [], []
-    for split in splits:
-        fact, own = _one(split, layout, tokenizer)
+    for split, of_split in zip(splits, layouts, strict=True):
+        fact, own = _one(split, of_split, tokenizer)
         facts.append(fact)
         findings += own
         if isinstance(layout.task, GenerateConfig) and tokenizer is not None:
@@ -100,6 +106,25 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
         findings += checks.overlap(known, asked)
     repaired = {} if fix is None else {"fixed": _repair(splits, findings, layout, fix, widths, overwrite), "out": str(fix)}
     return {"files": facts, "findings": [_kept(one) for one in findings], **repaired}
+
+
+def _settled(layout: Layout, rows: Sequence[Row]) -> Layout:
+    """With the scheme of the tags that are trained on in place of `auto`."""
+    task = layout.task
+    if not isinstance(task, TagConfig) or task.text is not None or task.scheme != "auto":
+        return layout
+    used: set[str] = set()
+    for row in rows:
+        with suppress(DataError):  # told of the row itself
+            used.update(row.words(task.tags or ""))
+    return layout._replace(task=task.model_copy(update={"scheme": recognise(used)}))
+
+
+def _held_out(layout: Layout, found: Found) -> Layout:
+    """What its columns are, where rows that are not trained on may lack some."""
+    more = [] if layout.task is None else layout.task.training_columns
+    missing = [name for name in more if not any(name in row.values for row in found.rows)]
+    return layout._replace(texts=[name for name in layout.texts if name not in missing])
 
 
 def _check_columns(found: Found, layout: Layout) -> None:

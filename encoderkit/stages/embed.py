@@ -58,7 +58,7 @@ def embed(
             if normalize:
                 vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
             target.write(np.ascontiguousarray(vectors, "<f4").data)
-            account = account.add(tokens, engine.model.learner.vocabulary.unknown)
+            account = account.add_each([[row] for row in tokens], engine.model.learner.vocabulary.unknown)
             bar.advance(len(window))
         if account.rows != count:
             raise DataError("changed while it was read", where=texts.source.name, fix="run the same command again")

@@ -21,7 +21,7 @@ from encoderkit.metrics import difference, paired_differences
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.objectives.windows import Sampled
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages import slices, worst_rows
+from encoderkit.stages import gate, slices, worst_rows
 from encoderkit.stages.predict import searching
 from encoderkit.stages.pretrain import measure
 from encoderkit.stages.split import divided
@@ -47,19 +47,21 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     beams: int | None = None,
     length_penalty: float | None = None,
+    bounds: Sequence[gate.Bound] = (),
 ) -> dict[str, Any]:
     """Evaluate the model in `step` on `data`: labelled rows, or a token store for a pretrained model.
 
     `against`: another model, to tell whether the difference on these rows is more than chance. `errors`: a file to write with
     all rows, the worst first (`overwrite`: in place of what is there). `columns`: what those that the model was trained with
-    are called in `data`. `beams`, `length_penalty`: see `predict`. Raises `DataError` with file and line for a row that cannot
-    be used, before anything is computed.
+    are called in `data`. `beams`, `length_penalty`: see `predict`. `bounds`: what the caller will hold the result to, whose
+    metrics must be there. Raises `DataError` with file and line for a row that cannot be used, before anything is computed.
     """
     if errors is not None:
         files.refuse_existing(errors, overwrite, flag="--errors", file=True)
     if against is not None and str(data) == "-":
         raise UsageError("is read once, and two models are to answer it", where="--data", fix="--data FILE")
     engine = start(open_model(step), precision, batch)
+    gate.check_names(bounds, engine.model.learner.directions, rows=engine.model.task is not None)
     about = {"model": str(step), "data": name_of(data), "precision": engine.precision}
     task = engine.model.task
     searching(task, beams, length_penalty)
@@ -120,16 +122,16 @@ def judge(engine: Engine, data: Given | list[Row], columns: Mapping[str, str]) -
     examples = task.encode(rows, engine.model.tokenizer)
     if isinstance(task, Span) and "recipe" not in engine.model.config:  # an import does not say in which language it answers
         task.prepare(examples)
-    observed = engine.observe(examples)
+    observed = engine.observe(examples, "evaluating")
     return Judged(task, rows, examples, observed, task.gold(rows), task.decide(examples, observed))
 
 
 def _check_alike(one: Task, other: Task) -> None:
     """Raise `UsageError` for models whose answers are not of one kind."""
-    first, second = ((type(task), task.kinds, [*task.directions]) for task in (one, other))
+    first, second = ((type(task), task.kinds, [*task.directions], task.yardstick) for task in (one, other))
     if first != second:
-        fix = "compare models of one task and the same labels"
-        raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared", fix=fix)
+        message = "the two models have other tasks or other labels, or are measured in other ways, so nothing can be compared"
+        raise UsageError(message, fix="compare models of one task and the same labels")
 
 
 def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
@@ -137,6 +139,8 @@ def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
     _check_alike(one.task, other.task)
     if isinstance(one.task, Queried) and isinstance(other.task, Queried):  # queries are independent, not their rows
         first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)
+        if not all(map(len, first.values())):  # no query has anything that is relevant
+            return {}
         mine, theirs = (np.stack([*each.values()], axis=1) for each in (first, second))
         found = paired_differences(lambda _, drawn: dict(zip(first, drawn.mean(0).tolist(), strict=True)), mine, mine, theirs)
     elif isinstance(one.task, Resampled):

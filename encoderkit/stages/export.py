@@ -18,6 +18,7 @@ from encoderkit.inference import EncoderAlone, Model, open_model
 from encoderkit.interop.families import obstacle
 from encoderkit.interop.hf import THRESHOLDS, Exported, export
 from encoderkit.interop.layout import Head, SpecialIds
+from encoderkit.interop.sentence_transformers import modules
 from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
 from encoderkit.interop.vectors import written
 from encoderkit.learner import Export, pad
@@ -78,12 +79,13 @@ def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False, 
     files.refuse_existing(out, overwrite)
     model = _part(open_model(find_step(model_dir)), part)
     exported = _exported(model) if "hf" in to else None
-    parts = {} if exported is None else dict(exported.files) | _thresholds(model)
+    parts = {} if exported is None else dict(exported.files) | _thresholds(model) | _modules(model, exported)
     vectors = None if set(to) == {"hf"} else listed(model)
     if vectors is not None:
         parts |= {f"vectors.{'bin' if form == 'word2vec' else 'txt'}": written(vectors, form) for form in to if form != "hf"}
     with files.staged(out, {"from": str(model.path)}, overwrite) as folder:
         for name, data in parts.items():
+            files.make_folder((folder / name).parent)
             files.write_new(folder / name, data)
         parity = None if exported is None else _check(model, exported, folder)
     return {
@@ -148,6 +150,14 @@ def _thresholds(model: Model) -> dict[str, bytes]:
     say(f"{THRESHOLDS}: {found.rule}; transformers does not look at them: {shown_}{' ...' * (len(found.thresholds) > 20)}")
     told = {"rule": found.rule, "thresholds": found.thresholds}
     return {THRESHOLDS: (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()}
+
+
+def _modules(model: Model, exported: Exported) -> dict[str, bytes]:
+    """The files by which sentence-transformers makes the same vectors of texts, for a model that was trained for that."""
+    task = model.task
+    if exported.auto_class is None or task is None or (pooling := task.config.vector) is None:
+        return {}
+    return modules(model.learner.vocabulary.pooling(pooling), model.learner.encoder.dim, task.length)
 
 
 def _check(model: Model, exported: Exported, folder: Path) -> Parity | None:

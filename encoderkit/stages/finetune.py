@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
 from encoderkit import files
@@ -36,7 +35,7 @@ from encoderkit.models.config import AlbertConfig, BertConfig, EncoderConfig, Mo
 from encoderkit.models.decoder import Decoder
 from encoderkit.models.heads import DenseClassificationHead
 from encoderkit.models.pooling import Pooling
-from encoderkit.preflight import find_step, task_of
+from encoderkit.preflight import encoder_of, find_step, task_of
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
@@ -64,7 +63,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, resume: bool = False, overwrite:
     with session(recipe, out, resume, overwrite):
         material = prepare(recipe, out)
         state, plan = run(recipe, material, out, overwrite)
-        goal = find_goal(material.learner, recipe.training.metric, None)
+        goal = find_goal(material.learner, recipe.training)
         result: dict[str, Any] = outcome(out, state, plan)
         result["chosen_by"] = {"metric": goal.metric, "direction": goal.direction} if material.dev else None
         tuned = isinstance(material.learner, Tunable) and material.learner.tuned() if material.dev else {}
@@ -94,7 +93,10 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
         check_vocabulary(tokenizer, read_config(step), step)
         vocabulary = Vocabulary(**read_config(step)["vocabulary"])
     torch.manual_seed(recipe.seed)
-    encoder = _encoder(recipe, step)
+    encoder = recipe.model if step is None else encoder_of(step, None)
+    assert encoder is not None
+    if recipe.dropout is not None:
+        encoder = encoder.model_copy(update={"dropout": recipe.dropout})
     _check_segments(encoder, tokenizer)
     target = _target(recipe, step)
     more = {"target": vocabulary_of(target)} if target else {}
@@ -140,15 +142,6 @@ def _target(recipe: FinetuneRecipe, step: Path | None) -> Tokenizer | None:
     if recipe.task.tokenizer is not None:
         return open_tokenizer(recipe.task.tokenizer)
     return None if step is None else target_tokenizer(step)
-
-
-def _encoder(recipe: FinetuneRecipe, step: Path | None) -> EncoderConfig:
-    if step is None:
-        assert recipe.model is not None
-        config = recipe.model
-    else:
-        config = TypeAdapter(EncoderConfig).validate_python(read_config(step)["encoder"])
-    return config if recipe.dropout is None else config.model_copy(update={"dropout": recipe.dropout})
 
 
 def _check_segments(encoder: EncoderConfig, tokenizer: Tokenizer) -> None:

@@ -21,13 +21,15 @@ from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
 from encoderkit.interop.hf import THRESHOLDS, from_hf
 from encoderkit.interop.layout import Head
+from encoderkit.interop.sentence_transformers import read_modules
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
 from encoderkit.models.config import AlbertConfig, GptConfig, T5Config, longest
+from encoderkit.models.pooling import Pooling
 from encoderkit.objectives.config import CausalConfig, MaskedConfig, PermutedConfig, ReplacedConfig, SpansConfig
 from encoderkit.stages.import_vectors import import_vectors
-from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, RegressConfig, SpanConfig, TagConfig
+from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, RegressConfig, SimilarityConfig, SpanConfig, TagConfig
 from encoderkit.tasks.schemes import Scheme, written
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
@@ -54,6 +56,8 @@ class Source(NamedTuple):
     where: Path
     config: Path
     """Where `described` was found."""
+    pooling: Pooling | None = None
+    """How it makes one vector of a text, if it was published for that."""
 
 
 def run(
@@ -83,6 +87,8 @@ def run(
     found = _found(source, trust_pickle, config, vocabulary)
     with placed(found.config):
         recognised = recognise(found.described)
+    if found.pooling is not None:
+        recognised = recognised._replace(head=Head("none"))
     if recognised.head.kind == "tag":
         recognised = recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels)[0]))
     if writes and not isinstance(recognised.config, EncoderDecoderConfig):
@@ -92,7 +98,9 @@ def run(
     recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
     thresholds = _thresholds(found.where, recognised.head)
     with placed(found.where):
-        described = _config(recognised, tokenizer, ours, bool(thresholds), writes) | {"length": _length(recognised, length)}
+        described = _config(recognised, tokenizer, ours, bool(thresholds), writes, found.pooling) | {
+            "length": _length(recognised, length)
+        }
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
     ours = (
@@ -156,6 +164,9 @@ def _found(source: str, trust_pickle: bool, config: Path | None, vocabulary: Pat
 
 
 def _directory(folder: Path, trust_pickle: bool) -> Source:
+    pooling = None
+    if (listed := read_modules(folder)) is not None:
+        folder, pooling = listed
     where, fix = folder / "config.json", "put the config.json that was published with the weights beside them"
     try:
         described = files.read_json(where)
@@ -168,7 +179,7 @@ def _directory(folder: Path, trust_pickle: bool) -> Source:
     if "encoder" in described:
         fix = "use it as it is: every command takes it"
         raise UsageError("this is a model of encoderkit already", where=folder, fix=fix)
-    return Source(described, checkpoint_tensors(folder, trust_pickle), foreign_files(folder), folder, folder / "config.json")
+    return Source(described, checkpoint_tensors(folder, trust_pickle), foreign_files(folder), folder, where, pooling)
 
 
 def _uer(path: Path, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:
@@ -298,7 +309,12 @@ def _tags(labels: Sequence[str]) -> tuple[tuple[str, ...], Scheme]:
 
 
 def _config(
-    found: Recognised, tokenizer: Tokenizer, ours: Mapping[str, Tensor], thresholds: bool, writes: bool
+    found: Recognised,
+    tokenizer: Tokenizer,
+    ours: Mapping[str, Tensor],
+    thresholds: bool,
+    writes: bool,
+    pooling: Pooling | None,
 ) -> dict[str, Any]:
     head, vocabulary = found.head, vocabulary_of(tokenizer)
     if head.kind == "classify" and head.pooling == "cls" and vocabulary.summary == "last":
@@ -312,6 +328,8 @@ def _config(
         encoder, task = found.config.encoder, GenerateConfig(decoder=found.config.decoder)
         part = {"task": task} if writes else {"objective": _spans(found.config, tokenizer)}
         part = {name: learnt.model_dump(mode="json") for name, learnt in part.items()}
+    elif pooling is not None:
+        part = {"task": SimilarityConfig(pooling=pooling).model_dump(mode="json")}
     elif head.kind == "causal":
         part = {"objective": CausalConfig(head=table).model_dump(mode="json")}
     elif head.kind == "permuted":

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -22,20 +22,17 @@ LENGTH = 512
 """Tokens of a text that the model reads, which for word vectors is a matter of choice."""
 
 
-def import_vectors(
-    src: Path, out: Path, subwords: Literal["keep", "drop"] = "keep", overwrite: bool = False, length: int = LENGTH
-) -> dict[str, Any]:
+def import_vectors(src: Path, out: Path, overwrite: bool = False, length: int = LENGTH) -> dict[str, Any]:
     """Write the word vectors in the file `src` to `out` as a model directory, which reads `length` tokens of a text.
 
     Returns the JSON of the command.
-    `subwords`: whether fastText's n-grams stay, so that unknown words have vectors, or only the vectors of the words do.
     The special tokens have zeros. Raises `DataError` for what cannot be read.
     """
     files.refuse_existing(out, overwrite)
     found = read_vectors(src)
     parts, kept = word_files(found.words)
     tokenizer = Tokenizer(parts, src)
-    config, tensors = _tensors(found, kept, subwords)
+    config, tensors = _tensors(found, kept)
     described = {
         "format": FORMAT,
         "encoderkit": __version__,
@@ -70,10 +67,8 @@ def _folds(words: list[str]) -> bool:
     return all(word == word.lower() for word in words)
 
 
-def _tensors(
-    found: WordVectors, kept: list[str], subwords: Literal["keep", "drop"]
-) -> tuple[StaticConfig, dict[str, torch.Tensor]]:
-    width, parts = found.table.shape[1], found.subwords if subwords == "keep" else None
+def _tensors(found: WordVectors, kept: list[str]) -> tuple[StaticConfig, dict[str, torch.Tensor]]:
+    width, parts = found.table.shape[1], found.subwords
     if parts is None:
         table, _ = found.vectors(kept)
     else:

@@ -53,7 +53,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
     learner = material.learner
     assert isinstance(learner, nn.Module)
     fit(recipe, learner)
-    find_goal(learner, training.metric, training.patience)
+    find_goal(learner, training)
     size = tokens_each(material) if training.tokens is not None else None
     plan = draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train), size)
     learner.to(plan.device)

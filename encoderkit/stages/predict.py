@@ -146,7 +146,7 @@ def _rows(
     if source is None and columns is not None:
         raise UsageError("names columns of a file, and --text has none", where="--column", fix="leave it out")
     if source is None:
-        return lambda: (Row(dict(zip(names, row, strict=True)), i, "--text") for i, row in enumerate(texts, start=1))
+        return lambda: (Row(dict(zip(names, row, strict=True)), i, "--text", typed=True) for i, row in enumerate(texts, start=1))
     named, columns = columns is not None, names if columns is None else columns
     if len(columns) != len(names):
         message = f"the model reads {len(names)} column{'s' * (len(names) > 1)}, found {len(columns)}"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from encoderkit import files
-from encoderkit.console import say
+from encoderkit.console import say, warn
 from encoderkit.data.blocks import Rows
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError, UsageError
@@ -23,6 +23,8 @@ from encoderkit.stages.session import Material, outcome, run, session
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
 from encoderkit.training.checkpoint import TARGET, load_weights, read_tensors
 
+_LOOKED, _ALONE = 1_000_000, 0.97
+"""Tokens that are looked at, and the share of word starts among them that tells a store without words (English has 0.8)."""
 DEV_ROWS = 2048
 """Held-out rows that are evaluated at most, evenly spaced: enough for three digits of the loss."""
 
@@ -57,6 +59,7 @@ def prepare(recipe: PretrainRecipe) -> Material:
         vocabulary = Vocabulary(**read_config(step)["vocabulary"])  # it may have more rows than the tokenizer has pieces
         _check_sentinels(recipe.objective, tokenizer)
     store = _open(recipe.data.train, tokenizer)
+    _check_words(recipe.objective, store)
     torch.manual_seed(recipe.seed)
     encoder = recipe.model if step is None else encoder_of(step, recipe.dropout)
     learner: Learner = OBJECTIVES[type(recipe.objective)](recipe.objective, encoder, vocabulary, recipe.data.length)
@@ -87,6 +90,18 @@ def _check_sentinels(objective: ObjectiveConfig, tokenizer: Tokenizer) -> None:
         values = {"first_sentinel": ids[0], "sentinel_step": step, "sentinels": len(ids)}
         fix = " ".join(f"--set objective.{name}={value}" for name, value in values.items())
         raise UsageError("this checkpoint has sentinels of its own, and would be trained with others", where="objective", fix=fix)
+
+
+def _check_words(objective: ObjectiveConfig, store: TokenStore) -> None:
+    """Warn where whole words are to be hidden, and the store knows of none longer than a token."""
+    if getattr(objective, "unit", None) != "word" or not store.meta.tokens:
+        return
+    share = float(store.starts(0, min(store.meta.tokens, _LOOKED)).mean())
+    if share > _ALONE:
+        warn(
+            f"objective.unit is word, and {share:.1%} of the tokens of {store.path} begin a word: they will be hidden one by "
+            "one; where Chinese words begin and end, `encoderkit tokenize --segment zh` finds out"
+        )
 
 
 def go_on_from(learner: Learner, step: Path) -> None:

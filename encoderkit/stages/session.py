@@ -33,7 +33,7 @@ from encoderkit.training.lora import adapt
 from encoderkit.training.machine import DTYPES, check_compiler, check_precision, has_bf16, keep_memory
 from encoderkit.training.optim import Muon, build_optimizers, depths, freeze
 from encoderkit.training.plan import Looks, draft, settle
-from encoderkit.training.run import Goal, rewind_log, train
+from encoderkit.training.run import Goal, endings, handled, rewind_log, train
 from encoderkit.training.sharding import place, sharded
 from encoderkit.units import interval
 
@@ -86,17 +86,15 @@ def hold(held: ExitStack, recipe: PretrainRecipe | FinetuneRecipe, out: Path, re
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM before the first update, or after the last one, ends with the code that says: run me again."""
+    """SIGTERM and its like before the first update, or after the last one, end with the code that says: run me again."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        say("stopped by SIGTERM while not training; nothing is lost: the same command, with --resume where it has that, goes on")
+        name, again = signal.Signals(number).name, "the same command, with --resume where it has that, goes on"
+        say(f"stopped by {name} while not training; nothing is lost: {again}")
         raise SystemExit(ExitCode.PREEMPTED)
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
+    with handled(endings(), leave):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _identity(recipe: PretrainRecipe | FinetuneRecipe) -> dict[str, Any]:
@@ -166,7 +164,7 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
     assert isinstance(learner, nn.Module)
     training = recipe.training
     fit(recipe, learner)
-    goal = find_goal(learner, training.metric, training.patience)
+    goal = find_goal(learner, training)
     found, plan = by_first(lambda: (None, None) if overwrite else (newest(out), _known_plan(out, material)))
     if found is not None and plan is None:
         raise DataError("the run has checkpoints but no plan.json; it is damaged", where=out, fix="--overwrite to begin again")
@@ -181,6 +179,7 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         by_first(lambda: _begin(recipe, material, settled, out, overwrite))
     else:
         plan = _resumed(plan, training, learner, out)
+    say(_where(plan))
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
     if isinstance(recipe.optimizer, MuonConfig) and not any(isinstance(optimizer, Muon) for optimizer in made):
         warn("optimizer.kind muon is for the matrices of layers, and here are none to train: all is adamw's, at adamw_lr")
@@ -198,12 +197,23 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
     by_first(lambda: _tidy(out, restored, found is not None))
     target = material.target.save_files() if material.target else None
     description = Description(_config(recipe, material), material.labels, material.tokenizer.save_files(), target)
-    if state.update < plan.updates and not (goal.patience and state.stale >= goal.patience):
+    if state.update < plan.updates and not goal.tired(state):
         state, plan = train(
             learner, made, material.train, material.dev, plan, recipe.every, goal, out, description, state
         )  # fmt: skip
         by_first(lambda: None)  # the first process has written the last checkpoint before another one reads it
     return state, plan
+
+
+def _where(plan: Plan) -> str:
+    """On what, and how, a run is computed."""
+    device = plan.device
+    if device == "cpu":
+        found = "" if torch.cuda.is_available() else "; torch finds no GPU it can use"
+        device = f"processor ({plan.threads} thread{'s' * (plan.threads > 1)}{found})"
+    processes = f"by {plan.processes} processes, each " if plan.processes > 1 else ""
+    compiled = ", compiled" if plan.compile else ""
+    return f"computed {processes}on the {device}, in {plan.precision}, {plan.micro_batch} examples at once{compiled}"
 
 
 def _resumed(plan: Plan, training: TrainingConfig, learner: Learner, out: Path) -> Plan:
@@ -273,13 +283,13 @@ def tokens_each(material: Material) -> float:
     return material.learner.collate(some, [np.random.default_rng(i) for i in range(count)], 0.0).tokens / count
 
 
-def find_goal(learner: Learner, metric: str | None, patience: int | None) -> Goal:
+def find_goal(learner: Learner, training: TrainingConfig) -> Goal:
     """What the best checkpoint is; raises `UsageError` for a metric that the learner does not have."""
-    name = metric or learner.monitor
+    name = training.metric or learner.monitor
     if name not in learner.directions:
         fix = f"--set training.metric={learner.monitor}"
         raise UsageError(f"training.metric {name} is not a metric here; there are {', '.join(learner.directions)}", fix=fix)
-    return Goal(name, learner.directions[name], patience)
+    return Goal(name, learner.directions[name], training.patience, training.least or 0)
 
 
 def _known_plan(out: Path, material: Material) -> Plan | None:
@@ -306,7 +316,7 @@ def ready(recipe: PretrainRecipe | FinetuneRecipe, material: Material) -> None:
     """Raise what would keep a run from being begun, as far as no update has to be measured for it."""
     assert isinstance(material.learner, nn.Module)
     fit(recipe, material.learner)
-    find_goal(material.learner, recipe.training.metric, recipe.training.patience)
+    find_goal(material.learner, recipe.training)
     draft(recipe.training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, len(material.train))
 
 

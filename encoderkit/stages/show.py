@@ -1,14 +1,15 @@
 """`encoderkit show` and `schema`: a completed recipe, every key that there is, and the JSON Schema for editors. No torch."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from encoderkit.config import Config, KeyPath, describe, json_schema, override, read_yaml, validate
+from encoderkit.config import Config, KeyPath, describe, json_schema, load, override, read_yaml, validate
 from encoderkit.data.config import Column
 from encoderkit.data.streams import Format
 from encoderkit.errors import UsageError, shown
@@ -22,6 +23,9 @@ RECIPES: dict[str, type[Config]] = {
     "corpus": CorpusRecipe,
 }
 """Every kind of recipe, by the command (or the thing made) that it is for."""
+COMMANDS = {"pretrain": "pretrain", "finetune": "finetune", "tokenizer": "train-tokenizer", "corpus": "tokenize"}
+"""The commands that read them."""
+C = TypeVar("C", bound=Config)
 
 _UNITS = {
     Column: "column",
@@ -36,7 +40,7 @@ _NAMES = {str: "text", int: "whole number", float: "number", bool: "true or fals
 
 def recipe_kind(data: dict[str, Any], where: Path) -> str:
     """Which recipe `data` is: the one that knows most of its keys. Raises `UsageError` if none knows any."""
-    known = {kind: len(data.keys() & model.model_fields.keys()) for kind, model in RECIPES.items()}
+    known = _known(data)
     kind = max(known, key=known.__getitem__)
     if kind == "pretrain" and known["finetune"] == known[kind] and _of_labels(data):
         return "finetune"
@@ -44,6 +48,32 @@ def recipe_kind(data: dict[str, Any], where: Path) -> str:
         return kind
     legal = "; ".join(f"{kind}: {', '.join(list(model.model_fields)[:5])}, ..." for kind, model in RECIPES.items())
     raise UsageError(f"this is no recipe: it has none of the keys that one has ({legal})", where=where, fix="encoderkit init")
+
+
+def _known(data: dict[str, Any]) -> dict[str, int]:
+    """How many of the keys each kind of recipe knows."""
+    return {kind: len(data.keys() & model.model_fields.keys()) for kind, model in RECIPES.items()}
+
+
+def read(model: type[C], path: Path | None, settings: list[str] | None = None) -> C:
+    """The recipe of a command, as `config.load` has it; where it is one of another command, raises `UsageError` that says so."""
+    try:
+        return load(model, path, settings)
+    except UsageError:
+        if path is not None and (kind := _mistaken(path, model)) is not None:
+            asked = next(name for name, own in RECIPES.items() if own is model)
+            message = f"this is a recipe for {COMMANDS[kind]}, and {COMMANDS[asked]} reads other ones"
+            raise UsageError(message, where=path, fix=f"encoderkit {COMMANDS[kind]} ...") from None
+        raise
+
+
+def _mistaken(path: Path, model: type[Config]) -> str | None:
+    """The kind of recipe that knows more of the keys in the file than `model` does."""
+    with suppress(UsageError):  # of a file that is no recipe at all
+        known = _known(read_yaml(path)[0])
+        kind = max(known, key=known.__getitem__)
+        return kind if known[kind] > next(known[name] for name, own in RECIPES.items() if own is model) else None
+    return None
 
 
 _OF_ROWS = {f".{name}" for name in get_args(Format)} - {".txt"}

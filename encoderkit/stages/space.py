@@ -64,7 +64,8 @@ def _axis(text: str, recipe: dict[str, Any]) -> Axis:
     if not equals or not what.strip():
         fix = "--search optimizer.lr=1e-5..1e-3:log, or --search training.epochs=2,3,5"
         raise UsageError(f"expected key=values, found {shown(text)}", where="--search", fix=fix)
-    if key in _JUDGES:
+    drawn = key == "seed" and not isinstance(recipe.get("data", {}).get("dev"), str | dict)  # by it the rows of dev are chosen
+    if key in _JUDGES or drawn:
         raise UsageError(f"{key} is what trials are judged by, and is the same for all of them", where="--search", fix="--set")
     match = _RANGE.fullmatch(what.strip())
     if match is None:
@@ -106,9 +107,9 @@ def usual(recipe: FinetuneRecipe) -> list[str]:
     if epochs is not None:
         found.append(f"training.epochs={epochs:g},{2 * epochs:g},{3 * epochs:g}")
     if least is not None:  # which is what counts on a small set
-        found.append(f"training.least={least // 2},{least},{2 * least}")
+        found.append(f"training.least={','.join(map(str, sorted({max(1, least // 2), least, 2 * least})))}")
     if "dropout" in type(recipe.task).model_fields:
-        found.append("task.dropout=0..0.3")
+        found.append(f"task.dropout={'0.05' if getattr(recipe.task, 'rdrop', None) else '0'}..0.3")
     if recipe.checkpoint is not None:
         found.append("optimizer.layer_decay=0.75..1")
     elif recipe.model is not None and "dropout" in type(recipe.model).model_fields:

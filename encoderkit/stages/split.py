@@ -23,11 +23,11 @@ def read_parts(recipe: FinetuneRecipe) -> Parts:
     """The rows of train and, where the recipe has them, dev and test; says how many are held out, and left out."""
     task, data = recipe.task, recipe.data
 
-    def read(given: Given) -> list[Row]:
-        return read_rows(given, task.all_columns, task.optional_columns, txt=task.txt)
+    def read(given: Given, more: Sequence[str] = ()) -> list[Row]:
+        return read_rows(given, [*task.all_columns, *more], task.optional_columns, txt=task.txt)
 
     name = name_of(data.train)
-    rows = read(data.train)
+    rows = read(data.train, task.training_columns)
     parts = divided(rows, recipe)
     if recipe.folds:
         count, fold = f"{len(parts['test']):,}", recipe.fold or 1
@@ -46,21 +46,21 @@ def read_parts(recipe: FinetuneRecipe) -> Parts:
 def divided(rows: list[Row], recipe: FinetuneRecipe) -> Parts:
     """The rows of `data.train`: what is trained on, and what is held out as dev and, with folds, as test.
 
-    Equal rows are on one side. Rows that a teacher is not sure of are left out of train, not of what it is measured by.
+    Rows with equal texts are on one side. Rows that a teacher is not sure of are left out of train alone.
     """
     task, data, parts = recipe.task, recipe.data, {"train": rows}
-    alike, name = task.together or task.all_columns, name_of(data.train)
+    name = name_of(data.train)
     if recipe.folds:
-        if (groups := len({_key(row, alike) for row in rows})) < recipe.folds:  # told before the first of them is trained
+        if (groups := len({_key(row, task.together) for row in rows})) < recipe.folds:  # told before the first of them is trained
             message = f"folds = {recipe.folds}, and there are {groups} rows or groups of rows that stay together"
             raise DataError(message, where=name, fix=f"--set folds={max(groups, 2)}, or more rows")
         held = partial(_fold, recipe.fold or 1, recipe.folds)
-        parts["train"], parts["test"] = _hold_out(rows, held, (recipe.seed, 1), alike)
+        parts["train"], parts["test"] = _hold_out(rows, held, (recipe.seed, 1), task.together)
     if isinstance(data.dev, float) and data.dev:
         draw = (recipe.seed, 2) if recipe.folds else (recipe.seed, 1)
-        parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), draw, alike)
+        parts["train"], parts["dev"] = _hold_out(parts["train"], partial(_first, data.dev), draw, task.together)
         if not (parts["dev"] and parts["train"]):
-            message = f"data.dev = {data.dev} leaves no rows on one side (equal rows stay together)"
+            message = f"data.dev = {data.dev} leaves no rows on one side (rows with equal texts stay together)"
             raise DataError(message, where=name, fix="--set data.dev=FILE")
     return {**parts, "train": _sure(parts["train"], task, name)}
 
@@ -108,7 +108,7 @@ def _fold(number: int, of: int, count: int) -> slice:
 def _hold_out(
     rows: list[Row], part: Callable[[int], slice], draw: tuple[int, int], together: Sequence[str]
 ) -> tuple[list[Row], list[Row]]:
-    """Some of the rows at random, but equal rows on one side: what is held out must not be trained on.
+    """Some of the rows at random, but equal ones on one side: what is held out must not be trained on.
 
     Rows count as equal that are so in the columns `together`. What is no JSON (a date of .parquet) is told when it is read.
     """

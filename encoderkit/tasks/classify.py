@@ -125,9 +125,11 @@ class Classify(EncoderTask):
         """Set the weight of each label in the loss from the recipe and, for `balanced`, from the training examples."""
         if self.config.class_weights is None:
             return
-        counts = np.zeros(len(self.labels))
-        for example in examples:
-            counts += example.target if isinstance(example.target, np.ndarray) else np.eye(len(self.labels))[example.target]
+        targets: Any = np.array([example.target for example in examples])
+        if targets.ndim == 2:
+            counts = targets.sum(0, dtype=np.float64)
+        else:
+            counts = np.bincount(targets.astype(np.int64), minlength=len(self.labels)).astype(np.float64)
         of = len(examples) if self.config.several else None
         weights = class_weights(self.config.class_weights, self.labels, counts, of)
         self.class_weights.copy_(weights)

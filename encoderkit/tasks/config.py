@@ -168,7 +168,8 @@ class SimilarityConfig(RowsConfig):
     label: Column | None = None
     """The column of the score, for loss cosent and cosine."""
     negative: Column | None = None
-    """The column of a text that is not like the anchor though it may seem so, for loss contrastive."""
+    """The column of a text that is not like the anchor though it may seem so, for loss contrastive: of training rows, and in the
+    loss of others that have it. It is not searched: retrieval is measured among the texts that belong to some anchor."""
     loss: Literal["contrastive", "cosent", "cosine"] = "contrastive"
     """contrastive: the positive among the texts of all rows of the update (van den Oord et al. 2018). cosent: the order of
     the scores of all pairs of rows of the update (Su 2022). cosine: the score itself, squared error."""
@@ -191,7 +192,7 @@ class SimilarityConfig(RowsConfig):
             raise ValueError("negative and symmetric are for loss contrastive")
         if self.loss == "cosine" and self.temperature != type(self).model_fields["temperature"].default:
             raise ValueError("temperature is for loss contrastive and cosent")
-        differ(self.all_columns, "text, label and negative")
+        differ([*self.all_columns, *self.optional_columns], "text, label and negative")
         if len(set(self.dimensions)) < len(self.dimensions):
             raise ValueError("dimensions: each once")
         return self
@@ -208,8 +209,23 @@ class SimilarityConfig(RowsConfig):
 
     @property
     def all_columns(self) -> list[str]:
-        """Those of the score and of the negative too."""
-        return [*self.text, *(column for column in (self.label, self.negative) if column)]
+        """That of the score too."""
+        return [*self.text, *([self.label] if self.label else [])]
+
+    @property
+    def optional_columns(self) -> list[str]:
+        """That of the negative: what a model is measured by must not depend on what it was trained with."""
+        return [self.negative] if self.negative else []
+
+    @property
+    def training_columns(self) -> list[str]:
+        """The negative."""
+        return self.optional_columns
+
+    @property
+    def together(self) -> list[str]:
+        """Of pairs that belong together the anchor, to which all its positives are right."""
+        return self.columns if self.label else [self.text[0]]
 
     @property
     def sides(self) -> int:
@@ -366,6 +382,11 @@ class GenerateConfig(RowsConfig):
     def writer(self) -> DecoderConfig:
         """The decoder, where no checkpoint decides it."""
         return self.decoder or DecoderConfig()
+
+    @property
+    def yardstick(self) -> tuple[str, ...]:
+        """How texts are cut into words."""
+        return () if self.wording == "auto" else (self.wording,)
 
     @property
     def metrics(self) -> tuple[str, ...]:

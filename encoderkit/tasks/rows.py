@@ -29,8 +29,18 @@ class RowsConfig(Config):
         raise NotImplementedError
 
     @property
+    def yardstick(self) -> tuple[str, ...]:
+        """How answers are compared with what is right, where there are several ways and this one is named."""
+        return ()
+
+    @property
     def optional_columns(self) -> list[str]:
         """Those that are read where a file has them."""
+        return []
+
+    @property
+    def training_columns(self) -> list[str]:
+        """Those of them that rows that are trained on must have."""
         return []
 
     @property
@@ -50,8 +60,8 @@ class RowsConfig(Config):
 
     @property
     def together(self) -> list[str]:
-        """Columns whose equal values stay on one side when rows are held out; none: rows that are equal in all do."""
-        return []
+        """Columns whose equal values stay on one side when rows are held out: a text that was trained on tells its answer."""
+        return self.columns
 
     @property
     def sides(self) -> int:

@@ -101,15 +101,17 @@ class Similarity(EncoderTask):
             self.span.fill_(max(scores) - min(scores) or 1.0)
 
     def texts(self, row: Row) -> list[str]:
-        """The two texts of a row, and the negative if it has one."""
-        more = [self.config.negative] if self.config.negative in row.values and self.config.negative else []
-        return [row.text(column) for column in [*self.config.columns, *more]]
+        """The two texts of a row."""
+        return [row.text(column) for column in self.config.columns]
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a score that is no number."""
-        wanted = len(self.config.columns) + (labelled and self.config.negative is not None)
-        texts = [self.texts(row)[:wanted] for row in rows]
-        sides = [assemble([[row[side]] for row in texts], tokenizer, self.length) for side in range(wanted)]
+        negative = self.config.negative if labelled else None
+        if negative is None or not all(negative in row.values for row in rows):
+            texts = [self.texts(row) for row in rows]
+        else:
+            texts = [[*self.texts(row), row.text(negative)] for row in rows]
+        sides = [assemble([[text] for text in side], tokenizer, self.length) for side in zip(*texts, strict=True)]
         score = self.config.label if labelled else None
         if score is not None:
             tell_constant(rows, score)
@@ -191,7 +193,7 @@ class Similarity(EncoderTask):
         units, keys = torch.from_numpy(observed["vectors"]), torch.tensor([example.keys for example in examples])
         targets, gold = {"keys": keys}, np.array([np.nan if e.target is None else e.target for e in examples])
         if self.config.label is None:
-            gold = _right(keys.numpy())
+            gold = _right(keys[:, :2].numpy())
         else:
             targets["scores"] = torch.from_numpy(gold).float()
         device, loss = self.low.device, 0.0
@@ -221,13 +223,13 @@ class Similarity(EncoderTask):
         return _right(np.array([[_key(text) for text in self.texts(row)] for row in rows]))
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
-        """(N,) cosines, or for each anchor the places of the right texts among all texts but the anchors."""
+        """(N,) cosines, or for each anchor the places of the right texts among those that belong to some anchor."""
         vectors = observed["vectors"]
         if self.config.label is not None:
             return (vectors[:, 0] * vectors[:, 1]).sum(-1)
-        keys = np.array([example.keys for example in examples])
+        keys = np.array([example.keys[:2] for example in examples])
         found = candidates(keys)
-        others = vectors[:, 1:].reshape(-1, vectors.shape[-1])[found.where]
+        others = vectors[found.where, 1]
         return searched(lambda rows: vectors[rows, 0] @ others.T, found)
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

@@ -90,6 +90,11 @@ class Span(EncoderTask):
     def _language(self) -> Language:
         return "chinese" if self.chinese else "english"
 
+    @property
+    def yardstick(self) -> tuple[str, ...]:
+        """What counts as equal, and whether no answer is one."""
+        return (self._language, *(["no answer"] if self.config.unanswerable else []))
+
     def texts(self, row: Row) -> list[str]:
         """The question and the passage; raises `DataError` for a passage without a character."""
         return truth.passage(row, self.config)
@@ -248,11 +253,14 @@ class Span(EncoderTask):
     def tune(self, examples: Sequence[Example], observed: Observed) -> None:
         """Set the threshold for no answer to what gives the best F1 on held-out examples."""
         if self.config.unanswerable:
-            found = [band for band in self._bands(examples, observed) if band.best > -np.inf]
-            answers = [(band.span(int(band.scores.argmax()))[0], band.passage.right) for band in found]
-            f1 = [[compared(right, given, self._language, True)[1] for given in (text, "")] for text, right in answers]
-            ahead = [band.null - band.best for band in found]
-            value = threshold(ahead, [given - silent for given, silent in f1]) if found else 0.0
+            ahead, gains = [], []
+            for band in self._bands(examples, observed):  # one at a time: each has a score for every span
+                if band.best > -np.inf:
+                    texts = (band.span(int(band.scores.argmax()))[0], "")
+                    given, silent = (compared(band.passage.right, text, self._language, True)[1] for text in texts)
+                    ahead.append(band.null - band.best)
+                    gains.append(given - silent)
+            value = threshold(ahead, gains) if ahead else 0.0
             self.threshold = torch.tensor(value, dtype=torch.float32, device=self.threshold.device)
 
     def tuned(self) -> dict[str, float]:

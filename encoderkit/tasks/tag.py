@@ -105,8 +105,8 @@ class Tag(EncoderTask):
         return [one.text] if one.tokens is None else one.tokens
 
     def _laid(self, row: Row) -> Laid:
-        column, given = self.config.columns[0], row.values.get(self.config.columns[0])
-        if self.config.text is not None or (isinstance(given, str) and self.config.tags not in row.values):
+        column = self.config.columns[0]
+        if self.config.text is not None or row.typed:
             text = row.text(column)
             return Laid(text, characters(text) if self.characters else words(text), None)
         tokens = row.words(column)

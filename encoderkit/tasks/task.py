@@ -40,25 +40,6 @@ Observed = dict[str, Any]
 """Of a number of examples, in their order: name -> (N, ...) array, or a list of N arrays where shapes differ."""
 
 
-class Example(Protocol):
-    """What a task makes of a row, or of a window of one; a NamedTuple."""
-
-    @property
-    def row(self) -> int:
-        """The number of its row among those that were encoded together."""
-        ...
-
-    @property
-    def texts(self) -> Sequence[Tokens]:
-        """What the encoder reads: one sequence, or several that it reads apart."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """The tokens in `texts`."""
-        ...
-
-
 class EncoderTask(nn.Module):
     """What every task begins with: an encoder, and what it must know of the recipe, the tokenizer and the labels."""
 
@@ -74,6 +55,11 @@ class EncoderTask(nn.Module):
         self.listed: tuple[str, ...] = ()
         self.encoder_config = encoder
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+
+    @property
+    def yardstick(self) -> tuple[str, ...]:
+        """That of the config."""
+        return self.config.yardstick
 
 
 class Task(Learner, Protocol):
@@ -95,6 +81,11 @@ class Task(Learner, Protocol):
     """The columns of its predictions as .csv; `score:NAME` is a member of `scores`."""
     listed: tuple[str, ...]
     """Those that there are with `--top-k` alone."""
+
+    @property
+    def yardstick(self) -> tuple[str, ...]:
+        """How answers are compared with what is right, where there are several ways."""
+        ...
 
     @staticmethod
     def find_labels(rows: Sequence[Row], config: Any) -> list[str]:

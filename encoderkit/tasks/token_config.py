@@ -139,6 +139,11 @@ class SpanConfig(RowsConfig):
         return None
 
     @property
+    def yardstick(self) -> tuple[str, ...]:
+        """What counts as equal."""
+        return () if self.normalise == "auto" else (self.normalise,)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Those of SQuAD's script."""
         return ("loss", "exact_match", "f1")

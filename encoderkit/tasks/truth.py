@@ -5,8 +5,10 @@ from typing import Any
 
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
+from encoderkit.tasks.annotations import read_entities, read_tags
 from encoderkit.tasks.answers import Answer, answers_of
 from encoderkit.tasks.config import ChoiceConfig, ClassifyConfig, RegressConfig, RerankConfig, SimilarityConfig, SpanConfig
+from encoderkit.tasks.token_config import TagConfig
 
 
 def check(row: Row, config: Any) -> None:
@@ -27,6 +29,10 @@ def check(row: Row, config: Any) -> None:
                 row.number(column)
         case SimilarityConfig() if config.label is not None:
             row.number(config.label)
+        case TagConfig() if config.text is None:
+            read_tags(row, config, plain=config.scheme == "plain")
+        case TagConfig():
+            read_entities(row, config.spans or "", row.text(config.text or ""))
 
 
 def labels_of(row: Row, config: ClassifyConfig) -> list[str]:

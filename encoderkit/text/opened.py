@@ -12,7 +12,7 @@ class OpenWords:
     def __init__(self, words: list[str | None], unk: int) -> None:
         self.words = words
         """None where an id is no word; it grows."""
-        self._size, self._unk = len(words), unk
+        self._unk = unk
         self._known: dict[str, int] = {}
 
     def name(self, engine: Engine, texts: Sequence[str], ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:

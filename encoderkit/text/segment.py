@@ -180,7 +180,11 @@ def read_entries(given: Segmentation) -> list[Entry]:
     try:
         text = (given.dictionary or b"").decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"is not valid UTF-8 at byte {error.start}", where=given.where, fix="convert it to UTF-8") from None
+        try:  # as many word lists are that were made for other programs
+            text = (given.dictionary or b"").decode("gb18030")
+        except UnicodeDecodeError:
+            message = f"is neither UTF-8 (byte {error.start}) nor GB18030"
+            raise DataError(message, where=given.where, fix="convert it to UTF-8") from None
     return [_entry(line.split(), f"{given.where}:{i}") for i, line in enumerate(text.split("\n"), 1) if line.split()]
 
 

@@ -178,7 +178,7 @@ class TrainingConfig(Config):
     average: AverageConfig | None = None
     """Evaluate, and save as the model, an average of the weights over updates; training goes on from the weights themselves."""
     patience: PositiveInt | None = None
-    """Stop after this many evaluations without a better one."""
+    """Stop after this many evaluations without a better one; with `least` not before so many updates."""
     metric: str | None = None
     """The held-out metric that chooses the best checkpoint; its direction belongs to it. The learner's own if not given."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit import world
-from encoderkit.console import warn
+from encoderkit.console import counted, warn
 from encoderkit.data.order import rng
 from encoderkit.errors import out_of_memory
 from encoderkit.learner import Learner, Objective
@@ -73,8 +73,8 @@ def _shortest_first(source: Source, batch: int) -> Iterator[list[int]]:
     """The numbers of this process's share of the examples, `batch` at a time; the last may be empty, as many as others have."""
     order = np.argsort([size(source[i]) for i in range(len(source))], kind="stable")
     own = order[world.rank() :: world.size()]
-    for start in range(0, -(-len(order) // world.size()), batch):
-        yield own[start : start + batch].tolist()
+    batches = (own[start : start + batch].tolist() for start in range(0, -(-len(order) // world.size()), batch))
+    return counted("evaluating", batches, len(own))
 
 
 def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str, tune: bool = False) -> dict[str, float]:

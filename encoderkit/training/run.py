@@ -5,8 +5,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -35,10 +35,16 @@ class Goal(NamedTuple):
     metric: str
     direction: str
     patience: int | None
+    least: int = 0
+    """Updates before which nothing is too late: at its beginning a model may say the same of every row for long."""
 
     def better(self, value: float, than: float | None) -> bool:
         """Whether `value` is better than the best so far."""
         return than is None or (value < than if self.direction == "min" else value > than)
+
+    def tired(self, state: State) -> bool:
+        """Whether it has been looked for long enough."""
+        return self.patience is not None and state.stale >= self.patience and state.update >= self.least
 
 
 class Due:
@@ -62,22 +68,44 @@ class Due:
         return due
 
 
+def endings() -> list[signal.Signals]:
+    """The signals that end a run, which goes on another time: of schedulers (TERM, USR1), and of a terminal that is gone (HUP).
+
+    One that is to be of no account (`nohup`) stays so.
+    """
+    every = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    return [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextmanager
+def handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have `handler` called for these signals in the block."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 @contextmanager
 def stopping() -> Iterator[list[signal.Signals]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT leaves at once (a save is whole or not there)."""
+    """Collect SIGINT and its like instead of dying of them; a second SIGINT leaves at once (a save is whole or not there)."""
     received: list[signal.Signals] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and signal.SIGINT in received:
             os._exit(ExitCode.INTERRUPTED)
+        if not received and world.first():
+            with suppress(OSError):  # not by print, in the middle of which the signal may have come
+                os.write(2, _STOPPING)
         received.append(signal.Signals(number))
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled([signal.SIGINT, *endings()], note):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+_STOPPING = b"\nstopping: the update is finished and saved first (Ctrl-C again leaves at once, without)\n"
 
 
 def train(
@@ -119,7 +147,7 @@ def train(
             if dev is not None and (look or ended):
                 with averaged(optimizers):
                     state, improved = _look(learner, dev, plan, goal, out, state)
-            tired = goal.patience is not None and state.stale >= goal.patience
+            tired = goal.tired(state)
             stop = any_of([bool(signals)])[0]
             saved = keep or improved or ended or tired or stop
             if saved:

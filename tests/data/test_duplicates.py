@@ -13,6 +13,16 @@ from encoderkit.data.duplicates import copies, plain, same
 TEXTS = st.lists(st.lists(st.text("abあ1 .\x1f_", max_size=12), min_size=1, max_size=2), max_size=8)
 
 
+def likeness(row: list[str], other: list[str], least: float) -> float:
+    """Of rows as wholes; of several texts, where that is enough, the least of any."""
+    a, b = runs(row), runs(other)
+    whole = len(a & b) / max(len(a | b), 1)
+    if max(len(row), len(other)) == 1 or whole < least - 1e-9:
+        return whole
+    sides = [(runs([one]), runs([two])) for one, two in zip(row, other, strict=False)]
+    return min(len(a & b) / len(a | b) if a | b else 1.0 for a, b in sides) if len(row) == len(other) else 0.0
+
+
 def runs(row: list[str]) -> set[str]:
     letters = re.sub(r"[^\w\x1f]|_", "", plain(row))
     marked = f"\x02{letters}\x03" if letters else ""
@@ -25,8 +35,7 @@ def by_hand(known: list[list[str]], asked: list[list[str]], least: float) -> lis
         best = (-1, 0.0)
         same = next((i for i, other in enumerate(known) if plain(other) == plain(row)), -1)
         for i, other in enumerate(known):
-            a, b = runs(row), runs(other)
-            value = len(a & b) / max(len(a | b), 1)
+            value = likeness(row, other, least)
             if value >= least - 1e-9 and value > best[1] + 1e-12:
                 best = (i, value)
         found.append((same, 1.0) if same >= 0 else best)
@@ -56,6 +65,14 @@ def test_longer_texts_in_portions(monkeypatch: pytest.MonkeyPatch, least: float)
     found, expected = copies(known, asked, least), by_hand(known, asked, least)
     assert found.of.tolist() == [i for i, _ in expected] and (found.of >= 0).sum() > 20
     assert found.likeness.tolist() == pytest.approx([value for _, value in expected])
+
+
+def test_a_passage_that_is_shared_makes_no_copies_of_its_questions() -> None:
+    passage = "the tower was built by a company of engineers in two years two months and five days, and is made of wrought iron"
+    known = [["who built the tower in paris", passage], ["how high is the tower", passage]]
+    asked = [["when was it taken down", passage], ["How high is this tower?", passage], ["how high is the tower", "it is high"]]
+    found = copies(known, asked, 0.6)
+    assert found.of.tolist() == [-1, 1, -1] and 0.6 < found.likeness[1] < 1
 
 
 def test_what_is_the_same_text() -> None:

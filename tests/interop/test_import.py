@@ -469,12 +469,13 @@ def test_positions_that_are_stretched_are_refused(change: dict[str, Any], tmp_pa
         ({"model_type": "bloom"}, "model_type"),
         ({"hidden_act": "mish"}, "hidden_act"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ({"position_embedding_type": "relative_key", "is_decoder": False}, "position_embedding_type"),
         ({"num_attention_heads": 5}, "must divide"),
         ({"num_hidden_layers": 4}, "is missing"),
     ],
 )
 def test_what_cannot_be_held_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    published(tmp_path / "hf", "Bert")
+    published(tmp_path / "hf", "Albert" if "is_decoder" in change else "Bert")
     path = tmp_path / "hf" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(DataError, match=message):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from encoderkit.models import crf
 from encoderkit.models.crf import Scores, Transitions, forbidding, marginals, nats, viterbi
 from encoderkit.tasks.schemes import Scheme, legal, outputs, split
 
@@ -86,6 +87,21 @@ def test_all_chains_counted_one_by_one(scheme: Scheme) -> None:
                 assert tuple(best[:size].tolist()) == paths[int(values.argmax())] and not best[size:].any()
         found = nats(emissions, gold, mask, pairs, scores)
         torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_where_nothing_is_scored_between_labels_each_place_is_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without chains, and (with scores too small to count) with them; however few are computed at once."""
+    emissions, mask, _ = made("plain", [4, 1, 3, 2])
+    edges, free = torch.ones(4, 2, dtype=torch.bool), forbidding(*legal(names("plain"), "plain"))
+    assert free.nothing
+    expected = emissions.softmax(-1) * mask[:, :, None]
+    torch.testing.assert_close(marginals(emissions, mask, edges, free), expected)
+    assert torch.equal(viterbi(emissions, mask, free), emissions.argmax(-1) * mask)
+    chained = Scores(free.start + 1e-30, free.between, free.end)
+    assert not chained.nothing and torch.equal(viterbi(emissions, mask, chained), emissions.argmax(-1) * mask)
+    for held in (1, 1 << 20):
+        monkeypatch.setattr(crf, "_HELD", held)
+        torch.testing.assert_close(marginals(emissions, mask, edges, chained), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from encoderkit.config import dump, load
+from encoderkit.config import dump, load, validate
 from encoderkit.data.labelled import read_rows
 from encoderkit.errors import DataError, DivergedError, UsageError, fault_of_one
 from encoderkit.metrics import paired_differences
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages.compare import compare, over_runs
+from encoderkit.stages.compare import _check_alike, _drawn, _Plan, compare, over_runs
 from encoderkit.stages.compare_table import describe
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune, prepare
 from encoderkit.stages.repeats import mean_interval, variants
-from encoderkit.stages.split import read_parts
+from encoderkit.stages.split import divided, read_parts
 from encoderkit.stages.suites import evaluate as evaluate_suite
 from tests.training.runs import finetuning, pretraining
 
@@ -160,6 +161,20 @@ def test_equal_rows_are_equal_whatever_else_stands_beside_them(
     material = prepare(finetuning(tokenizer_dir, labelled, data=data))
     sides = [{tuple(one.tokens.ids.tolist()) for one in part} for part in (material.train, material.dev or ())]
     assert all(sides) and not sides[0] & sides[1]
+
+
+def test_a_source_and_its_other_translations_are_on_one_side(tokenizer_dir: Path, tmp_path: Path) -> None:
+    """And an anchor with all its positives, and a text with whatever label: what was trained on would tell the answer."""
+    path = tmp_path / "train.jsonl"
+    texts = [f"the {thing} was {word}" for thing in ("film", "meal") for word in ("good", "bad", "late", "short", "cold")]
+    rows = [{"source": text, "target": f"{text}, {i}", "label": f"{i}"} for text in texts for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    similar = {"kind": "similarity", "text": ["source", "target"]}
+    for task in ({"kind": "generate"}, similar, {"kind": "classify", "text": "source"}):
+        given = {"tokenizer": str(tokenizer_dir), "model": {"kind": "lstm", "dim": 8}, "data": {"train": str(path), "dev": 0.3}}
+        parts = divided(read_rows(str(path), ["source"]), validate(FinetuneRecipe, {**given, "task": task}, "recipe"))
+        train, dev = ({row.values["source"] for row in parts[part]} for part in ("train", "dev"))
+        assert train and dev and not train & dev and len(parts["dev"]) == 3 * len(dev)
 
 
 def test_what_is_no_json_is_told_by_its_row(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
@@ -327,7 +342,7 @@ def test_the_metric_that_chooses_is_the_one_that_is_shown(tokenizer_dir: Path, l
     assert "macro_f1, dev, 95 %" in header and header.split()[-1] == "p" and fast.split()[-1] != slow.split()[-1]
     for entry in result["recipes"]:
         assert entry["metrics"]["macro_f1"] == pytest.approx(entry["finetune"]["dev"]["macro_f1"])
-        assert entry["data"] == "18 rows held out of data.train"
+        assert entry["data"] == "17 rows held out of data.train"
 
 
 def test_one_that_diverges_and_those_that_are_not_alike(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
@@ -352,6 +367,38 @@ def test_one_that_diverges_and_those_that_are_not_alike(tokenizer_dir: Path, lab
     paths[2].write_text(dump(finetuning(tokenizer_dir, labelled, task=task)), encoding="utf-8")
     with pytest.raises(UsageError, match="different tasks cannot be compared: sound classify, other regress"):
         compare([paths[0], paths[2]], tmp_path / "tasks")
+
+
+SHORT = {"kind": "span", "question_length": 8, "overlap": 4}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wrong"),
+    [
+        ({"kind": "tag"}, {"kind": "tag", "scheme": "bioes"}, None),
+        (
+            {"kind": "tag", "scheme": "plain"},
+            {"kind": "tag", "scheme": "bioes"},
+            "by loss, accuracy, macro_f1 and some by loss, f1",
+        ),
+        (SHORT, {"normalise": "chinese", **SHORT}, None),
+        ({"normalise": "english", **SHORT}, {"normalise": "chinese", **SHORT}, "f1 chinese and some by"),
+    ],
+)
+def test_what_is_measured_alike_can_be_compared(
+    one: dict[str, Any], other: dict[str, Any], wrong: str | None, tokenizer_dir: Path, labelled: dict[str, Path]
+) -> None:
+    recipes = [finetuning(tokenizer_dir, labelled, task=task, model={"kind": "lstm", "dim": 8}) for task in (one, other)]
+    plans = [_Plan(f"{i}", recipe, None, 1) for i, recipe in enumerate(recipes)]
+    with nullcontext() if wrong is None else pytest.raises(UsageError, match=wrong):
+        _check_alike(plans, None)
+
+
+def test_folds_of_other_seeds_are_of_other_rows(tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
+    def drawn(**more: Any) -> tuple[Any, ...]:
+        return _drawn(finetuning(tokenizer_dir, labelled, data={"train": str(labelled["train"]), "dev": 0.1}, folds=5, **more))
+
+    assert drawn(seed=1) != drawn(seed=2) and drawn(seed=1, seeds=[3, 4]) == drawn(seed=2, seeds=[3, 4])
 
 
 def _finetuning(tokenizer: Path, labelled: dict[str, Path], folder: Path) -> Path:

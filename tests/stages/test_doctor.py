@@ -263,7 +263,16 @@ def test_tags_that_are_written_with_spaces_between(tmp_path: Path, tokenizer_dir
     task = {"kind": "tag", "text": None, "spans": None, "tokens": "words", "tags": "tags"}
     found = of(recipe(tmp_path / "r.yaml", tokenizer_dir, data, task))
     assert "rare_label" not in found and "unseen_label" not in found
-    assert found["refused"]["lines"] == [7] and "2 entries" in found["refused"]["message"]
+    assert found["refused"]["lines"] == [7] and '"tags" 2;' in found["refused"]["message"]
+
+
+def test_tags_of_no_scheme_are_told_as_training_tells_them(tmp_path: Path, tokenizer_dir: Path) -> None:
+    rows: list[dict[str, Any]] = [{"tokens": ["in", place], "tags": ["O", "B-LOC"]} for place in ("Rome", "Bonn", "Wien")]
+    data = write(tmp_path / "a.jsonl", [*rows, {"tokens": ["in", "Bern"], "tags": ["O", "LOC"]}])
+    found = of(recipe(tmp_path / "r.yaml", tokenizer_dir, data, {"kind": "tag"}))
+    assert found["refused"]["lines"] == [4] and "LOC" in found["refused"]["message"]
+    plain = write(tmp_path / "b.jsonl", [{"tokens": ["in", place], "tags": ["ADP", "NOUN"]} for place in ("Rome", "Bonn")])
+    assert "refused" not in of(recipe(tmp_path / "s.yaml", tokenizer_dir, plain, {"kind": "tag"}))
 
 
 def test_no_entities_and_labels_in_another_order_are_no_fault(tmp_path: Path, tokenizer_dir: Path) -> None:

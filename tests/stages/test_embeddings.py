@@ -92,10 +92,6 @@ def test_unknown_words_of_fasttext_have_its_vectors(labelled: dict[str, Path], t
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-6)
     loaded = open_model(tmp_path / "model")
     np.testing.assert_allclose(look_up(loaded, ["awfully"]).vectors[0], model.wv["awfully"], atol=1e-6)
-    import_vectors(tmp_path / "fasttext.bin", tmp_path / "plain", subwords="drop")
-    plain = look_up(open_model(tmp_path / "plain"), ["film", "awfully"])
-    np.testing.assert_allclose(plain.vectors[0], model.wv["film"], atol=1e-6)
-    assert plain.ids[1] == ()
     # The n-grams are fine-tuned with the words, and those of words that only the texts have too.
     recipe = finetuning(tmp_path, labelled, checkpoint=str(tmp_path / "model"), training={"updates": 2})
     best = go(recipe, tmp_path / "tuned")["best"]

@@ -57,17 +57,25 @@ def test_ranges_and_values_are_typed_by_the_schema(tokenizer_dir: Path, labelled
         ("training.batch=8", "two values"),
         ("training.batch", "expected key=values"),
         ("data.test=a,b", "is what trials are judged by"),
+        ("seed=1,2", "seed is what trials are judged by"),
         ("training.metric=loss,accuracy", "is what trials are judged by"),
     ],
 )
 def test_a_space_that_the_recipe_cannot_have(search: str, message: str, tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=message):
-        read_space([search], given(finetuning(tokenizer_dir, labelled)))
+        data = {"train": str(labelled["train"]), "dev": 0.1}
+        read_space([search], given(finetuning(tokenizer_dir, labelled, data=data)))
+    assert len(read_space(["seed=1,2"], given(finetuning(tokenizer_dir, labelled)))) == 1  # of a file all rows are looked at
 
 
 def test_the_usual_space_is_legal(tokenizer_dir: Path, labelled: dict[str, Path], pretrained_dir: Path) -> None:
     muon = {"kind": "muon", "lr": 2e-3, "adamw_lr": 3e-4}
-    for more in ({"training": {"epochs": 2, "least": 9}}, {"checkpoint": str(pretrained_dir), "optimizer": muon}):
+    tricks = {
+        "checkpoint": str(pretrained_dir),
+        "task": {"kind": "classify", "rdrop": 1.0},
+        "training": {"epochs": 1, "least": 1},
+    }
+    for more in ({"training": {"epochs": 2, "least": 9}}, {"checkpoint": str(pretrained_dir), "optimizer": muon}, tricks):
         recipe = finetuning(tokenizer_dir, labelled, **more)
         assert len(read_space(usual(recipe), given(recipe))) >= 4
 

@@ -71,11 +71,20 @@ def test_metrics_are_scipys(values: list[tuple[int, float]]) -> None:
     assert found["mae"] == pytest.approx(np.abs(gold - predicted).mean())
     np.testing.assert_allclose(ranks(predicted, np.ones((1, len(gold))))[0], stats.rankdata(predicted))
     if np.ptp(gold) == 0 or np.ptp(predicted) == 0:
-        assert found["spearman"] == 0
+        assert found["spearman"] == found["pearson"] == 0
         return
     assert found["spearman"] == pytest.approx(stats.spearmanr(gold, predicted).statistic, abs=1e-9)
     if np.ptp(predicted) > 1e-3 * np.abs(predicted).max():
         assert found["pearson"] == pytest.approx(stats.pearsonr(gold, predicted).statistic, abs=1e-6)
+
+
+def test_what_does_not_vary_has_no_correlation() -> None:
+    """Not even that of what rounding leaves of it; and what varies little has one."""
+    for one, other in ((3.7, 2.3), (3.8, 0.1), (1e9 / 3, -1 / 7)):
+        gold, predicted = np.full((10, 1), one), np.full((10, 1), other)
+        assert numbers(gold, predicted)["pearson"] == 0 and bootstrap_numbers(gold, predicted)["pearson"] == (0, 0)
+    small = 1e6 + 1e-3 * np.arange(5.0)[:, None]
+    assert numbers(small, np.arange(5.0)[:, None])["pearson"] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_resample_counts_as_its_rows_do() -> None:

@@ -289,12 +289,17 @@ def test_the_whole_way_of_a_search(tokenizer_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is 33, and the vectors have 32"):
         embed(step, data, tmp_path / "z.npy", dimensions=33)
     assert result["metrics"]["mrr_of_32"] == pytest.approx(result["metrics"]["mrr"])
-    others = sorted({row[column] for row in rows for column in "dn"})
+    others = sorted({row["d"] for row in rows})
     embed(step, file(tmp_path / "o.jsonl", [{"d": text} for text in others]), tmp_path / "o.npy", None, True, ["d"], dimensions=8)
     cosines = cut @ np.load(tmp_path / "o.npy").T
     right = np.array([others.index(row["d"]) for row in rows])
     places = 1 + (cosines > np.take_along_axis(cosines, right[:, None], 1)).sum(1)
     assert result["metrics"]["mrr_of_8"] == pytest.approx((1 / places).mean()) != result["metrics"]["mrr"]
+    # What it was trained with is no part of what it is measured by: held-out rows need no negative, and are as hard without.
+    bare = evaluate(step, file(tmp_path / "bare.jsonl", [{"q": row["q"], "d": row["d"]} for row in rows]), "fp32")
+    assert {**bare["metrics"], "loss": 0} == pytest.approx({**result["metrics"], "loss": 0}, abs=1e-6)
+    with pytest.raises(DataError, match="no column"):
+        trained(tmp_path / "other", tokenizer_dir, tmp_path / "bare.jsonl", data, {"kind": "lstm", "dim": 32}, **task)
     predict(step, None, [["film", "the film was"], ["film", "the meal was"]], tmp_path / "out.jsonl")
     right, wrong = read(tmp_path / "out.jsonl")
     assert right["score"] > wrong["score"] and right["text_pair"] == "the film was"

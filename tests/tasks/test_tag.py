@@ -381,6 +381,10 @@ def test_the_whole_way_from_conll(tokenizer_dir: Path, tagged: dict[str, Path], 
         ("sad", "bad"),
     ] and empty["entities"] == []
     assert first["text"] == text and all(text[one["start"] : one["end"]] == one["text"] for one in first["entities"])
+    (tmp_path / "spaced.jsonl").write_text('{"tokens": "the film was good."}\n', encoding="utf-8")
+    predict(step, tmp_path / "spaced.jsonl", out=tmp_path / "spaced.out.jsonl", precision="fp32")
+    [spaced] = lines(tmp_path / "spaced.out.jsonl")  # a column of tokens, as in training and evaluating
+    assert spaced["tokens"] == ["the", "film", "was", "good."] and len(spaced["tags"]) == 4
     predict(step, tagged["train.conll"], out=tmp_path / "out.csv", form="csv")
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").count("\n") == 61
     exported = export.run(step, ["hf"], tmp_path / "dist")

@@ -172,6 +172,10 @@ def test_the_best_is_kept_where_the_held_out_data_get_worse(
     go(recipe, out, resume=True)
     assert (out / "metrics.jsonl").read_bytes() == before, "a run that stopped early has nothing left to do"
 
+    epochs = 40 * recipe.training.batch / len(labelled["train"].read_text(encoding="utf-8").splitlines())
+    patient = recipe.training.model_copy(update={"updates": None, "epochs": epochs, "least": max(seen) + 7})
+    assert go(recipe.model_copy(update={"training": patient}), tmp_path / "patient")["updates"] == max(seen) + 7
+
 
 def opened(step: Path) -> Classify:
     """The classifier of a checkpoint."""
