@@ -19,7 +19,7 @@ TEXTS = ["the film is good", "bad film"]
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max", "last"])
 def test_vectors_are_made_as_they_were(pooling: str, tmp_path: Path) -> None:
-    """A published model, with what sentence-transformers reads: imported, exported, imported; its vectors by hand."""
+    """A published model, with what sentence-transformers reads: imported, exported, imported; by hand, and by that library."""
     theirs = published(tmp_path / "hf", "Bert", "Model")
     for name, data in modules(pooling, 24, 40).items():  # pyright: ignore[reportArgumentType]
         (tmp_path / "hf" / name).parent.mkdir(exist_ok=True)
@@ -43,6 +43,14 @@ def test_vectors_are_made_as_they_were(pooling: str, tmp_path: Path) -> None:
     import_model.run(str(tmp_path / "again"), tmp_path / "once more")
     embed(tmp_path / "once more", tmp_path / "x.txt", tmp_path / "y.npy", precision="fp32")
     assert np.array_equal(np.load(tmp_path / "x.npy"), np.load(tmp_path / "y.npy"))
+
+    library = pytest.importorskip("sentence_transformers")
+    loaded = library.SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    np.testing.assert_allclose(loaded.encode(TEXTS), np.load(tmp_path / "x.npy"), atol=1e-5)
+    loaded.save(str(tmp_path / "saved"))  # which writes the files in the form of its own version
+    import_model.run(str(tmp_path / "saved"), tmp_path / "of it")
+    assert embed(tmp_path / "of it", tmp_path / "x.txt", tmp_path / "z.npy", precision="fp32")["pooling"] == pooling
+    assert np.array_equal(np.load(tmp_path / "x.npy"), np.load(tmp_path / "z.npy"))
 
 
 def test_what_has_no_place_here_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
