@@ -56,7 +56,9 @@ def test_what_is_observed_does_not_depend_on_the_batch(engine: Engine) -> None:
 
 def test_account(engine: Engine) -> None:
     rows = engine.tokens([*TEXTS, ["§"]])
-    account = Account().add(rows[:2], engine.model.tokenizer.unk).add(rows[2:], engine.model.tokenizer.unk)
+    account = Account()
+    for some in (rows[:2], rows[2:]):
+        account = account.add_each([[row] for row in some], engine.model.tokenizer.unk)
     encoded = engine.model.tokenizer.encode([text for [text] in [*TEXTS, ["§"]]])
     assert (account.rows, account.empty, account.truncated, account.unknown) == (6, 1, 1, encoded.unknown)
     assert account.tokens + account.lost == len(encoded.ids)

@@ -34,6 +34,14 @@ Most = Annotated[
         "--max", metavar="METRIC=VALUE", help="Or if it is more; truncated=0 is of rows that are cut.", show_default=False
     ),
 ]
+Masking = Annotated[
+    Literal["token", "within_word"] | None,
+    typer.Option(
+        "--masking",
+        help="Of minimal_pairs, for masked models and T5's: hide each token alone, or with what follows in its word.",
+        show_default=False,
+    ),
+]
 Suite = Literal["minimal_pairs", "wordsim", "analogy"]
 Column = Annotated[
     list[str] | None,
@@ -71,14 +79,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    masking: Annotated[
-        Literal["token", "within_word"] | None,
-        typer.Option(
-            "--masking",
-            help="Of minimal_pairs, for masked models and T5's: hide each token alone, or with what follows in its word.",
-            show_default=False,
-        ),
-    ] = None,
+    masking: Masking = None,
     precision: PrecisionOption = "auto",
     batch: BatchOption = None,
     against: Annotated[

@@ -85,12 +85,7 @@ def run(
         _only(length, {"--config": config, "--vocabulary": vocabulary, "--writes": writes})
         return import_vectors(Path(source), out, overwrite=overwrite, length=length or LENGTH)
     found = _found(source, trust_pickle, config, vocabulary)
-    with placed(found.config):
-        recognised = recognise(found.described)
-    if found.pooling is not None:
-        recognised = recognised._replace(head=Head("none"))
-    if recognised.head.kind == "tag":
-        recognised = recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels)[0]))
+    recognised = _recognised(found)
     if writes and not isinstance(recognised.config, EncoderDecoderConfig):
         raise UsageError("this checkpoint has no decoder, and so writes nothing", where="--writes", fix="leave it out")
     tokenizer = Tokenizer(found.tokenizer, found.where)
@@ -98,9 +93,8 @@ def run(
     recognised, ours, unused = _taken(recognised, tensors, tokenizer, found.where, tied)
     thresholds = _thresholds(found.where, recognised.head)
     with placed(found.where):
-        described = _config(recognised, tokenizer, ours, bool(thresholds), writes, found.pooling) | {
-            "length": _length(recognised, length)
-        }
+        described = _config(recognised, tokenizer, ours, bool(thresholds), writes, found.pooling)
+        described |= {"length": _length(recognised, length)}
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
     ours = (
@@ -225,6 +219,17 @@ def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not name.endswith(_BUFFERS):
             result[name] = tensor.float() if tensor.is_floating_point() else tensor
     return result
+
+
+def _recognised(found: Source) -> Recognised:
+    """What config.json describes: of what makes vectors the encoder alone, of a tagger tags as they are written here."""
+    with placed(found.config):
+        recognised = recognise(found.described)
+    if found.pooling is not None:
+        return recognised._replace(head=Head("none"))
+    if recognised.head.kind == "tag":
+        return recognised._replace(head=recognised.head._replace(labels=_tags(recognised.head.labels)[0]))
+    return recognised
 
 
 def _taken(
