@@ -16,8 +16,9 @@ import torch
 
 from encoderkit import files
 from encoderkit.cli import main as cli
-from encoderkit.errors import out_of_memory
+from encoderkit.errors import CheckError, UsageError, out_of_memory
 from encoderkit.preflight import find_step
+from encoderkit.stages import gate
 from encoderkit.stages.show import RECIPES
 
 PRETRAIN = """\
@@ -266,6 +267,7 @@ def test_a_recipe_of_another_command_is_told_as_that(tmp_path: Path, pretraining
     fails(2, "fix: encoderkit pretrain ...", "finetune", pretraining, *out)
     given = ("--data", pretraining, "--tokenizer", tmp_path)
     fails(2, "this is a recipe for pretrain, and tokenize reads other ones", "tokenize", pretraining, *given, *out)
+    fails(2, "this is a recipe for pretrain, and tune reads other ones\n  fix: a recipe for finetune", "tune", pretraining, *out)
     pretraining.write_text("objectve: {kind: masked}\n", encoding="utf-8")
     fails(2, 'unknown key "objectve"', "pretrain", pretraining, *out)
 
@@ -276,6 +278,10 @@ def test_a_model_that_is_not_good_enough(classifier_dir: Path, labelled: dict[st
     assert done.returncode == 0, done.stderr
     done = encoderkit(*command, "--min", "accuracy=1.01", "--min", "macro_f1=0")
     assert done.returncode == 4 and ": accuracy is " in done.stderr and "less than 1.01" in done.stderr
+    with pytest.raises(CheckError, match=r"is 0\.849997, less than 0\.85"):
+        gate.hold(gate.bounds(["accuracy=0.85"], []), {"model": "m", "metrics": {"accuracy": 0.849997}})
+    with pytest.raises(UsageError, match="there are none"):
+        gate.check_names(gate.bounds([], ["loss=1"]), [])
     assert json.loads(done.stdout)["metrics"]["accuracy"] <= 1 and "macro_f1" not in done.stderr
     fails(2, 'is a metric and a number, found "accuracy"', *command, "--min", "accuracy")
     fails(2, '"acuracy" is not measured here; there are', *command, "--min", "acuracy=0.5")

@@ -30,7 +30,7 @@ def masking(
     from encoderkit.recipe import PretrainRecipe
     from encoderkit.stages.show import read
 
-    loaded = read(PretrainRecipe, recipe, settings)
+    loaded = read(PretrainRecipe, recipe, settings, "inspect masking")
     preflight.pretrain_inputs(loaded)
     from encoderkit.stages import inspect as stage
 

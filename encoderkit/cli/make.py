@@ -170,7 +170,7 @@ def tune(
     from encoderkit.stages import space
     from encoderkit.stages.show import read
 
-    loaded = read(FinetuneRecipe, recipe, settings)
+    loaded = read(FinetuneRecipe, recipe, settings, "tune")
     time = None if budget is None else seconds_of(budget)
     preflight.tune(loaded, out)
     space.read_space(search or [], loaded.model_dump(mode="json", exclude_unset=True))

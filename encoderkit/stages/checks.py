@@ -298,9 +298,9 @@ def _by_label(split: Split) -> dict[str, list[int]]:
     return lines
 
 
-def overlap(known: Split, asked: Split) -> Iterator[Finding]:
-    """Rows of one file that stand in another too."""
-    shared = copies([row.texts for row in known.rows], [row.texts for row in asked.rows])
+def overlap(known: Split, asked: Split, sides: int | None = None) -> Iterator[Finding]:
+    """Rows of one file that stand in another too, by the first `sides` of their texts, or all of them."""
+    shared = copies([row.texts[:sides] for row in known.rows], [row.texts[:sides] for row in asked.rows])
     for check, which, how in (
         ("overlap", shared.exact, "but for case and spaces"),
         ("near_overlap", (shared.of >= 0) & ~shared.exact, "nearly"),

@@ -211,8 +211,10 @@ def _check_alike(plans: Sequence[_Plan], data: Path | None) -> None:
     own = [last.task for plan in plans if isinstance(last := plan.last, FinetuneRecipe)]
     ways = {(task.metrics, task.yardstick) for task in own}
     shared = {*own[0].metrics}.intersection(*(task.metrics for task in own[1:])) - {"loss"} if own else set()
-    if len(set(tasks.values())) == 1 < len(ways) and (not shared or len({yardstick for _, yardstick in ways if yardstick}) > 1):
-        told = " and some by ".join(" ".join([", ".join(metrics), *yardstick]) for metrics, yardstick in sorted(ways))
+    if len(set(tasks.values())) == 1 < len(ways) and (not shared or len({yardstick for _, yardstick in ways}) > 1):
+        unnamed = ["as the data decide"] * any(named for _, named in ways)
+        each = (" ".join([", ".join(metrics), *(named or unnamed)]) for metrics, named in sorted(ways))
+        told = " and some by ".join(each)
         raise UsageError(f"some of the recipes are measured by {told}", fix="compare those that are measured alike")
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} {kind}" for name, kind in tasks.items())

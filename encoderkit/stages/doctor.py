@@ -102,9 +102,10 @@ def doctor(patient: Patient, fix: Path | None = None, widths: bool = False, over
             findings += checks.targets(split, writes, layout.task.target_length)
     if layout.kind in ("any", "classify", "tag"):
         findings += checks.classes(splits, layout.kind)
+    sides = len(layout.task.columns) if layout.task and layout.task.training_columns else None
     for known, asked in combinations(splits, 2):
-        findings += checks.overlap(known, asked)
-    repaired = {} if fix is None else {"fixed": _repair(splits, findings, layout, fix, widths, overwrite), "out": str(fix)}
+        findings += checks.overlap(known, asked, sides)
+    repaired = {} if fix is None else {"fixed": _repair(splits, findings, layouts, fix, widths, overwrite), "out": str(fix)}
     return {"files": facts, "findings": [_kept(one) for one in findings], **repaired}
 
 
@@ -157,7 +158,7 @@ def _kept(finding: Finding) -> dict[str, Any]:
 
 
 def _repair(
-    splits: Sequence[Split], findings: Sequence[Finding], layout: Layout, out: Path, widths: bool, overwrite: bool
+    splits: Sequence[Split], findings: Sequence[Finding], layouts: Sequence[Layout], out: Path, widths: bool, overwrite: bool
 ) -> list[dict[str, Any]]:
     """Write the copies; what was done to each."""
     names = [_plain(path) for split in splits for path in paths_of(split.found.given)]
@@ -165,7 +166,7 @@ def _repair(
         raise UsageError(f"two of the files would be {out / twice}", fix="look at them one by one")
     done = []
     with files.staged(out, {"from": [split.found.name for split in splits]}, overwrite) as folder:
-        for split in splits:
+        for split, layout in zip(splits, layouts, strict=True):
             if split.found.source.format in ("parquet", "json"):  # which have no line for each row
                 fix = "make it .jsonl, a row a line"
                 raise UsageError(f"is .{split.found.source.format}, of which no copy is made", where=split.found.name, fix=fix)

@@ -29,6 +29,7 @@ from encoderkit.tasks import baselines
 from encoderkit.tasks.calibration import reliability
 from encoderkit.tasks.span import Span
 from encoderkit.tasks.task import Lossy, Observed, Probable, Queried, Resampled, Task
+from encoderkit.tasks.token_config import TagConfig
 from encoderkit.tasks.truth import untaught
 from encoderkit.training.evaluate import evaluate as evaluate_source
 
@@ -61,7 +62,7 @@ def evaluate(
     if against is not None and str(data) == "-":
         raise UsageError("is read once, and two models are to answer it", where="--data", fix="--data FILE")
     engine = start(open_model(step), precision, batch)
-    gate.check_names(bounds, engine.model.learner.directions, rows=engine.model.task is not None)
+    gate.check_names(bounds, engine.model.learner.directions)
     about = {"model": str(step), "data": name_of(data), "precision": engine.precision}
     task = engine.model.task
     searching(task, beams, length_penalty)
@@ -128,15 +129,18 @@ def judge(engine: Engine, data: Given | list[Row], columns: Mapping[str, str]) -
 
 def _check_alike(one: Task, other: Task) -> None:
     """Raise `UsageError` for models whose answers are not of one kind."""
-    first, second = ((type(task), task.kinds, [*task.directions], task.yardstick) for task in (one, other))
+    first, second = ((type(task), task.kinds, [*task.directions]) for task in (one, other))
     if first != second:
-        message = "the two models have other tasks or other labels, or are measured in other ways, so nothing can be compared"
-        raise UsageError(message, fix="compare models of one task and the same labels")
+        fix = "compare models of one task and the same labels"
+        raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared", fix=fix)
 
 
 def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
     """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
     _check_alike(one.task, other.task)
+    if one.task.yardstick != other.task.yardstick:  # known for sure once both have read the rows
+        told = " and the other by ".join(" ".join(task.yardstick) for task in (one.task, other.task))
+        raise UsageError(f"one of the models is measured by {told}, and these figures cannot be compared", fix=None)
     if isinstance(one.task, Queried) and isinstance(other.task, Queried):  # queries are independent, not their rows
         first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)
         if not all(map(len, first.values())):  # no query has anything that is relevant
@@ -178,7 +182,7 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
     read = by_row(examples)
     account = Account().add_each(read, task.vocabulary.unknown)
     texts = [task.texts(row) for row in rows]
-    shared = None if train is None else copies(train.texts, texts)
+    shared = None if train is None else copies(_wholes(task, train.texts), _wholes(task, texts))
     return {
         "rows": len(rows),
         "labels": task.labels,
@@ -193,6 +197,11 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
         "slices": slices.slices(task, gold, predicted, read),
         "calibration": reliability(*task.confidence(examples, observed)) if isinstance(task, Probable) else None,
     }
+
+
+def _wholes(task: Task, texts: list[list[str]]) -> list[list[str]]:
+    """What is compared for copies: the texts of a row, of tokens the text that they make."""
+    return [[" ".join(row)] for row in texts] if isinstance(task.config, TagConfig) else texts
 
 
 def _read(task: Task, given: Given, columns: Mapping[str, str]) -> list[Row]:

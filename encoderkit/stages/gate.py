@@ -1,6 +1,8 @@
 """How good a model must at least be (`evaluate --min`, `--max`): for scripts, which go by the exit code."""
 
+import difflib
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +10,8 @@ from encoderkit.errors import CheckError, UsageError, shown
 
 CUT = "truncated"
 """Not a metric: the share of the rows that were cut."""
+_MORE = re.compile(r"perplexity|\w+_of_\d+")
+"""Metrics beside those by which a model can be chosen."""
 
 
 class Bound(NamedTuple):
@@ -39,22 +43,28 @@ def _bound(flag: str, text: str) -> Bound:
     return Bound(flag, name, number)
 
 
-def check_names(asked: Sequence[Bound], metrics: Collection[str], rows: bool) -> None:
-    """Raise `UsageError` for a metric that the model does not have; of labelled `rows` there is the share that was cut too."""
-    known = [*metrics, *([CUT] if rows else [])]
+def check_names(asked: Sequence[Bound], metrics: Collection[str]) -> None:
+    """Raise `UsageError`, before anything is computed, for a metric that the model cannot have."""
     for bound in asked:
-        if bound.name not in known:
-            message = f"{shown(bound.name)} is not measured here; there are {', '.join(known)}"
-            raise UsageError(message, where=bound.flag, fix=f"{bound.flag} {known[0]}={bound.value:g}")
+        if bound.name not in (CUT, *metrics) and not _MORE.fullmatch(bound.name):
+            raise _unknown(bound, metrics)
+
+
+def _unknown(bound: Bound, known: Collection[str]) -> UsageError:
+    near = difflib.get_close_matches(bound.name, known, 1, 0)
+    message = f"{shown(bound.name)} is not measured here; there are {', '.join(known) or 'none'}"
+    return UsageError(message, where=bound.flag, fix=f"{bound.flag} {near[0]}={bound.value:g}" if near else None)
 
 
 def hold(asked: Sequence[Bound], result: Mapping[str, Any]) -> None:
-    """Raise `CheckError` where the result of `evaluate` is not within all bounds."""
-    figures = dict(result["metrics"])
+    """Raise `CheckError` where the result of `evaluate` is not within all bounds, `UsageError` where it has no such figure."""
+    figures = {name: value for name, value in result["metrics"].items() if isinstance(value, float)}
     if isinstance(cut := result.get(CUT), dict):
         figures[CUT] = cut["rows"] / max(result["rows"], 1)
+    if missing := next((bound for bound in asked if bound.name not in figures), None):
+        raise _unknown(missing, figures)
     missed = [
-        f"{bound.name} is {figures[bound.name]:.4g}, {'less' if bound.flag == '--min' else 'more'} than {bound.value:g}"
+        f"{bound.name} is {figures[bound.name]:.10g}, {'less' if bound.flag == '--min' else 'more'} than {bound.value:.10g}"
         for bound in asked
         if not bound.holds(figures[bound.name])
     ]

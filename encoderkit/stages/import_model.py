@@ -58,6 +58,8 @@ class Source(NamedTuple):
     """Where `described` was found."""
     pooling: Pooling | None = None
     """How it makes one vector of a text, if it was published for that."""
+    length: int | None = None
+    """The most tokens of a text that it reads, where that is told."""
 
 
 def run(
@@ -94,7 +96,7 @@ def run(
     thresholds = _thresholds(found.where, recognised.head)
     with placed(found.where):
         described = _config(recognised, tokenizer, ours, bool(thresholds), writes, found.pooling)
-        described |= {"length": _length(recognised, length)}
+        described |= {"length": _length(recognised, length, found.length)}
     learner = build_learner(described, list(recognised.head.labels) or None, found.where)
     assert isinstance(learner, nn.Module)
     ours = (
@@ -158,9 +160,9 @@ def _found(source: str, trust_pickle: bool, config: Path | None, vocabulary: Pat
 
 
 def _directory(folder: Path, trust_pickle: bool) -> Source:
-    pooling = None
+    pooling = length = None
     if (listed := read_modules(folder)) is not None:
-        folder, pooling = listed
+        folder, pooling, length = listed
     where, fix = folder / "config.json", "put the config.json that was published with the weights beside them"
     try:
         described = files.read_json(where)
@@ -173,7 +175,7 @@ def _directory(folder: Path, trust_pickle: bool) -> Source:
     if "encoder" in described:
         fix = "use it as it is: every command takes it"
         raise UsageError("this is a model of encoderkit already", where=folder, fix=fix)
-    return Source(described, checkpoint_tensors(folder, trust_pickle), foreign_files(folder), folder, where, pooling)
+    return Source(described, checkpoint_tensors(folder, trust_pickle), foreign_files(folder), folder, where, pooling, length)
 
 
 def _uer(path: Path, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:
@@ -370,11 +372,11 @@ def _config(
     }
 
 
-def _length(found: Recognised, wanted: int | None) -> int:
+def _length(found: Recognised, wanted: int | None, told: int | None) -> int:
     config = found.config.encoder if isinstance(found.config, EncoderDecoderConfig) else found.config
     most = longest(config)
     if wanted is None:
-        return min(most or LENGTH, LENGTH)
+        return min(most or LENGTH, told or LENGTH, LENGTH)
     if wanted < 3 or (most is not None and wanted > most):
         fix = f"--length {most or LENGTH}"
         raise UsageError(f"the model reads 3 to {most or 'any number of'} tokens, found {wanted}", where="--length", fix=fix)

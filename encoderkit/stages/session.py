@@ -210,8 +210,9 @@ def _where(plan: Plan) -> str:
     device = plan.device
     if device == "cpu":
         found = "" if torch.cuda.is_available() else "; torch finds no GPU it can use"
-        device = f"processor ({plan.threads} thread{'s' * (plan.threads > 1)}{found})"
-    processes = f"by {plan.processes} processes, each " if plan.processes > 1 else ""
+        threads = torch.get_num_threads()
+        device = f"processor ({threads} thread{'s' * (threads > 1)}{found})"
+    processes = f"by {world.size()} processes, each " if world.size() > 1 else ""
     compiled = ", compiled" if plan.compile else ""
     return f"computed {processes}on the {device}, in {plan.precision}, {plan.micro_batch} examples at once{compiled}"
 

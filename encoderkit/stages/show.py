@@ -55,15 +55,19 @@ def _known(data: dict[str, Any]) -> dict[str, int]:
     return {kind: len(data.keys() & model.model_fields.keys()) for kind, model in RECIPES.items()}
 
 
-def read(model: type[C], path: Path | None, settings: list[str] | None = None) -> C:
-    """The recipe of a command, as `config.load` has it; where it is one of another command, raises `UsageError` that says so."""
+def read(model: type[C], path: Path | None, settings: list[str] | None = None, command: str | None = None) -> C:
+    """The recipe of a command, as `config.load` has it; where it is one of another command, raises `UsageError` that says so.
+
+    `command`: if it is not the one that the recipe is named for.
+    """
     try:
         return load(model, path, settings)
     except UsageError:
         if path is not None and (kind := _mistaken(path, model)) is not None:
-            asked = next(name for name, own in RECIPES.items() if own is model)
-            message = f"this is a recipe for {COMMANDS[kind]}, and {COMMANDS[asked]} reads other ones"
-            raise UsageError(message, where=path, fix=f"encoderkit {COMMANDS[kind]} ...") from None
+            own = COMMANDS[next(name for name, recipe in RECIPES.items() if recipe is model)]
+            message = f"this is a recipe for {COMMANDS[kind]}, and {command or own} reads other ones"
+            fix = f"encoderkit {COMMANDS[kind]} ..." if command is None else f"a recipe for {own}: encoderkit init"
+            raise UsageError(message, where=path, fix=fix) from None
         raise
 
 

@@ -91,7 +91,7 @@ def cosine(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
 
 
 def search(train: Texts, labels: np.ndarray, texts: Texts) -> np.ndarray:
-    """The places of the right texts of each row (anchor, positive, perhaps others) by the cosine of words (see `cosine`)."""
+    """The places of the right texts of each row (anchor, positive) by the cosine of words (see `cosine`)."""
     numbers = {text: i for i, text in enumerate(dict.fromkeys(text for row in texts for text in row))}
     found = candidates(np.array([[numbers[text] for text in row] for row in texts]))
     flat = [text for row in texts for text in row[1:]]

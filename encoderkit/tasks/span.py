@@ -92,8 +92,8 @@ class Span(EncoderTask):
 
     @property
     def yardstick(self) -> tuple[str, ...]:
-        """What counts as equal, and whether no answer is one."""
-        return (self._language, *(["no answer"] if self.config.unanswerable else []))
+        """What counts as equal."""
+        return (self._language,)
 
     def texts(self, row: Row) -> list[str]:
         """The question and the passage; raises `DataError` for a passage without a character."""

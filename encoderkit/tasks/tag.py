@@ -106,11 +106,16 @@ class Tag(EncoderTask):
 
     def _laid(self, row: Row) -> Laid:
         column = self.config.columns[0]
-        if self.config.text is not None or row.typed:
+        if self.config.text is not None or row.typed or self._unspaced(row):
             text = row.text(column)
             return Laid(text, characters(text) if self.characters else words(text), None)
         tokens = row.words(column)
         return Laid(*joined(tokens), tokens)
+
+    def _unspaced(self, row: Row) -> bool:
+        """Whether a row without tags has a text in place of characters."""
+        given = row.values.get(self.config.columns[0])
+        return bool(self.characters) and isinstance(given, str) and len(given.split()) < 2 and self.config.tags not in row.values
 
     def _gold(self, row: Row) -> Any:
         """The entities of a row, or (U,) the numbers of plain tags; raises `DataError` for what was not seen in training."""

@@ -98,14 +98,14 @@ def stopping() -> Iterator[list[signal.Signals]]:
             os._exit(ExitCode.INTERRUPTED)
         if not received and world.first():
             with suppress(OSError):  # not by print, in the middle of which the signal may have come
-                os.write(2, _STOPPING)
+                os.write(2, _STOPPING + (_AGAIN if number == signal.SIGINT else b"\n"))
         received.append(signal.Signals(number))
 
     with handled([signal.SIGINT, *endings()], note):
         yield received
 
 
-_STOPPING = b"\nstopping: the update is finished and saved first (Ctrl-C again leaves at once, without)\n"
+_STOPPING, _AGAIN = b"\nstopping: the update is finished and saved first", b" (Ctrl-C again leaves at once, without)\n"
 
 
 def train(
@@ -138,6 +138,7 @@ def train(
             ended = update.number == plan.updates
             # Clocks and signals differ between processes: what is due in one is done by all.
             log, look, keep = any_of([logs(update.number), evaluations(update.number), saves(update.number)])
+            look = look or (goal.patience is not None and update.number == goal.least)  # for what follows may be in vain
             if log or ended:
                 _log(out, update, state)
                 state = state.model_copy(update={"unlogged": 0, "unlogged_loss": 0.0})

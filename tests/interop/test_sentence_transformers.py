@@ -41,6 +41,7 @@ def test_vectors_are_made_as_they_were(pooling: str, tmp_path: Path) -> None:
     assert (tmp_path / "again/1_Pooling/config.json").read_bytes() == (tmp_path / "hf/1_Pooling/config.json").read_bytes()
     assert json.loads((tmp_path / "again/sentence_bert_config.json").read_bytes())["max_seq_length"] == 40
     import_model.run(str(tmp_path / "again"), tmp_path / "once more")
+    assert open_model(tmp_path / "once more").config["length"] == 40
     embed(tmp_path / "once more", tmp_path / "x.txt", tmp_path / "y.npy", precision="fp32")
     assert np.array_equal(np.load(tmp_path / "x.npy"), np.load(tmp_path / "y.npy"))
 
@@ -62,9 +63,19 @@ def test_what_has_no_place_here_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
     modes = {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps(modes), encoding="utf-8")
-    assert read_modules(tmp_path) == (tmp_path / "0_Transformer", None)
+    assert read_modules(tmp_path) == (tmp_path / "0_Transformer", None, None)
     said = capsys.readouterr().err
-    assert "Dense of" in said and "has no place here" in said and "is not known here" in said
+    for told in ("makes vectors of length 1", "Dense of", "has no place here", "is not known here"):
+        assert told in said
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": "lasttoken"}), encoding="utf-8")
+    (tmp_path / "0_Transformer").mkdir()
+    limit = tmp_path / "0_Transformer/sentence_bert_config.json"
+    limit.write_text(json.dumps({"max_seq_length": 256, "do_lower_case": True}), encoding="utf-8")
     found = read_modules(tmp_path)
-    assert found and found.pooling == "last" and "is not known here" not in capsys.readouterr().err
+    assert found and found[1:] == ("last", 256)
+    said = capsys.readouterr().err
+    assert "do_lower_case" in said and "is not known here" not in said
+    limit.write_text(json.dumps({"max_seq_length": None}), encoding="utf-8")
+    (tmp_path / "0_Transformer/tokenizer_config.json").write_text('{"model_max_length": 384}', encoding="utf-8")
+    found = read_modules(tmp_path)
+    assert found and found.length == 384 and "is not known here" not in capsys.readouterr().err

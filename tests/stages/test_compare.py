@@ -381,7 +381,7 @@ SHORT = {"kind": "span", "question_length": 8, "overlap": 4}
             {"kind": "tag", "scheme": "bioes"},
             "by loss, accuracy, macro_f1 and some by loss, f1",
         ),
-        (SHORT, {"normalise": "chinese", **SHORT}, None),
+        (SHORT, {"normalise": "chinese", **SHORT}, "f1 as the data decide and some by"),
         ({"normalise": "english", **SHORT}, {"normalise": "chinese", **SHORT}, "f1 chinese and some by"),
     ],
 )

@@ -240,11 +240,11 @@ def test_tokens_inside_a_piece(tmp_path: Path, tokenizer_dir: Path) -> None:
     assert result["inside_piece", "a.jsonl"]["lines"] == [2] and result["refused", "a.jsonl"]["lines"] == [3]
 
 
-def recipe(path: Path, tokenizer: Path, data: Path, task: dict[str, Any]) -> Path:
+def recipe(path: Path, tokenizer: Path, data: Path, task: dict[str, Any], dev: Path | None = None) -> Path:
     described = {
         "model": {"kind": "lstm", "dim": 8},
         "tokenizer": str(tokenizer),
-        "data": {"train": str(data), "dev": None, "length": 32},
+        "data": {"train": str(data), "dev": None if dev is None else str(dev), "length": 32},
         "task": task,
         "training": {"updates": 1},
     }
@@ -264,6 +264,15 @@ def test_tags_that_are_written_with_spaces_between(tmp_path: Path, tokenizer_dir
     found = of(recipe(tmp_path / "r.yaml", tokenizer_dir, data, task))
     assert "rare_label" not in found and "unseen_label" not in found
     assert found["refused"]["lines"] == [7] and '"tags" 2;' in found["refused"]["message"]
+
+
+def test_pairs_are_shared_whatever_was_a_negative_to_them(tmp_path: Path, tokenizer_dir: Path) -> None:
+    pairs = [{"q": f"who wrote the book number {i}", "d": f"it was written by author {i}"} for i in range(6)]
+    train = write(tmp_path / "a.jsonl", [{**pair, "n": "it was not written"} for pair in pairs])
+    task = {"kind": "similarity", "text": ["q", "d"], "negative": "n"}
+    for dev in (pairs[:2], [{**pair, "n": "by nobody"} for pair in pairs[:2]]):
+        path = recipe(tmp_path / "r.yaml", tokenizer_dir, train, task, dev=write(tmp_path / "b.jsonl", dev))
+        assert of(path)["overlap"]["rows"] == 2
 
 
 def test_tags_of_no_scheme_are_told_as_training_tells_them(tmp_path: Path, tokenizer_dir: Path) -> None:

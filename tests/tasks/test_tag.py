@@ -19,7 +19,7 @@ from seqeval.scheme import BILOU, IOB2, IOBES
 
 from encoderkit.config import validate
 from encoderkit.data.conll import joined
-from encoderkit.data.labelled import Row
+from encoderkit.data.labelled import Row, read_rows
 from encoderkit.errors import DataError, UserError
 from encoderkit.learner import Vocabulary
 from encoderkit.models.crf import together
@@ -381,6 +381,10 @@ def test_the_whole_way_from_conll(tokenizer_dir: Path, tagged: dict[str, Path], 
         ("sad", "bad"),
     ] and empty["entities"] == []
     assert first["text"] == text and all(text[one["start"] : one["end"]] == one["text"] for one in first["entities"])
+    known = [row.values for row in read_rows(str(tagged["train.conll"]), ["tokens", "tags"])[:3]]
+    almost = [{**row, "tokens": [*row["tokens"][:-1], f"{row['tokens'][-1]}!"]} for row in known]
+    (tmp_path / "almost.jsonl").write_text("".join(json.dumps(row) + "\n" for row in almost), encoding="utf-8")
+    assert evaluate(step, tmp_path / "almost.jsonl", "fp32")["overlap"]["near"] == 3  # as texts, not token by token
     (tmp_path / "spaced.jsonl").write_text('{"tokens": "the film was good."}\n', encoding="utf-8")
     predict(step, tmp_path / "spaced.jsonl", out=tmp_path / "spaced.out.jsonl", precision="fp32")
     [spaced] = lines(tmp_path / "spaced.out.jsonl")  # a column of tokens, as in training and evaluating

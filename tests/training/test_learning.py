@@ -175,6 +175,8 @@ def test_the_best_is_kept_where_the_held_out_data_get_worse(
     epochs = 40 * recipe.training.batch / len(labelled["train"].read_text(encoding="utf-8").splitlines())
     patient = recipe.training.model_copy(update={"updates": None, "epochs": epochs, "least": max(seen) + 7})
     assert go(recipe.model_copy(update={"training": patient}), tmp_path / "patient")["updates"] == max(seen) + 7
+    entries = [json.loads(line) for line in (tmp_path / "patient/metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    assert max(entry["update"] for entry in entries if "dev" in entry) == max(seen) + 7, "and nothing is trained in vain"
 
 
 def opened(step: Path) -> Classify:
