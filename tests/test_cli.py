@@ -264,7 +264,7 @@ def test_a_recipe_of_another_command_is_told_as_that(tmp_path: Path, pretraining
     finetuning.write_text(finetuning.read_text(encoding="utf-8") + "task: {kind: classify}\n", encoding="utf-8")
     fails(2, "this is a recipe for finetune, and pretrain reads other ones", "pretrain", finetuning, *out)
     pretraining.write_text(pretraining.read_text(encoding="utf-8") + "objective: {kind: masked}\n", encoding="utf-8")
-    fails(2, "fix: encoderkit pretrain ...", "finetune", pretraining, *out)
+    fails(2, f"fix: encoderkit pretrain {pretraining} ...", "finetune", pretraining, *out)
     given = ("--data", pretraining, "--tokenizer", tmp_path)
     fails(2, "this is a recipe for pretrain, and tokenize reads other ones", "tokenize", pretraining, *given, *out)
     fails(2, "this is a recipe for pretrain, and tune reads other ones\n  fix: a recipe for finetune", "tune", pretraining, *out)

@@ -66,7 +66,7 @@ def read(model: type[C], path: Path | None, settings: list[str] | None = None, c
         if path is not None and (kind := _mistaken(path, model)) is not None:
             own = COMMANDS[next(name for name, recipe in RECIPES.items() if recipe is model)]
             message = f"this is a recipe for {COMMANDS[kind]}, and {command or own} reads other ones"
-            fix = f"encoderkit {COMMANDS[kind]} ..." if command is None else f"a recipe for {own}: encoderkit init"
+            fix = f"encoderkit {COMMANDS[kind]} {path} ..." if command is None else f"a recipe for {own}: encoderkit init"
             raise UsageError(message, where=path, fix=fix) from None
         raise
 
