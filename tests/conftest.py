@@ -46,8 +46,9 @@ def _rows(count: int, seed: int) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A shell lets what it starts in the background ignore Ctrl-C, and children would inherit that."""
+    """A shell lets what it starts in the background ignore Ctrl-C, nohup the end of a terminal; children would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -73,6 +73,7 @@ def test_a_passage_that_is_shared_makes_no_copies_of_its_questions() -> None:
     asked = [["when was it taken down", passage], ["How high is this tower?", passage], ["how high is the tower", "it is high"]]
     found = copies(known, asked, 0.6)
     assert found.of.tolist() == [-1, 1, -1] and 0.6 < found.likeness[1] < 1
+    assert copies([["111"]], [["", "111"]], 0.3).of.tolist() == [-1]
 
 
 def test_what_is_the_same_text() -> None:
