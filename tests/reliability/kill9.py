@@ -52,7 +52,7 @@ def strike(server: Server, stage: str, run: Path, rng: random.Random, duration: 
     if rng.random() < 2 / 3:
         while not staging(run) and time.monotonic() - begun < duration:
             pass
-        patience = rng.uniform(0, 0.02)
+        patience = rng.uniform(0, 0.008)
         begun = time.monotonic()
     while time.monotonic() - begun < patience:
         pass
