@@ -81,7 +81,7 @@ class _Runs(NamedTuple):
 def _near(known: Sequence[str], asked: Sequence[str], least: float) -> tuple[np.ndarray, np.ndarray]:
     of, likeness, start = np.full(len(asked), -1, np.int64), np.zeros(len(asked)), 0
     own, run = _distinct(asked)
-    pairs = any(_BETWEEN in text for text in asked)
+    several = any(_BETWEEN in text for text in (*asked, *known))
     vocabulary, number, count = np.unique(run, return_inverse=True, return_counts=True)
     sizes, rank, ours = np.bincount(own, minlength=len(asked)), count, None
     for portion in _portions(known):
@@ -93,14 +93,14 @@ def _near(known: Sequence[str], asked: Sequence[str], least: float) -> tuple[np.
             rank = np.empty_like(count)
             rank[np.argsort(count, kind="stable")] = np.arange(len(count))
             ours = _runs(own, rank[number], sizes, len(vocabulary), least)
-        several = pairs or any(_BETWEEN in text for text in portion)
         many = np.bincount(row, minlength=len(portion))
         there &= (np.bincount(row[there], minlength=len(portion)) >= least * many - 1e-9)[row]  # the others cannot be copies
         theirs = _runs(row[there], rank[at[there]], many, len(vocabulary), least)
         for i, j, value in _alike(ours, theirs, least):
             if several:
                 value = np.array([_of_sides(asked[int(a)], portion[int(b)]) for a, b in zip(i.tolist(), j.tolist(), strict=True)])
-                i, j, value = i[value >= least - 1e-9], j[value >= least - 1e-9], value[value >= least - 1e-9]
+                enough = value >= least - 1e-9
+                i, j, value = i[enough], j[enough], value[enough]
             order = np.lexsort((j, -value, i))  # each text of ours with its best first, and the first of the best
             i, j, value = i[order], j[order], value[order]
             best = np.flatnonzero(np.diff(i, prepend=-1))

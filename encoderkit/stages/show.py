@@ -63,20 +63,21 @@ def read(model: type[C], path: Path | None, settings: list[str] | None = None, c
     try:
         return load(model, path, settings)
     except UsageError:
-        if path is not None and (kind := _mistaken(path, model)) is not None:
-            own = COMMANDS[next(name for name, recipe in RECIPES.items() if recipe is model)]
-            message = f"this is a recipe for {COMMANDS[kind]}, and {command or own} reads other ones"
-            fix = f"encoderkit {COMMANDS[kind]} {path} ..." if command is None else f"a recipe for {own}: encoderkit init"
-            raise UsageError(message, where=path, fix=fix) from None
-        raise
+        asked = next(name for name, recipe in RECIPES.items() if recipe is model)
+        if path is None or (kind := _meant(path, asked)) is None:
+            raise
+        own, other = COMMANDS[asked], COMMANDS[kind]
+        message = f"this is a recipe for {other}, and {command or own} reads other ones"
+        fix = f"encoderkit {other} {path} ..." if command is None else f"a recipe for {own}: encoderkit init"
+        raise UsageError(message, where=path, fix=fix) from None
 
 
-def _mistaken(path: Path, model: type[Config]) -> str | None:
-    """The kind of recipe that knows more of the keys in the file than `model` does."""
+def _meant(path: Path, asked: str) -> str | None:
+    """The kind of recipe that knows more of the keys in a file than the one `asked` for, if any does."""
     with suppress(UsageError):  # of a file that is no recipe at all
         known = _known(read_yaml(path)[0])
         kind = max(known, key=known.__getitem__)
-        return kind if known[kind] > next(known[name] for name, own in RECIPES.items() if own is model) else None
+        return kind if known[kind] > known[asked] else None
     return None
 
 
