@@ -140,6 +140,17 @@ class Rows:
             return self._single(int(places[0]), int(self._tail_size[low]), before, cut)
         return self._several(places, self._tail_size[low:high].astype(np.int64), before, cut)
 
+    def sizes(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) int64: the tokens of n rows, special ones included, without reading them."""
+        found = np.full(len(rows), self._cap + len(self._special))
+        shared = np.flatnonzero(rows >= self.full_rows)
+        low, high = (self._tail_row[rows[shared] - self.full_rows + side].astype(np.int64) for side in (0, 1))
+        pieces = high - low
+        begin = np.cumsum(pieces) - pieces
+        where = np.arange(pieces.sum()) + np.repeat(low - begin, pieces)
+        found[shared] = np.add.reduceat(self._tail_size[where], begin, dtype=np.int64) + len(self._special) * pieces
+        return found
+
     def places(self, row: int) -> np.ndarray:
         """(pieces,) int64: where the pieces of a row begin in the store."""
         if row < self.full_rows:

@@ -41,6 +41,10 @@ class Evenly:
     def __getitem__(self, index: int) -> Any:
         return self._rows[int(self._numbers[index])]
 
+    def sizes(self, rows: np.ndarray) -> np.ndarray:
+        """See `Rows.sizes`."""
+        return self._rows.sizes(self._numbers[rows])
+
 
 def pretrain(recipe: PretrainRecipe, out: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run the recipe into `out`; the JSON of the command."""

@@ -14,7 +14,7 @@ from encoderkit.errors import out_of_memory
 from encoderkit.learner import Learner, Objective
 from encoderkit.tasks.task import Observed, Task, Tunable, is_task
 from encoderkit.training.distributed import concatenated, gathered
-from encoderkit.training.loop import Source, size
+from encoderkit.training.loop import Source, sizes
 from encoderkit.training.machine import DTYPES
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ _ANY = [0]
 
 def _shortest_first(source: Source, batch: int) -> Iterator[list[int]]:
     """The numbers of this process's share of the examples, `batch` at a time; the last may be empty, as many as others have."""
-    order = np.argsort([size(source[i]) for i in range(len(source))], kind="stable")
+    order = np.argsort(sizes(source, range(len(source))), kind="stable")
     own = order[world.rank() :: world.size()]
     batches = (own[start : start + batch].tolist() for start in range(0, -(-len(order) // world.size()), batch))
     return counted("evaluating", batches, len(own))

@@ -11,6 +11,7 @@ from contextlib import closing
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -117,14 +118,15 @@ def micro_batches(learner: Learner, source: Source, plan: Plan, update: int) -> 
     The shares are alike in lengths: one deals the examples, sorted, like cards. They are cut alike, too, as processes that
     share the weights must do the same passes; where nothing is left to one of them, it has a batch that counts for nothing.
     """
-    drawn = [(source[index], epoch, index) for epoch, index in _slots(source, plan, update)]
-    drawn.sort(key=lambda item: size(item[0]))
-    lengths = [size(example) for example, _, _ in drawn[:: world.size()]]  # of the largest share
-    own = drawn[world.rank() :: world.size()]
+    drawn = _slots(source, plan, update)
+    known = sizes(source, [index for _, index in drawn])
+    order = np.argsort(known, kind="stable")
+    own = [drawn[i] for i in order[world.rank() :: world.size()]]  # alone are read
+    lengths = known[order[:: world.size()]].tolist()  # of the largest share
     for start, end in portions(lengths, plan.micro_batch, FIXED[plan.device], learner.encoder.packs):
-        part = own[start:end] or drawn[:1]
-        rngs = [rng(plan.seed, epoch, index) for _, epoch, index in part]
-        batch = learner.collate([example for example, _, _ in part], rngs, update / plan.length(update))
+        part = own[start:end] or [drawn[order[0]]]
+        rngs = [rng(plan.seed, epoch, index) for epoch, index in part]
+        batch = learner.collate([source[index] for _, index in part], rngs, update / plan.length(update))
         yield batch if own[start:end] else batch._replace(counts=dict.fromkeys(batch.counts, 0.0), tokens=0)
 
 
@@ -159,9 +161,12 @@ def portions(lengths: Sequence[int], most: int, fixed: int, packed: bool) -> lis
     return [(i, min(i + most, end)) for start, end in reversed(groups) for i in range(start, end, most)]
 
 
-def size(example: Any) -> int:
-    """The tokens of an example."""
-    return len(example.ids) if hasattr(example, "ids") else example.size
+def sizes(source: Source, numbers: Sequence[int]) -> np.ndarray:
+    """(n,) the tokens of n examples, which are not read where the source knows (`Rows.sizes`)."""
+    if hasattr(source, "sizes"):
+        return source.sizes(np.asarray(numbers))  # pyright: ignore[reportAttributeAccessIssue]
+    examples = (source[number] for number in numbers)
+    return np.array([len(one.ids) if hasattr(one, "ids") else one.size for one in examples])
 
 
 def updates(

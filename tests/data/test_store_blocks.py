@@ -93,6 +93,7 @@ def test_every_token_is_in_exactly_one_row(
             assert there == 0 or number == 1 or (before and len(row.before)), "one with a predecessor comes first"
             found += tokens.tolist()
     assert sorted(found) == sorted(int(i) for d in documents for i in store[d])
+    assert rows.sizes(np.arange(len(rows))[::-1]).tolist() == [len(rows[i].ids) for i in reversed(range(len(rows)))]
     assert len(rows) == 0 or rows.fill == pytest.approx(sum(len(rows[i].ids) for i in range(len(rows))) / (len(rows) * length))
 
 
@@ -146,6 +147,7 @@ def test_pairs_hold_every_token_once_but_for_what_is_from_elsewhere(
                 own += first
                 continue
             own += first + second
+    assert rows.sizes(np.arange(len(rows))).tolist() == [len(rows[i].ids) for i in range(len(rows))]
     missing = sorted(set(range(5, 5 + sum(sizes))) - set(own))
     assert len(own) == len(set(own)) and (relation == "next" or not missing)
 
