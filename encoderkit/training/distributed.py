@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -23,6 +24,9 @@ from encoderkit.learner import PairSteps
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: longer than the longest evaluation or save."""
+
+PORTION = 8_000_000
+"""Numbers that are sent at once, or those of one parameter that has more."""
 
 T = TypeVar("T")
 
@@ -103,19 +107,62 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
     return [bool(flag) for flag in raised.tolist()]
 
 
-def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Each parameter's gradient becomes the sum over all processes, none where no process has one; one message for all."""
-    if world.size() == 1:
-        return
-    # What is sparse in one process may be empty in another: rows are added up as whole tables.
-    held = [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
-    gradients: list[Tensor] = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, held, strict=True)]
-    there = torch.tensor([float(g is not None) for g in held], device=gradients[0].device)
-    joint = torch.cat([*(gradient.reshape(-1) for gradient in gradients), there])
-    dist.all_reduce(joint)
-    *parts, there = joint.split([p.numel() for p in [*parameters, there]])
-    for parameter, part, known in zip(parameters, parts, there.tolist(), strict=True):
-        parameter.grad = part.view_as(parameter) if known else None  # what is not used is not decayed either
+class Sum:
+    """The gradients of an update, which become their sums over all processes, or none where no process has one.
+
+    They are sent in portions, from the last parameter back, as the backward pass comes to them: within `sending`, a portion
+    goes out as soon as it is whole, while what stands before it is still computed (Li et al. 2020, "PyTorch Distributed",
+    section 3.2). Portions go in one order in all processes, and those that are left over go at the end.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parts: list[list[nn.Parameter]] = []
+        room = 0
+        for parameter in reversed(parameters) if world.size() > 1 else ():
+            if room < parameter.numel():
+                self._parts.append([])
+                room = PORTION
+            self._parts[-1].append(parameter)
+            room -= parameter.numel()
+        self._sent: list[tuple[Tensor, dist.Work]] = []
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """In this block is the last backward pass of the update. It may be done again where memory ran out in it."""
+        missing = {part: len(self._parts[part]) for part in range(len(self._sent), len(self._parts))}
+
+        def note(part: int, _: Tensor) -> None:
+            missing[part] -= 1
+            while missing.get(len(self._sent)) == 0:
+                self._send()
+
+        hooks = [p.register_post_accumulate_grad_hook(partial(note, part)) for part in missing for p in self._parts[part]]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _send(self) -> None:
+        part = self._parts[len(self._sent)]
+        # What is sparse in one process may be empty in another: rows are added up as whole tables.
+        held = [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in part]
+        there = torch.tensor([float(g is not None) for g in held], device=part[0].device)
+        gradients = (torch.zeros_like(p) if g is None else g for p, g in zip(part, held, strict=True))
+        joint = torch.cat([*(gradient.reshape(-1) for gradient in gradients), there])
+        work = dist.all_reduce(joint, async_op=True)
+        assert work is not None
+        self._sent.append((joint, work))
+
+    def finish(self) -> None:
+        """Send what is left, and wait for all of it."""
+        while len(self._sent) < len(self._parts):
+            self._send()
+        for part, (joint, work) in zip(self._parts, self._sent, strict=True):
+            work.wait()
+            *sums, there = joint.split([*(p.numel() for p in part), len(part)])
+            for parameter, found, known in zip(part, sums, there.tolist(), strict=True):
+                parameter.grad = found.view_as(parameter) if known else None  # what is not used is not decayed either
 
 
 def in_order(steps: Sequence[PairSteps], tables: tuple[Tensor, Tensor, Tensor, Tensor]) -> PairSteps | None:

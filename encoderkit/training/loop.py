@@ -7,7 +7,7 @@ number of processes, but for the order of sums; on a GPU they also change what d
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ from encoderkit.learner import Batch, Coupled, CoupledLearner, Learner
 from encoderkit.models.attention import Kernel
 from encoderkit.training.adversarial import passes
 from encoderkit.training.config import ScheduleConfig
-from encoderkit.training.distributed import add_gradients, everyone, total
+from encoderkit.training.distributed import Sum, everyone, total
 from encoderkit.training.machine import DTYPES
 from encoderkit.training.optim import unfreeze
 from encoderkit.training.rowwise import clip_gradients
@@ -191,12 +191,12 @@ def updates(
             own = [sum(batch.counts[term] for batch in batches) for term in learner.weights]
             *found, tokens = total([*own, sum(batch.tokens for batch in batches)])
             counts = {term: max(count, 1e-9) for term, count in zip(learner.weights, found, strict=True)}
-            while (sums := accumulate_gradients(learner, batches, counts, plan, n)) is None:
+            joint = Sum([] if sharded(learner) else parameters)
+            while (sums := accumulate_gradients(learner, batches, counts, plan, n, joint)) is None:
                 plan = halved(plan)
                 batches = _batches(learner, source, plan, n)
                 coming = reader.submit(_batches, learner, source, plan, min(n + 1, plan.updates - 1))
-            if not sharded(learner):
-                add_gradients(parameters)
+            joint.finish()
             norm = clip_gradients(parameters, plan.clip)
             losses = {term: s / counts[term] for term, s in zip(sums, total(list(sums.values())), strict=True)}
             loss = sum(learner.weights[term] * losses[term] for term in losses)
@@ -218,22 +218,27 @@ def _batches(learner: Learner, source: Source, plan: Plan, update: int) -> list[
 
 
 def accumulate_gradients(
-    learner: Learner, batches: list[Batch], counts: dict[str, float], plan: Plan, update: int
+    learner: Learner, batches: list[Batch], counts: dict[str, float], plan: Plan, update: int, joint: Sum | None = None
 ) -> dict[str, float] | None:
-    """Add up the gradients of an update; the sum of each term of its loss, or None (and no gradients) if memory ran out."""
+    """Add up the gradients of an update; the sum of each term of its loss, or None (and no gradients) if memory ran out.
+
+    `joint`: what adds them up over the processes, which may begin with it in the last pass.
+    """
     assert isinstance(learner, nn.Module)
     _sow(plan, update)
     seen: list[tuple[str, int, Tensor]] = []
     try:
         if (len(batches) > 1 or world.size() > 1) and isinstance(learner, Coupled) and learner.coupled:
             return _accumulate_coupled(learner, batches, counts, plan, update)
-        for batch in batches:
+        for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
             moved = batch.to(plan.device)
+            sending = nullcontext if joint is None or left or plan.adversarial else joint.sending
             with closing(passes(learner, moved.inputs, plan.adversarial)) as runs:
                 for again in runs:
                     with torch.autocast(plan.device, DTYPES[plan.precision], enabled=plan.precision != "fp32"):
                         terms = learner(moved.inputs, moved.targets)
-                    (_working(batch) * _weighed(learner, terms, counts)).backward()
+                    with sending():
+                        (_working(batch) * _weighed(learner, terms, counts)).backward()
                     seen += [(term, _working(batch), terms[term].detach()) for term in terms if not again]
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or plan.micro_batch <= 1:

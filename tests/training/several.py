@@ -3,8 +3,9 @@
 import multiprocessing
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,8 +17,9 @@ from torch.distributed.tensor import DTensor
 
 from encoderkit import world
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.training import distributed
 from encoderkit.training.config import AdamWConfig
-from encoderkit.training.distributed import joined, total
+from encoderkit.training.distributed import Sum, joined, total
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
 from encoderkit.training.sharding import place
@@ -87,3 +89,35 @@ def shares() -> dict[str, list[float]]:
         whole, own = held(tensors)
         found[name] = [whole, *total([own * (rank == world.rank()) for rank in range(world.size())])]
     return found
+
+
+def early_sums(failing: bool) -> tuple[int, dict[str, Tensor]]:
+    """Two updates in portions that hold little: how many of them went out in the last pass of each, and the weights.
+
+    `failing`: the second process runs out of memory once, when two are under way.
+    """
+    distributed.PORTION = 2000
+    learner, sent, failed = masked("bert"), 0, not failing or world.rank() == 0
+    joint: Sum | None = None
+    sending = Sum.sending
+
+    @contextmanager
+    def watched(own: Sum) -> Iterator[None]:
+        nonlocal joint, sent
+        joint, before = own, len(own._sent)
+        with sending(own):
+            yield
+        sent += len(own._sent) - before
+
+    def fail(_: Tensor) -> None:
+        nonlocal failed
+        if not failed and joint is not None and len(joint._sent) == 2:
+            failed = True
+            raise torch.OutOfMemoryError("of a GPU, as it might be")
+
+    for parameter in learner.parameters():
+        parameter.register_post_accumulate_grad_hook(fail)
+    Sum.sending = watched
+    list(updates(learner, build_optimizers(learner, AdamWConfig(lr=1e-3, eps=1e-3), torch.float32), rows(16), plan(2, 8, 2)))
+    assert failed
+    return sent, learner.state_dict()

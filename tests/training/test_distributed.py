@@ -19,11 +19,11 @@ from encoderkit.config import dump
 from encoderkit.errors import UsageError
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.training.config import AdamWConfig
-from encoderkit.training.distributed import joined
+from encoderkit.training.distributed import Sum, joined
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
-from tests.training.runs import classify, examples, finetuning, go, plan, pretraining, weights
-from tests.training.several import Run, several
+from tests.training.runs import classify, examples, finetuning, go, masked, plan, pretraining, rows, weights
+from tests.training.several import Run, early_sums, several, together
 
 BERT = {"kind": "bert", "dim": 32, "layers": 2, "heads": 2, "max_length": 64, "dropout": 0.1, "attention_dropout": 0.1}
 # eps well above the rounding of gradients, which Adam would otherwise blow up where they are zero
@@ -87,6 +87,17 @@ def test_what_is_not_used_is_not_decayed(tokenizer_dir: Path, store_dir: Path, t
     go(recipe, tmp_path / "one")
     several(2, [Run(recipe, tmp_path / "two")])
     assert_close(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_gradients_are_sent_while_others_are_computed(failing: bool) -> None:
+    """And stay right where one process runs out of memory in between, and begins its passes again in halves."""
+    learner = masked("bert")
+    list(updates(learner, build_optimizers(learner, AdamWConfig(lr=1e-3, eps=1e-3), torch.float32), rows(16), plan(2, 8, 2)))
+    early, state = together(2, early_sums, failing)
+    assert early >= 4
+    for name, tensor in learner.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, atol=2e-6, rtol=0)
 
 
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +262,7 @@ def test_a_share_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encoderkit.world.size", lambda: 4)
     monkeypatch.setattr("encoderkit.world.rank", lambda: 3)
     monkeypatch.setattr("encoderkit.training.loop.total", lambda values: [v + 1 for v in values])
-    monkeypatch.setattr("encoderkit.training.loop.add_gradients", lambda parameters: None)
+    monkeypatch.setattr("encoderkit.training.loop.Sum", lambda parameters: Sum([]))
     learner = classify("bert")
     optimizers = build_optimizers(learner, AdamWConfig(lr=1e-3), torch.float32)
     [update] = updates(learner, optimizers, examples(3), plan(1, 3))
