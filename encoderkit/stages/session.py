@@ -197,7 +197,7 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
     by_first(lambda: _tidy(out, restored, found is not None))
     target = material.target.save_files() if material.target else None
     description = Description(_config(recipe, material), material.labels, material.tokenizer.save_files(), target)
-    if state.update < plan.updates and not goal.tired(state):
+    if state.due or (state.update < plan.updates and not goal.tired(state)):
         state, plan = train(
             learner, made, material.train, material.dev, plan, recipe.every, goal, out, description, state
         )  # fmt: skip
@@ -266,7 +266,7 @@ def _tidy(out: Path, state: State, continued: bool) -> None:
     if continued:
         set_aside(out, state)
         publish(out, state)
-    rewind_log(out, state.update)
+    rewind_log(out, state)
 
 
 def looks(recipe: PretrainRecipe | FinetuneRecipe, dev: int, examples: int) -> Looks:

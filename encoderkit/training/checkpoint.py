@@ -61,6 +61,8 @@ class State(Config):
     best_value: float | None = None
     stale: int = 0
     """Evaluations since the best one."""
+    due: bool = False
+    """Whether the evaluation after this update was cut short, and comes first when the run goes on."""
     unlogged: int = 0
     """Updates since the last line of the log; the next line gives the mean of their losses."""
     unlogged_loss: float = 0.0
@@ -105,7 +107,8 @@ def save(
     for name, tensor in [*weights.items(), *others.items(), *moments.items()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergedError(f"{name} is no longer finite at update {state.update}; what was saved before is intact")
-    with files.staged(target, {"format": FORMAT, "update": state.update}) as folder:
+    again = target.exists()  # with an evaluation that was still due
+    with files.staged(target, {"format": FORMAT, "update": state.update}, overwrite=again) as folder:
         files.write_new(folder / "model.safetensors", safetensors.torch.save(weights))
         files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))
         if description.labels is not None:

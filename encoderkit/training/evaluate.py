@@ -23,12 +23,14 @@ DEV_SEED = 271_828
 
 
 @torch.inference_mode()
-def observe(learner: Objective, source: Source, batch: int, device: str, precision: str) -> dict[str, np.ndarray]:
-    """What the objective observes of every example, shortest examples first; several processes share the work."""
+def observe(
+    learner: Objective, source: Source, batches: Iterable[Sequence[int]], device: str, precision: str
+) -> dict[str, np.ndarray]:
+    """What the objective observes of every example, in the order of `batches`, of which several processes have shares."""
     assert isinstance(learner, nn.Module)
     learner.eval()
     parts: dict[str, list[np.ndarray]] = {}
-    for numbers in _shortest_first(source, batch):
+    for numbers in batches:
         examples = [source[i] for i in numbers or _ANY]
         made = learner.collate(examples, [rng(DEV_SEED, 0, i) for i in numbers or _ANY], None).to(device)
         with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
@@ -69,26 +71,53 @@ _ANY = [0]
 """What is computed, and dropped, where a batch is empty: processes that share the weights must do the same passes."""
 
 
-def _shortest_first(source: Source, batch: int) -> Iterator[list[int]]:
-    """The numbers of this process's share of the examples, `batch` at a time; the last may be empty, as many as others have."""
+class Halted(Exception):
+    """An evaluation was cut short, as it was asked to be."""
+
+
+def _shortest_first(source: Source, batch: int, halted: Callable[[], bool]) -> Iterator[list[int]]:
+    """The numbers of this process's share of the examples, `batch` at a time; the last may be empty, as many as others have.
+
+    Raises `Halted` before a batch by which `halted()` says so, which all processes ask as often.
+    """
     order = np.argsort(sizes(source, range(len(source))), kind="stable")
     own = order[world.rank() :: world.size()]
     batches = (own[start : start + batch].tolist() for start in range(0, -(-len(order) // world.size()), batch))
-    return counted("evaluating", batches, len(own))
+    for numbers in counted("evaluating", batches, len(own)):
+        if halted():
+            raise Halted
+        yield numbers
 
 
-def evaluate(learner: Learner, source: Source, batch: int, device: str, precision: str, tune: bool = False) -> dict[str, float]:
-    """The learner's metrics on a data set; `tune`: it is the dev set, on which a task may choose thresholds first."""
+def _never() -> bool:
+    return False
+
+
+def evaluate(
+    learner: Learner,
+    source: Source,
+    batch: int,
+    device: str,
+    precision: str,
+    tune: bool = False,
+    halted: Callable[[], bool] = _never,
+) -> dict[str, float]:
+    """The learner's metrics on a data set; `tune`: it is the dev set, on which a task may choose thresholds first.
+
+    Raises `Halted` soon after `halted()` is true.
+    """
+
+    def in_memory(compute: Callable[[Iterable[list[int]]], T]) -> T:
+        return _in_memory(lambda rows: compute(_shortest_first(source, rows, halted)), batch, device)
+
     if is_task(learner):
         examples = [source[i] for i in range(len(source))]
-        observed = _in_memory(
-            lambda rows: outputs(learner, examples, _shortest_first(source, rows), device, precision), batch, device
-        )
+        observed = in_memory(lambda batches: outputs(learner, examples, batches, device, precision))
         if tune and isinstance(learner, Tunable):
             learner.tune(examples, observed)
         return learner.metrics(examples, observed)
     objective = cast(Objective, learner)
-    return objective.metrics(_in_memory(lambda rows: observe(objective, source, rows, device, precision), batch, device))
+    return objective.metrics(in_memory(lambda batches: observe(objective, source, batches, device, precision)))
 
 
 def _in_memory(compute: Callable[[int], T], rows: int, device: str) -> T:

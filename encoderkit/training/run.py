@@ -22,7 +22,7 @@ from encoderkit.training.average import averaged
 from encoderkit.training.checkpoint import Description, State, save
 from encoderkit.training.config import EveryConfig
 from encoderkit.training.distributed import any_of
-from encoderkit.training.evaluate import evaluate
+from encoderkit.training.evaluate import Halted, evaluate
 from encoderkit.training.loop import Plan, Source, Update
 from encoderkit.training.plan import steps
 from encoderkit.training.schedule import updates_in
@@ -105,7 +105,7 @@ def stopping() -> Iterator[list[signal.Signals]]:
         yield received
 
 
-_STOPPING, _AGAIN = b"\nstopping: the update is finished and saved first", b" (Ctrl-C again leaves at once, without)\n"
+_STOPPING, _AGAIN = b"\nstopping: what was trained is saved first", b" (Ctrl-C again leaves at once, without)\n"
 
 
 def train(
@@ -129,14 +129,37 @@ def train(
     epoch = len(source) / plan.batch
     logs, evaluations, saves = (Due(e, epoch, state.update) for e in (every.log, every.evaluate, every.save))
     with stopping() as signals, progress("training", plan.updates, "updates", state.update) as bar:
-        for update, seconds, now in steps(learner, optimizers, source, plan, state.update, state.seconds):
+        # Clocks and signals differ between processes: what is due in one is done by all.
+        def halted() -> bool:
+            return any_of([bool(signals)])[0]
+
+        def closed(look: bool, keep: bool) -> bool:
+            """Evaluate and save what is due after an update; whether it was the last one."""
+            nonlocal state
+            ended, best = state.update == plan.updates, state.best_update
+            if look and dev is not None:
+                with averaged(optimizers):
+                    state = _look(learner, dev, plan, goal, out, state, halted)
+            tired = goal.tired(state) and not state.due
+            saved = look and state.best_update != best
+            saved = keep or saved or ended or tired or halted()
+            if saved:
+                save(out, learner, optimizers, state, description)
+            if tired and not ended:
+                say(f"stopped early at update {state.update}: no better {goal.metric} in {state.stale} evaluations")
+            # A signal that came too late for this save waits for the next update.
+            elif saved and (state.due or not ended) and halted():
+                raise _interrupted(signals, state, plan)
+            return tired or ended
+
+        done = state.due and closed(look=True, keep=True)
+        for update, seconds, now in steps(learner, optimizers, source, plan, state.update, state.seconds) if not done else ():
             state = _counted(state, update, seconds)
             if now != plan:
                 plan, bar.total = now, now.updates
                 if world.first():
                     files.replace(out / "plan.json", plan.model_dump_json(indent=1))
             ended = update.number == plan.updates
-            # Clocks and signals differ between processes: what is due in one is done by all.
             log, look, keep = any_of([logs(update.number), evaluations(update.number), saves(update.number)])
             look = look or (goal.patience is not None and update.number == goal.least)  # for what follows may be in vain
             if log or ended:
@@ -144,22 +167,9 @@ def train(
                 state = state.model_copy(update={"unlogged": 0, "unlogged_loss": 0.0})
             rate = state.tokens / max(state.seconds, 1e-9)
             bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {rate:,.0f} tokens/s")
-            improved = False
-            if dev is not None and (look or ended):
-                with averaged(optimizers):
-                    state, improved = _look(learner, dev, plan, goal, out, state)
-            tired = goal.tired(state)
-            stop = any_of([bool(signals)])[0]
-            saved = keep or improved or ended or tired or stop
-            if saved:
-                save(out, learner, optimizers, state, description)
-            if tired and not ended:
-                say(f"stopped early at update {state.update}: no better {goal.metric} in {state.stale} evaluations")
+            if closed(look or ended, keep):
                 break
-            # A signal that came too late for this save waits for the next update.
-            if saved and not ended and any_of([bool(signals)])[0]:
-                raise _interrupted(signals, state, plan)
-        late = any_of([bool(signals)])[0]
+        late = halted()
     if late:  # in the last update or after it: it is for what follows, the next of several runs or the test
         os.kill(os.getpid(), signals[0] if signals else signal.SIGTERM)
     return state, plan
@@ -193,9 +203,12 @@ def _log(out: Path, last: Update, state: State) -> None:
     files.append(out / "metrics.jsonl", json.dumps(entry))
 
 
-def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, state: State) -> tuple[State, bool]:
-    """Evaluate, and say so; the new state and whether it is the best so far."""
-    metrics = evaluate(learner, dev, plan.micro_batch, plan.device, plan.precision, tune=True)
+def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, state: State, halted: Callable[[], bool]) -> State:
+    """Evaluate, and say so; the new state, in which this is still due where a signal cut it short."""
+    try:
+        metrics = evaluate(learner, dev, plan.micro_batch, plan.device, plan.precision, tune=True, halted=halted)
+    except Halted:
+        return state.model_copy(update={"due": True})
     if unusable := [name for name, value in metrics.items() if not math.isfinite(value)]:
         raise DivergedError(
             f"update {state.update}: {unusable[0]} of the held-out data is {metrics[unusable[0]]:g}; "
@@ -206,9 +219,10 @@ def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, stat
     better = goal.better(metrics[goal.metric], state.best_value)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     say(f"update {state.update}: dev {shown}{' (best so far)' if better else ''}")
-    if better:
-        return state.model_copy(update={"best_update": state.update, "best_value": metrics[goal.metric], "stale": 0}), True
-    return state.model_copy(update={"stale": state.stale + 1}), False
+    found = (
+        {"best_update": state.update, "best_value": metrics[goal.metric], "stale": 0} if better else {"stale": state.stale + 1}
+    )
+    return state.model_copy(update={"due": False, **found})
 
 
 def _interrupted(received: list[signal.Signals], state: State, plan: Plan) -> Interrupted:
@@ -217,15 +231,16 @@ def _interrupted(received: list[signal.Signals], state: State, plan: Plan) -> In
     return Interrupted(f"stopped by {first.name} after update {state.update} of {plan.updates}; all is saved", exit_code=code)
 
 
-def rewind_log(out: Path, update: int) -> None:
-    """Take out of metrics.jsonl what came after `update`, which will be done again, and a line that was half written."""
+def rewind_log(out: Path, state: State) -> None:
+    """Take out of metrics.jsonl what came after `state`, which will be done again, and a line that was half written."""
     path = out / "metrics.jsonl"
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            if json.loads(line)["update"] <= update:
+            entry = json.loads(line)
+            if entry["update"] + (state.due and "dev" in entry) <= state.update:
                 kept.append(line + "\n")
         except (ValueError, TypeError, KeyError):
             continue

@@ -42,7 +42,7 @@ def test_a_signal_saves_where_nothing_was_due(server: Server, reference: Referen
     first = reference.number("mkdir", reference.out.name, 2)  # after the beginning of the run: here the log of update 2
     ended = server.train(reference.stage, run.name, *seldom, signal=[first, sent])
     assert ended.code == OTHERS[sent] and f"by {sent.name} after update 2 of 3" in ended.err, ended
-    assert ended.err.count("stopping: the update is finished and saved first") == 1
+    assert ended.err.count("stopping: what was trained is saved first") == 1
     assert [step.name for step in steps(run)] == ["step-0000002"]
     assert server.train(reference.stage, run.name, *seldom).code == 0
     assert result(run)["model.safetensors"] == reference.result["model.safetensors"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from encoderkit import files
+from encoderkit import files, world
 from encoderkit.config import validate
+from encoderkit.console import counted
 from encoderkit.data.blocks import Row
 from encoderkit.errors import Interrupted
 from encoderkit.learner import Vocabulary
@@ -184,6 +186,22 @@ def go_until(recipe: PretrainRecipe | FinetuneRecipe, out: Path, update: int) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_operate", operate)
+        with pytest.raises(Interrupted, match=f"SIGTERM after update {update} of "):
+            go(recipe, out, resume=True)
+
+
+def go_until_evaluated(recipe: PretrainRecipe | FinetuneRecipe, out: Path, update: int, rank: int = 0) -> None:
+    """Run or continue a recipe until a SIGTERM comes to process `rank`, in the middle of the evaluation after `update`."""
+
+    def watched(title: str, batches: Iterable[list[int]], total: int) -> Iterator[list[int]]:
+        last = (out / "last").read_text(encoding="utf-8") if (out / "last").exists() else "step-0"
+        for number, batch in enumerate(counted(title, batches, total)):
+            if number == 1 and world.rank() == rank and int(last[5:]) in (update - 1, update):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("encoderkit.training.evaluate.counted", watched)
         with pytest.raises(Interrupted, match=f"SIGTERM after update {update} of "):
             go(recipe, out, resume=True)
 

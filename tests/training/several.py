@@ -23,7 +23,7 @@ from encoderkit.training.distributed import Sum, joined, total
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
 from encoderkit.training.sharding import place
-from tests.training.runs import go, go_until, masked, plan, rows
+from tests.training.runs import go, go_until, go_until_evaluated, masked, plan, rows
 
 T = TypeVar("T")
 
@@ -35,6 +35,8 @@ class Run(NamedTuple):
     out: Path
     until: int = 0
     """The update at which a signal stops it; 0: its end."""
+    evaluated: bool = False
+    """Whether the signal comes in the evaluation after that update, to the second process."""
 
 
 def several(count: int, runs: Sequence[Run]) -> list[Any]:
@@ -64,7 +66,13 @@ def _process(rank: int, count: int, port: int, work: Callable[..., T], arguments
 
 
 def _do(runs: Sequence[Run]) -> list[Any]:
-    return [go_until(*run) if run.until else go(run.recipe, run.out, resume=True) for run in runs]
+    found = []
+    for recipe, out, until, evaluated in runs:
+        if evaluated:
+            found.append(go_until_evaluated(recipe, out, until, rank=1))
+        else:
+            found.append(go_until(recipe, out, until) if until else go(recipe, out, resume=True))
+    return found
 
 
 def held(tensors: Sequence[Tensor]) -> tuple[int, int]:

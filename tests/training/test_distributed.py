@@ -207,6 +207,14 @@ def test_stopped_and_resumed_by_another_number_of_processes(tokenizer_dir: Path,
     assert_close(tmp_path / "one", out)
 
 
+def test_an_evaluation_is_cut_short_in_all_processes(tokenizer_dir: Path, store_dir: Path, tmp_path: Path) -> None:
+    recipe = pretraining(tokenizer_dir, store_dir, training={"micro_batch": 2}, **SAME)
+    out = tmp_path / "several"
+    several(2, [Run(recipe, tmp_path / "whole"), Run(recipe, out, 2, evaluated=True), Run(recipe, out)])
+    assert weights(tmp_path / "whole") == weights(out)
+    assert log(tmp_path / "whole") == log(out)
+
+
 def started(recipe: PretrainRecipe, out: Path) -> subprocess.Popen[str]:
     """A run of two processes that has saved its first checkpoint."""
     running = subprocess.Popen(command(2, recipe, out), env=environment(), stderr=subprocess.PIPE, text=True)

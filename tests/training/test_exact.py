@@ -41,6 +41,7 @@ from tests.training.runs import (
     finetuning,
     go,
     go_until,
+    go_until_evaluated,
     masked,
     plan,
     pretraining,
@@ -88,6 +89,20 @@ def test_six_updates_are_some_and_the_rest(make: Make, tmp_path: Path) -> None:
         go_until(recipe, tmp_path / str(update), update)
         go(recipe, tmp_path / str(update), resume=True)
         assert_same(tmp_path / str(update), reference)
+
+
+def test_an_evaluation_that_is_cut_short_is_done_when_the_run_goes_on(make: Make, tmp_path: Path) -> None:
+    """A signal need not wait for its end; whoever resumes begins with it, though it be cut short again."""
+    recipe, out = make(model=MODELS["bert"]), tmp_path / "pieces"
+    go(recipe, tmp_path / "whole")
+    for update in (2, 2, 6):
+        go_until_evaluated(recipe, out, update)
+        state = json.loads((out / f"step-{update:07d}" / "resume" / "state.json").read_text(encoding="utf-8"))
+        assert state["update"] == update and state["due"]
+        said = (out / "metrics.jsonl").read_text(encoding="utf-8") if (out / "metrics.jsonl").exists() else ""
+        assert [update for update in range(7) if f'"update": {update}, "dev"' in said] == list(range(2, update, 2))
+    go(recipe, out, resume=True)
+    assert_same(out, result(tmp_path / "whole"))
 
 
 def test_two_runs_and_other_cadences_make_the_same_weights(make: Make, tmp_path: Path) -> None:
