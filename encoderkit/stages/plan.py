@@ -17,14 +17,14 @@ from encoderkit.objectives.build import OBJECTIVES
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import finetune, pretrain
+from encoderkit.stages.disk import KEPT, checkpoint_bytes
 from encoderkit.stages.repeats import variants
 from encoderkit.stages.session import Material, find_goal, fit, looks, own_threads, tokens_each
 from encoderkit.training.config import by_the_clock
 from encoderkit.training.loop import Plan, micro_batches
-from encoderkit.training.machine import DTYPES, keep_memory, peak_memory
-from encoderkit.training.optim import Muon, build_optimizers, depth
+from encoderkit.training.machine import keep_memory, peak_memory
+from encoderkit.training.optim import depth
 from encoderkit.training.plan import FORWARD, Trial, draft, fitting, settle
-from encoderkit.training.rowwise import Adagrad, Sgd
 
 SIZES = ((2, 128), (4, 256), (6, 384), (8, 512), (12, 768))
 """Layers and width of the models that are compared for a budget: those of Turc et al. 2019, and one between."""
@@ -32,8 +32,6 @@ RATIO = 20
 """Tokens a parameter at which time is used best (Hoffmann et al. 2022, "Chinchilla", table 3); for language models that
 read left to right, so a rule of thumb here, and a flat optimum: half or twice as many costs little."""
 _LENGTHS = ("updates", "epochs", "least", "tokens")
-KEPT = 3
-"""Checkpoints that a run keeps: the two newest and the best."""
 
 
 def run(recipe: Config, budget: float | None) -> dict[str, Any]:
@@ -79,7 +77,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
         "tokens_per_parameter": batches.tokens * plan.updates / _parameters(learner)["total"],
         "seconds": seconds * plan.updates + FORWARD * seconds * dev.total(plan.updates) / plan.batch,
         "memory_bytes": peak_memory(plan.device),
-        "disk_bytes": KEPT * _bytes(recipe, learner),
+        "disk_bytes": KEPT * checkpoint_bytes(recipe, learner),
         "runs": len(variants(recipe)) if isinstance(recipe, FinetuneRecipe) else 1,
     }
     if budget is not None and isinstance(recipe, PretrainRecipe) and recipe.model is not None:
@@ -111,17 +109,6 @@ def _parameters(learner: nn.Module) -> dict[str, int]:
         level = depth(name, deepest)
         parts["embeddings" if level == 0 else "layers" if level <= deepest else "head"] += parameter.numel()
     return {"total": sum(parts.values()), **parts}
-
-
-def _bytes(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> int:
-    """Of a checkpoint: weights, and what the optimizer remembers of each of them."""
-    size = sum(t.numel() * t.element_size() for t in learner.state_dict().values())
-    if average := recipe.training.average:  # of the weights: saved as the model, beside them and what it is made of
-        size *= 2 + getattr(average, "count", 1)
-    for optimizer in build_optimizers(learner, recipe.optimizer, DTYPES["fp32"]):
-        moments = 0 if isinstance(optimizer, Sgd) else 1 if isinstance(optimizer, Muon | Adagrad) else 2
-        size += moments * sum(4 * p.numel() for group in optimizer.param_groups for p in group["params"])
-    return size
 
 
 def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: float) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from encoderkit.inference import read_config
 from encoderkit.learner import Learner, SingleThreaded
 from encoderkit.models.attention import train_by
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.stages.disk import check_room
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
@@ -172,6 +173,7 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         count, size = len(material.train), tokens_each(material) if training.tokens is not None else None
         # By the first: what a processor is measured to be good at may differ between processes.
         plan = by_first(lambda: draft(training, recipe.schedule, recipe.optimizer, recipe.seed, material.length, count, size))
+        by_first(lambda: check_room(recipe, learner, out))
         place(learner, plan.device, training.shard)
         dev = looks(recipe, len(material.dev or ()), count)
         plan = settle(plan, training, learner, material.train, dev, material.one_shape)
@@ -381,7 +383,7 @@ def outcome(out: Path, state: State, plan: Plan) -> dict[str, Any]:
         "updates": state.update,
         "tokens": state.tokens,
         "seconds": round(state.seconds, 1),
-        "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9)),
+        "tokens_per_second": round(state.speed),
         "dev": dev,
         "test": {},
         "best": str(best or step_path(out, state.update)),

@@ -68,6 +68,11 @@ class State(Config):
     unlogged_loss: float = 0.0
     """The sum of their losses."""
 
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / max(self.seconds, 1e-9)
+
 
 def step_path(run: Path, update: int) -> Path:
     """The directory of a checkpoint."""

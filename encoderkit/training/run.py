@@ -126,8 +126,8 @@ def train(
     `Interrupted` after a signal, once all is saved.
     """
     assert isinstance(learner, nn.Module)
-    epoch = len(source) / plan.batch
-    logs, evaluations, saves = (Due(e, epoch, state.update) for e in (every.log, every.evaluate, every.save))
+    cadences = (every.log, every.evaluate, every.save)
+    logs, evaluations, saves = (Due(e, len(source) / plan.batch, state.update) for e in cadences)
     with stopping() as signals, progress("training", plan.updates, "updates", state.update) as bar:
         # Clocks and signals differ between processes: what is due in one is done by all.
         def halted() -> bool:
@@ -141,8 +141,7 @@ def train(
                 with averaged(optimizers):
                     state = _look(learner, dev, plan, goal, out, state, halted)
             tired = goal.tired(state) and not state.due
-            saved = look and state.best_update != best
-            saved = keep or saved or ended or tired or halted()
+            saved = keep or ended or tired or state.best_update != best or halted()
             if saved:
                 save(out, learner, optimizers, state, description)
             if tired and not ended:
@@ -156,23 +155,25 @@ def train(
         for update, seconds, now in steps(learner, optimizers, source, plan, state.update, state.seconds) if not done else ():
             state = _counted(state, update, seconds)
             if now != plan:
-                plan, bar.total = now, now.updates
-                if world.first():
-                    files.replace(out / "plan.json", plan.model_dump_json(indent=1))
+                plan, bar.total = _kept(now, out), now.updates
             ended = update.number == plan.updates
             log, look, keep = any_of([logs(update.number), evaluations(update.number), saves(update.number)])
             look = look or (goal.patience is not None and update.number == goal.least)  # for what follows may be in vain
             if log or ended:
-                _log(out, update, state)
-                state = state.model_copy(update={"unlogged": 0, "unlogged_loss": 0.0})
-            rate = state.tokens / max(state.seconds, 1e-9)
-            bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {rate:,.0f} tokens/s")
+                state = _log(out, update, state)
+            bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {state.speed:,.0f} tokens/s")
             if closed(look or ended, keep):
                 break
         late = halted()
     if late:  # in the last update or after it: it is for what follows, the next of several runs or the test
         os.kill(os.getpid(), signals[0] if signals else signal.SIGTERM)
     return state, plan
+
+
+def _kept(plan: Plan, out: Path) -> Plan:
+    if world.first():
+        files.replace(out / "plan.json", plan.model_dump_json(indent=1))
+    return plan
 
 
 def _counted(state: State, update: Update, seconds: float) -> State:
@@ -187,9 +188,8 @@ def _counted(state: State, update: Update, seconds: float) -> State:
     )
 
 
-def _log(out: Path, last: Update, state: State) -> None:
-    if not world.first():
-        return
+def _log(out: Path, last: Update, state: State) -> State:
+    """A line of the log, by the first process; the state in which nothing is unlogged."""
     entry = {
         "update": last.number,
         "loss": state.unlogged_loss / state.unlogged,
@@ -197,10 +197,12 @@ def _log(out: Path, last: Update, state: State) -> None:
         "lr": last.lr,
         "grad_norm": last.norm,
         "tokens": state.tokens,
-        "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9)),
+        "tokens_per_second": round(state.speed),
         "seconds": round(state.seconds, 3),
     }
-    files.append(out / "metrics.jsonl", json.dumps(entry))
+    if world.first():
+        files.append(out / "metrics.jsonl", json.dumps(entry))
+    return state.model_copy(update={"unlogged": 0, "unlogged_loss": 0.0})
 
 
 def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, state: State, halted: Callable[[], bool]) -> State:
