@@ -141,18 +141,23 @@ def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
     if one.task.yardstick != other.task.yardstick:  # known for sure once both have read the rows
         told = " and the other by ".join(" ".join(task.yardstick) for task in (one.task, other.task))
         raise UsageError(f"one of the models is measured by {told}, and these figures cannot be compared", fix=None)
-    if isinstance(one.task, Queried) and isinstance(other.task, Queried):  # queries are independent, not their rows
-        first, second = one.task.each(one.gold, one.predicted), other.task.each(one.gold, other.predicted)
+    return _paired(one.task, one.gold, one.predicted, other.predicted)
+
+
+def _paired(task: Task, gold: np.ndarray, one: np.ndarray, other: np.ndarray) -> dict[str, dict[str, float]]:
+    """See `differences`; of answers."""
+    if isinstance(task, Queried):  # queries are independent, not their rows
+        first, second = task.each(gold, one), task.each(gold, other)
         if not all(map(len, first.values())):  # no query has anything that is relevant
             return {}
         mine, theirs = (np.stack([*each.values()], axis=1) for each in (first, second))
         found = paired_differences(lambda _, drawn: dict(zip(first, drawn.mean(0).tolist(), strict=True)), mine, mine, theirs)
-    elif isinstance(one.task, Resampled):
-        drawn, against = (one.task.resampled(one.gold, predicted) for predicted in (one.predicted, other.predicted))
-        score, of_other = one.task.score(one.gold, one.predicted), one.task.score(one.gold, other.predicted)
+    elif isinstance(task, Resampled):
+        drawn, against = (task.resampled(gold, predicted) for predicted in (one, other))
+        score, of_other = task.score(gold, one), task.score(gold, other)
         found = {name: difference(score[name] - of_other[name], drawn[name] - against[name]) for name in score}
     else:
-        found = paired_differences(one.task.score, one.gold, one.predicted, other.predicted)
+        found = paired_differences(task.score, gold, one, other)
     return {name: difference._asdict() for name, difference in found.items()}
 
 
@@ -188,7 +193,7 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
         "labels": task.labels,
         "metrics": metrics,
         "intervals": task.intervals(gold, predicted),
-        "baselines": _baselines(task, train, texts, gold) if train and with_baselines else {},
+        **(_baselines(judged, train, texts) if train and with_baselines else {"baselines": {}}),
         "truncated": {"rows": account.truncated, "tokens": account.lost, "length": task.length},
         **({"lost": task.lost(examples)} if isinstance(task, Lossy) else {}),
         "unknown": {"tokens": account.unknown, "share": account.unknown / max(account.tokens, 1)},
@@ -250,11 +255,22 @@ def _recipe(engine: Engine) -> FinetuneRecipe:
         raise DataError(reason, where=engine.model.path, fix="evaluate with the version that trained it") from None
 
 
-def _baselines(task: Task, train: Training, texts: list[list[str]], gold: np.ndarray) -> dict[str, dict[str, float]]:
+def _baselines(judged: Judged, train: Training, texts: list[list[str]]) -> dict[str, Any]:
+    """The metrics of simple models, and by how much the model is better than the best of them, with interval and p."""
+    task, gold = judged.task, judged.gold
     fitted = len(baselines.fitted_rows(train.texts))
     if task.baselines and fitted < len(train.rows):
         say(f"baselines on words are fitted on {fitted:,} of the {len(train.rows):,} training rows, evenly spaced")
-    return {name: task.score(gold, baselines.BASELINES[name](train.texts, train.gold, texts)) for name in task.baselines}
+    guesses = {name: baselines.BASELINES[name](train.texts, train.gold, texts) for name in task.baselines}
+    scores = {name: task.score(gold, guess) for name, guess in guesses.items()}
+    if not (known := [name for name in (task.monitor, *task.directions) if all(name in score for score in scores.values())]):
+        return {"baselines": scores}
+    sign = 1 if task.directions[known[0]] == "max" else -1
+    best = max(scores, key=lambda name: sign * scores[name][known[0]], default=None)
+    if best is None:
+        return {"baselines": scores}
+    found = _paired(task, gold, judged.predicted, guesses[best]).get(known[0])
+    return {"baselines": scores, "over_baseline": found and {"baseline": best, "metric": known[0], **found}}
 
 
 def _overlap(judged: Judged, shared: Copies, train: Sequence[Row]) -> dict[str, Any]:
@@ -290,7 +306,7 @@ def _overlap(judged: Judged, shared: Copies, train: Sequence[Row]) -> dict[str, 
 
 def describe(result: dict[str, Any]) -> str:
     """The result for a person: metrics with intervals beside the baselines, each class, the slices, the calibration."""
-    parts = [_account(result), _metrics(result), *_classes(result)]
+    parts = [_account(result), _metrics(result) + _lead(result), *_classes(result)]
     if result.get("slices"):
         parts.append(slices.describe(result["slices"]))
     if result.get("calibration"):
@@ -321,6 +337,15 @@ def _metrics(result: dict[str, Any]) -> str:
             interval = [f"{low_high[0]:.4f} - {low_high[1]:.4f}" if low_high else ""] if intervals else []
             rows.append([name, f"{value:.4f}", *interval, *(f"{o[name]:.4f}" if name in o else "" for o in others.values())])
     return table(rows)
+
+
+def _lead(result: dict[str, Any]) -> str:
+    """Whether the model is better than the simple ones beside it."""
+    if not (found := result.get("over_baseline")):
+        return ""
+    name, other, value, low, high, p = (found[key] for key in ("metric", "baseline", "value", "low", "high", "p"))
+    chance = ", which may be chance" if low <= 0 <= high else ""
+    return f"\n{name} less that of {other}: {value:+.4f} ({low:+.4f} to {high:+.4f}, p {p:.3f}){chance}"
 
 
 def _classes(result: dict[str, Any]) -> Iterator[str]:

@@ -49,6 +49,13 @@ def test_metrics_are_those_of_the_predictions(classifier_dir: Path, labelled: di
     majority = Counter(row["label"] for row in _rows(labelled["train"])).most_common(1)[0][0]
     assert result["baselines"]["majority"]["accuracy"] == pytest.approx(truth.count(majority) / len(truth))
     assert result["baselines"]["tfidf"]["accuracy"] > 0.9  # each word of these texts tells the label
+    lead, draws = result["over_baseline"], np.random.default_rng(1).integers(len(truth), size=(4000, len(truth)))
+    texts = [[[row["text"]] for row in _rows(labelled[part])] for part in ("train", "dev")]
+    simple = baselines.tfidf(texts[0], np.array([row["label"] for row in _rows(labelled["train"])]), texts[1])
+    drawn = (right.astype(float) - (simple == np.array(truth)))[draws].mean(1)
+    assert (lead["baseline"], lead["metric"]) == ("tfidf", "accuracy")
+    assert lead["value"] == pytest.approx(found["accuracy"] - result["baselines"]["tfidf"]["accuracy"])
+    assert [lead["low"], lead["high"]] == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.04)
     for name, (low, high) in result["intervals"].items():
         assert low <= found[name] <= high
     json.dumps(result)
