@@ -25,6 +25,23 @@ def test_a_function_is_compiled() -> None:
     assert made is not None and made(4) == 8
 
 
+def test_extensions_of_other_packages_are_left_for_later() -> None:
+    """They take longer than what is made here, and whoever needs them finds them as ever."""
+    pytest.importorskip("numba")
+    known, loaded = importlib.import_module("numba.core.entrypoints"), []
+
+    def look(value: int) -> int:
+        return value + 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "_already_initialized", False)
+        patch.setattr(known.importlib_metadata, "entry_points", lambda: loaded.append(1) or {})
+        made = build(look)
+        assert made is not None and made(4) == 5 and not loaded
+        known.init_all()
+        assert loaded
+
+
 def test_without_numba_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)

@@ -156,6 +156,7 @@ def learnt(own: Set, start: str, name: str, settings: Sequence[str], parts: dict
         "interval": interval.get(own.metric),
         "seeds": bench.seeds if seeds else 1,
         "seconds": done["seconds"] / (bench.seeds if seeds else 1),
+        **({"settings": bench.settings} if bench.settings else {}),
         "baselines": {kind: values.get(own.metric) for kind, values in judged["baselines"].items()},
         "known": own.known,
         "writes": isinstance(recipe.task, GenerateConfig),
@@ -299,9 +300,10 @@ def record(out: Path) -> None:
 def _value(entry: dict[str, Any]) -> str:
     if "why" in entry:
         return f"left out: {entry['why']}"
-    seeds = f"; {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
+    told = [f"{entry['seeds']} seeds"] if entry["seeds"] > 1 else []
     ends = " to ".join(_figure(value, entry["scale"]) for value in entry["interval"] or ())
-    return f"{_figure(entry['value'], entry['scale'])}" + (f" ({ends}{seeds})" if ends else "")
+    said = "; ".join([*([ends, *told] if ends else []), *entry.get("settings", [])])
+    return _figure(entry["value"], entry["scale"]) + (f" ({said})" if said else "")
 
 
 def _figure(value: float, scale: int) -> str:
