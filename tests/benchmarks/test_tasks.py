@@ -70,7 +70,8 @@ def test_the_table(
     for one, name in zip(cells["from random weights"].split("), "), ("BERT", "CNN", "LSTM"), strict=True):
         summary = json.loads((tmp_path / f"out/trec/{name}/summary.json").read_bytes())
         value, (low, high) = summary["test"]["accuracy"], summary["intervals"]["test"]["accuracy"]
-        assert one.removesuffix(")") == f"{name} {100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f}; 2 seeds"
+        told = "; ".join([f"{100 * low:.1f} to {100 * high:.1f}", "2 seeds", *small])
+        assert one.removesuffix(")") == f"{name} {100 * value:.1f} ({told}"
         assert name in cells["seconds"]
     monkeypatch.setattr(tasks, "finetune", None)
     tasks.main()
