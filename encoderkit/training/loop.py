@@ -226,7 +226,7 @@ def accumulate_gradients(
     """
     assert isinstance(learner, nn.Module)
     _sow(plan, update)
-    seen: list[tuple[str, int, Tensor]] = []
+    seen: list[tuple[str, int, Tensor | float]] = []
     try:
         if (len(batches) > 1 or world.size() > 1) and isinstance(learner, Coupled) and learner.coupled:
             return _accumulate_coupled(learner, batches, counts, plan, update)
@@ -239,7 +239,8 @@ def accumulate_gradients(
                         terms = learner(moved.inputs, moved.targets)
                     with sending():
                         (_working(batch) * _weighed(learner, terms, counts)).backward()
-                    seen += [(term, _working(batch), terms[term].detach()) for term in terms if not again]
+                    values = {term: value.detach() for term, value in terms.items() if not again}
+                    seen += [(term, _working(batch), _at_hand(value)) for term, value in values.items()]
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or plan.micro_batch <= 1:
             raise
@@ -251,9 +252,17 @@ def accumulate_gradients(
         learner.zero_grad(set_to_none=True)
         return None
     sums = dict.fromkeys(learner.weights, 0.0)
-    for term, working, value in seen:  # asked for at the end: a GPU would be waited for after each pass
+    for term, working, value in seen:
         sums[term] += working * float(value)
     return sums
+
+
+def _at_hand(value: Tensor) -> Tensor | float:
+    """A number, where it need not be waited for; a GPU is asked at the end of the update.
+
+    A tensor that is kept lies in memory behind the pass that it is of, whose place then is not used by the next one.
+    """
+    return float(value) if value.device.type == "cpu" else value
 
 
 def _accumulate_coupled(
