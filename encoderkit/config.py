@@ -187,7 +187,7 @@ def _instead(path: Path) -> str:
     """What to do about a file that is no recipe, or what was meant by it, if it is not called one."""
     if path.suffix.lower() in (".yaml", ".yml"):
         return "`key: value`, one a line; encoderkit init writes a recipe to begin with"
-    return f"a recipe is a .yaml file; each file of data has a --data of its own: --data {path}"
+    return f"name a recipe, a .yaml file that says what is read; for train-tokenizer and tokenize, --data {path}"
 
 
 def override(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class DivergedError(UserError):
     exit_code = ExitCode.FAILED
 
     def __init__(self, message: str) -> None:
-        fix = "lower optimizer.lr, lengthen schedule.warmup, or set training.precision=fp32, in a new --out"
+        fix = "lower optimizer.lr, or lengthen schedule.warmup, in a new --out; in bf16, training.precision=fp32 may help"
         super().__init__(message, fix=fix)
 
 

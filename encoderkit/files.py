@@ -22,11 +22,8 @@ from typing import Any
 
 from encoderkit.console import warn
 from encoderkit.errors import DataError, ResourceError, UsageError, refuse_pointer
+from encoderkit.ours import MANIFEST, OURS, STAGING, TRASH, refuse_foreign
 
-MANIFEST = "MANIFEST.json"
-STAGING, TRASH = ".staging-", ".trash-"
-_OURS = ({MANIFEST}, {"plan.json"}, {"recipe.yaml", "manifest.json"})
-"""What tells a directory that a command of ours wrote: staged, or a run (one that is damaged too)."""
 _AGAIN = "copy the directory again from where it was made; a run has older steps beside it"
 _CHUNK = 4 * 1024 * 1024
 
@@ -204,7 +201,7 @@ def _staging(target: Path) -> Path:
         if found is None or _alive(int(found[2])):
             continue
         with suppress(OSError):
-            ours = left.is_dir() and any(names <= {p.name for p in left.iterdir()} for names in _OURS)
+            ours = left.is_dir() and any(names <= {p.name for p in left.iterdir()} for names in OURS)
             if found[1] == TRASH and ours and not target.exists():
                 left.rename(target)
             else:
@@ -252,17 +249,10 @@ def refuse_existing(
     if path.is_file() and not file:
         raise UsageError("is a file, and a directory is written here", where=path, fix=f"another {flag}")
     if overwrite:
-        _refuse_foreign(path, held, known)
+        refuse_foreign(path, held, known, resume)
         return
     ways = "--resume to continue it, --overwrite to replace it" if resume else "--overwrite to replace it"
     raise UsageError("exists already and nothing is overwritten unasked", where=path, fix=f"another {flag}, or {ways}")
-
-
-def _refuse_foreign(path: Path, held: list[str], known: Collection[str]) -> None:
-    """What may be overwritten is a file or what a command of ours wrote: never a folder of somebody's files."""
-    if path.is_dir() and not any(names <= set(held) for names in _OURS) and not set(held) <= set(known):
-        shown = ", ".join(sorted(held)[:3]) + ", ..." * (len(held) > 3)
-        raise UsageError(f"holds {shown}, and only what encoderkit wrote is replaced", where=path, fix="another --out")
 
 
 @contextmanager

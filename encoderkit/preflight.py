@@ -121,10 +121,10 @@ def corpus(paths: list[Path], out: Path, overwrite: bool) -> None:
 
 def pretrain(recipe: PretrainRecipe, out: Path, resume: bool, overwrite: bool) -> None:
     """All that a pretraining recipe names is there, and is of the kind it should be; `out` may be written."""
-    output(out, resume, overwrite)
     stores = pretrain_inputs(recipe)
     if overwrite:
         apart(out, recipe.checkpoint, recipe.tokenizer, *stores)
+    output(out, resume, overwrite)
 
 
 def pretrain_inputs(recipe: PretrainRecipe) -> list[str]:
@@ -149,10 +149,10 @@ def pretrain_inputs(recipe: PretrainRecipe) -> list[str]:
 
 def finetune(recipe: FinetuneRecipe, out: Path, resume: bool, overwrite: bool) -> None:
     """All that a fine-tuning recipe names is there, and is of the kind it should be; `out` may be written."""
-    output(out, resume, overwrite)
     data = finetune_inputs(recipe)
     if overwrite:
         apart(out, recipe.checkpoint, recipe.tokenizer, _target(recipe), *data)
+    output(out, resume, overwrite)
 
 
 def _target(recipe: FinetuneRecipe) -> str | None:
@@ -304,7 +304,8 @@ def only_for_suites(data: list[Path], masking: str | None) -> Path | dict[str, s
     by_column = {column: path for column, _, path in pairs if column and path}
     if len(by_column) < len(data):
         message = f"is one file or token store without --suite, or a file for each column, found {len(data)}"
-        raise UsageError(message, where="--data", fix="--data source=FILE --data target=FILE")
+        fix = f"--data {data[0]}, and the others in commands of their own; of a file for each column, --data COLUMN=FILE"
+        raise UsageError(message, where="--data", fix=fix)
     return by_column
 
 

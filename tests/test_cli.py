@@ -280,7 +280,10 @@ def test_a_model_that_is_not_good_enough(classifier_dir: Path, labelled: dict[st
     assert done.returncode == 4 and ": accuracy is " in done.stderr and "less than 1.01" in done.stderr
     with pytest.raises(CheckError, match=r"is 0\.849997, less than 0\.85"):
         gate.hold(gate.bounds(["accuracy=0.85"], []), {"model": "m", "metrics": {"accuracy": 0.849997}})
-    with pytest.raises(UsageError, match="there are none"):
+    done = encoderkit(*command, "--min", "macro_recall=0", "--min", "macro_precision=0")
+    assert done.returncode == 0, done.stderr
+    fails(2, "loss, accuracy, macro_f1, mcc, truncated\n", *command, "--max", "unknown=0")
+    with pytest.raises(UsageError, match="there are truncated"):
         gate.check_names(gate.bounds([], ["loss=1"]), [])
     assert json.loads(done.stdout)["metrics"]["accuracy"] <= 1 and "macro_f1" not in done.stderr
     fails(2, 'is a metric and a number, found "accuracy"', *command, "--min", "accuracy")
@@ -448,3 +451,29 @@ def test_a_model_from_left_to_right(tmp_path: Path, tokenizer_dir: Path, store_d
     done = encoderkit("finetune", tuning, "--out", tmp_path / "tuned", "--set", "task.pooling=last", "--json")
     assert done.returncode == 0, done.stderr
     fails(2, "fine-tuned", "generate", tmp_path / "tuned", "--text", "the")
+
+
+def test_a_flag_that_takes_one_value_is_given_once(labelled: dict[str, Path], tmp_path: Path) -> None:
+    """Its first value would be ignored without a word; those that may be repeated are not meant."""
+    rows = labelled["dev"]
+    fails(2, "--dev: is given more than once", "doctor", "data", rows, "--dev", rows, f"--dev={rows}")
+    fails(2, "--out: is given more than once", "init", "pretrain", "--out", tmp_path / "a", "--out", tmp_path / "b")
+    assert encoderkit("doctor", "data", rows, "--text", "text", "--label", "label", "--text", "label").returncode == 0
+
+
+def test_files_are_what_their_names_say(classifier_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
+    rows = labelled["dev"]
+    assert encoderkit("predict", classifier_dir, rows, "--out", tmp_path / "x.csv").returncode == 0
+    assert (tmp_path / "x.csv").read_text(encoding="utf-8-sig").startswith("text,label,")
+    errors = ("evaluate", classifier_dir, "--data", rows, "--errors", tmp_path / "e.csv")
+    fails(2, f"what is written are lines of JSON\n  fix: --errors {tmp_path / 'e.jsonl'}", *errors)
+    sheet = write(tmp_path / "rows.xlsx", "PK")
+    fails(2, "fix: save it as CSV in UTF-8", "evaluate", classifier_dir, "--data", sheet)
+    several = ("evaluate", classifier_dir, "--data", rows, "--data", labelled["train"])
+    fails(2, f"fix: --data {rows}, and the others in commands of their own", *several)
+
+
+def test_a_run_stands_for_its_tokenizer(classifier_dir: Path, tmp_path: Path) -> None:
+    done = encoderkit("inspect", "tokens", classifier_dir, "--text", "a gripping film", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout), done.stderr
+    fails(2, "expected a recipe, and this is a directory", "compare", classifier_dir, classifier_dir, "--out", tmp_path / "c")

@@ -127,6 +127,31 @@ def test_what_is_not_ours_is_never_overwritten(tmp_path: Path, monkeypatch: pyte
             write(path, "two", overwrite=True)
 
 
+def test_what_was_put_beside_ours_is_not_overwritten_either(tmp_path: Path) -> None:
+    """A card or a repository in what was exported, notes in a run; nor is a run replaced by what is none."""
+    write(tmp_path / "dist", "one")
+    for name in ("README.md", "inner/notes.txt"):
+        (tmp_path / "dist" / name).touch()
+        with pytest.raises(UsageError, match=f"holds {name.partition('/')[0]}, and only what encoderkit wrote") as error:
+            write(tmp_path / "dist", "two", overwrite=True)
+        assert error.value.fix == "another --out, or move them away"
+        (tmp_path / "dist" / name).unlink()
+    with pytest.raises(UsageError, match="a run would take its place"):
+        files.refuse_existing(tmp_path / "dist", overwrite=True, resume=True)
+    run = tmp_path / "run"
+    for name in ("plan.json", "recipe.yaml", "metrics.jsonl", "step-0000002/x", "damaged-step-0000001/x", "lock", "best"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).touch()
+    files.refuse_existing(run, overwrite=True, resume=True)
+    with pytest.raises(UsageError, match="holds a run, and what is none would take its place"):
+        write(run, "two", overwrite=True)
+    (run / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"holds notes\.txt, and only"):
+        files.refuse_existing(run, overwrite=True, resume=True)
+    write(tmp_path / "dist", "two", overwrite=True)
+    assert content(tmp_path / "dist") == "two"
+
+
 def test_names_that_are_no_text_are_kept_in_json(tmp_path: Path) -> None:
     """As Linux has them of an archive from a Chinese Windows."""
     name = os.fsdecode("中文.txt".encode("gbk"))

@@ -10,7 +10,7 @@ import encoderkit
 
 PACKAGE = Path(encoderkit.__file__).parent
 FLOORS = (
-    ("errors", "world", "units", "config", "files", "console", "compiled"),
+    ("errors", "ours", "world", "units", "config", "files", "console", "compiled"),
     ("text", "data", "models"),
     ("learner", "metrics", "objectives", "tasks"),
     ("training", "inference", "interop"),
@@ -22,7 +22,7 @@ FLOORS = (
 SIBLINGS = ({"text", "data", "models"}, {"objectives", "tasks"})
 """Parts that never import one another."""
 WITHOUT_TORCH = [
-    "errors", "world", "units", "config", "files", "console", "compiled", "models.config", "text.config", "data.config",
+    "errors", "ours", "world", "units", "config", "files", "console", "compiled", "models.config", "text.config", "data.config",
     "objectives.config", "tasks.config", "training.config", "recipe", "preflight",
     "stages.show", "stages.init", "data.docstrings", "cli.main",
 ]  # fmt: skip

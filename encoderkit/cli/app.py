@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,18 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Grouped(typer.core.TyperGroup):
+class Checked(typer.core.TyperGroup):
+    """Commands that take each of their flags once, but for those that may be repeated."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named, and what it is given."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not hasattr(command, "commands"):
+            _refuse_repeated(command, rest)
+        return name, command, rest
+
+
+class Grouped(Checked):
     """`--help` with the commands grouped by what a person wants, in plain text: drawing boxes took longer than all else."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -36,6 +48,15 @@ class Grouped(typer.core.TyperGroup):
         except BrokenPipeError:
             drop_output()
             return int(ExitCode.DONE)
+
+
+def _refuse_repeated(command: Any, args: list[str]) -> None:
+    """Raise `UsageError` for a flag that is given twice and takes one value: the first would be ignored without a word."""
+    found = Counter(arg.partition("=")[0] for arg in args[: args.index("--") if "--" in args else None])
+    single = [param for param in command.params if not getattr(param, "multiple", True) and not getattr(param, "is_flag", False)]
+    for param in single:
+        if sum(found[name] for name in param.opts) > 1:
+            raise UsageError("is given more than once, and takes one value", where=param.opts[0], fix="give it once")
 
 
 app = typer.Typer(
@@ -85,5 +106,5 @@ def _read(unit: Any, text: str, where: str) -> float:
         return TypeAdapter(unit).validate_python(text)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        fix = f"{where} with another value; encoderkit --help says what each flag takes"
+        fix = f"{where} with another value; encoderkit COMMAND --help says what it takes"
         raise UsageError(f"{message}, found {shown(text)}", where=where, fix=fix) from None

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from encoderkit.cli.app import LOOK, Json, Overwrite, Settings, app, print_result
+from encoderkit.cli.app import LOOK, Checked, Json, Overwrite, Settings, app, print_result
 from encoderkit.errors import CheckError, UsageError
 
-doctor = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+doctor = typer.Typer(cls=Checked, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 app.add_typer(
     doctor, name="doctor", rich_help_panel=LOOK, help="Look for what is wrong with labelled data, and repair what is safe."
 )
@@ -27,8 +27,8 @@ def data(
             metavar="FILE...", help="Rows to train on, then others; or a fine-tuning recipe or run.", show_default=False
         ),
     ],
-    dev: Annotated[Path | None, typer.Option("--dev", help="One more file.", show_default=False)] = None,
-    test: Annotated[Path | None, typer.Option("--test", help="One more file.", show_default=False)] = None,
+    dev: Annotated[Path | None, typer.Option("--dev", help="Rows that choose the checkpoint.", show_default=False)] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="Rows that are kept for the end.", show_default=False)] = None,
     text: Annotated[
         list[str] | None,
         typer.Option("--text", metavar="COLUMN", help="Name or number; twice for a pair; text if not given.", show_default=False),
@@ -76,4 +76,5 @@ def data(
         print(stage.describe(result))
     if strict and result["findings"]:
         how = "the same with --fix --out DIR mends what is safe; the lines above say what it does not"
-        raise CheckError(f"{len(result['findings'])} things were found, and --strict wants none", fix=how)
+        count = len(result["findings"])
+        raise CheckError(f"{count} thing{'s were' if count > 1 else ' was'} found, and --strict wants none", fix=how)

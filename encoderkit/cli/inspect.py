@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from encoderkit.cli.app import LOOK, Json, Settings, app, print_result
+from encoderkit.cli.app import LOOK, Checked, Json, Settings, app, print_result
 from encoderkit.cli.make import Dictionary, Segment
 
-inspect = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+inspect = typer.Typer(cls=Checked, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 app.add_typer(
     inspect, name="inspect", rich_help_panel=LOOK, help="Show what training reads: what is hidden, how text becomes tokens."
 )

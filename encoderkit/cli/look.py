@@ -155,6 +155,9 @@ def compare(
     """Run several recipes under equal conditions: a table, and what of it is more than chance."""
     from encoderkit import preflight
 
+    for recipe in (recipe for recipe in recipes if recipe.is_dir()):
+        fix = "encoderkit evaluate RUN --data FILE --against OTHER, for two models; a run's own recipe is its recipe.yaml"
+        raise UsageError("expected a recipe, and this is a directory", where=recipe, fix=fix)
     for file in (*recipes, then, data):
         if file is not None:
             preflight.input_file(file)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from encoderkit.cli.app import USE, Json, Model, app, print_result
+from encoderkit.errors import UsageError
 
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"], typer.Option("--precision", help="auto: bf16 where this machine is faster with it.")
@@ -116,6 +117,9 @@ def evaluate(
     one = preflight.only_for_suites(data, masking)
     preflight.evaluated(step, one)
     columns = preflight.renamed(step, column or [])
+    if errors is not None and errors.suffix.lower() in (".csv", ".tsv"):
+        fix = f"--errors {errors.with_suffix('.jsonl')}"
+        raise UsageError("is called a table, and what is written are lines of JSON", where=errors, fix=fix)
     preflight.file_out(errors, one, "--errors", overwrite)
     from encoderkit.stages import evaluate as stage
 
@@ -138,7 +142,7 @@ def predict(
         list[str] | None, typer.Option("--text-pair", help="The second text of a pair; repeatable.", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file to write; stdout if not given.", show_default=False)] = None,
-    form: Annotated[Literal["jsonl", "csv"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
+    form: Annotated[Literal["jsonl", "csv"] | None, typer.Option("--format", help="csv where --out ends so, else jsonl.")] = None,
     column: Column = None,
     top: Annotated[
         int | None,
@@ -181,11 +185,16 @@ def predict(
     from encoderkit.stages import predict as stage
 
     sampling = stage.Sampling(1.0 if temperature is None else temperature, top, top_p) if drawn else None
-    shown = None if drawn else top
+    kept, form = None if drawn else top, form or _form(out)
     first = 17 if seed is None else seed
     stage.predict(
-        step, source, rows, out, form, column, shown, precision, batch, overwrite, sampling, first, beams, length_penalty
+        step, source, rows, out, form, column, kept, precision, batch, overwrite, sampling, first, beams, length_penalty
     )
+
+
+def _form(out: Path | None) -> Literal["jsonl", "csv"]:
+    """That of which the name of the file tells."""
+    return "csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"
 
 
 @app.command(rich_help_panel=USE)

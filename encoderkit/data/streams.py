@@ -133,6 +133,8 @@ def _find(path: Path, otherwise: Format | None = None) -> Source:
         known = ", ".join("." + form for form in get_args(Format))
         message = f"its name does not tell its format; {known} are read, also as .gz .xz .zst .bz2"
         fix = f"give it a name that tells: {path.name.rsplit('.', 1)[0]}.txt.{last}" if packed else None
+        if form in ("xlsx", "xls", "ods", "docx", "doc", "odt", "pdf"):
+            fix = f"save it as {'CSV' if form in ('xlsx', 'xls', 'ods') else 'plain text'} in UTF-8"
         raise UsageError(message, where=path, fix=fix or "- in its place reads standard input as text: ... - < FILE")
     if form == "parquet" and packed:
         raise UsageError("a parquet file is compressed inside and is not read from an archive", where=path, fix="unpack it first")
@@ -273,11 +275,12 @@ def _say_once(text: str) -> None:
 def _encoding(source: Source, block: bytes) -> Literal["utf-8", "gb18030"]:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(block)
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
         try:
             codecs.getincrementaldecoder("gb18030")().decode(block)
-        except UnicodeDecodeError:
-            return "utf-8"  # neither: the error then tells where it is not UTF-8
+        except UnicodeDecodeError as other:
+            if not block[: error.start].isascii() or other.start <= error.start:  # it has been UTF-8 until there
+                return "utf-8"  # neither: the error then tells where it is not UTF-8
         _say_once(f"{source.name}: not UTF-8, read as GB18030")
         return "gb18030"
     return "utf-8"

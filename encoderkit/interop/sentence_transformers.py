@@ -60,8 +60,13 @@ def read_modules(folder: Path) -> Modules | None:
     model = folder / paths.get("Transformer", "")
     if _described(model / LIMIT).get("do_lower_case"):
         warn(f"do_lower_case of {model / LIMIT} has no place here: give texts in lower case")
+    return Modules(model, pooling, longest_text(model))
+
+
+def longest_text(model: Path) -> int | None:
+    """The tokens of a text that a checkpoint is said to read, in the files beside it."""
     given = (_described(model / LIMIT).get("max_seq_length"), _described(model / "tokenizer_config.json").get("model_max_length"))
-    return Modules(model, pooling, next((length for length in given if isinstance(length, int) and length > 2), None))
+    return next((length for length in given if isinstance(length, int) and length > 2), None)
 
 
 def _described(path: Path) -> Mapping[str, Any]:

@@ -280,6 +280,12 @@ def classes(splits: Sequence[Split], kind: str) -> Iterator[Finding]:
     elif len(known) == 1 and all(len(row.labels) == 1 for row in first.rows):
         message = f"all {len(lines):,} rows have the label {shown(next(iter(known)))}: there is nothing to learn"
         yield from first.finding("one_label", message, lines)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(known):
+        alike[plain([label])].append(label)
+    for group in (group for group in alike.values() if len(group) > 1):
+        names, lines = ", ".join(map(shown, group)), sorted(known[min(group, key=lambda label: len(known[label]))])
+        yield from first.finding("cased_label", f"the labels {names} differ in case and spaces alone", lines)
     for label, lines in sorted(known.items(), key=lambda item: (len(item[1]), item[0])):
         if len(lines) < RARE:
             yield from first.finding("rare_label", f"{_rows(len(lines))} the label {shown(label)}", lines)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from encoderkit import files
-from encoderkit.console import progress, say
+from encoderkit.console import progress, say, warn
 from encoderkit.data.unlabelled import open_texts
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import Account, Engine, Precision, open_model, start
@@ -44,6 +44,8 @@ def embed(
         raise UsageError(message, where="--dimensions", fix="as many, or fewer")
     if reason := blind(engine.model.learner.encoder_config, kind):
         raise UsageError(reason, where="--pooling", fix=None)
+    if dimensions not in (None, engine.model.learner.encoder.dim, *getattr(task and task.config, "dimensions", [])):
+        warn(f"--dimensions {dimensions}: the model was not trained for it (task.dimensions), and the first ones may say little")
     texts = open_texts(source, _columns(engine, columns), named=bool(columns))
     dim = dimensions or engine.model.learner.encoder.dim
     count = sum(1 for _ in texts.rows())  # the header says how many rows follow
@@ -81,7 +83,12 @@ def _columns(engine: Engine, given: Sequence[str] | None) -> list[str]:
         fix = "--column TEXT, or --column FIRST --column SECOND"
         raise UsageError(f"a text or a pair of texts is read, found {len(given)} columns", where="--column", fix=fix)
     task = engine.model.task
-    return list(given) if given else ["text"] if task is None else task.config.embedded
+    if given or task is None:
+        return list(given or ["text"])
+    read = task.config.embedded
+    if others := [name for name in task.config.columns if name not in read]:
+        say(f"the texts of {' and '.join(read)} are read; --column NAME for those of {', '.join(others)}")
+    return read
 
 
 def _header(rows: int, dim: int) -> bytes:

@@ -171,6 +171,9 @@ def _store(engine: Engine, data: Path) -> dict[str, Any]:
             where=data,
             fix=f"encoderkit tokenize --tokenizer {engine.model.path / 'tokenizer'} --data FILE --out DIR",
         )
+    manifest = engine.model.path.parent / "manifest.json"
+    if manifest.is_file() and files.read_json(manifest).get("inputs", {}).get("data.train") == store.meta.fingerprint:
+        warn(f"{data} is what the model was trained on: the figures are too good by what it has learnt by heart")
     rows = rows_of(engine.model.config, store, learner.encoder.packs)
     measure(learner, store)
     metrics = evaluate_source(learner, rows, engine.rows_at_once(length), engine.device, engine.precision)

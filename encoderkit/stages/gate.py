@@ -10,7 +10,7 @@ from encoderkit.errors import CheckError, UsageError, shown
 
 CUT = "truncated"
 """Not a metric: the share of the rows that were cut."""
-_MORE = re.compile(r"perplexity|\w+_of_\d+")
+_MORE = re.compile(r"perplexity|\w+_of_\d+|(macro|micro)_(precision|recall|f1)|equal")
 """Metrics beside those by which a model can be chosen."""
 
 
@@ -51,8 +51,8 @@ def check_names(asked: Sequence[Bound], metrics: Collection[str]) -> None:
 
 
 def _unknown(bound: Bound, known: Collection[str]) -> UsageError:
-    near = difflib.get_close_matches(bound.name, known, 1, 0)
-    message = f"{shown(bound.name)} is not measured here; there are {', '.join(known) or 'none'}"
+    near = difflib.get_close_matches(bound.name, known, 1)
+    message = f"{shown(bound.name)} is not measured here; there are {', '.join([*(name for name in known if name != CUT), CUT])}"
     return UsageError(message, where=bound.flag, fix=f"{bound.flag} {near[0]}={bound.value:g}" if near else None)
 
 

@@ -21,7 +21,7 @@ from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
 from encoderkit.interop.hf import THRESHOLDS, from_hf
 from encoderkit.interop.layout import Head
-from encoderkit.interop.sentence_transformers import read_modules
+from encoderkit.interop.sentence_transformers import longest_text, read_modules
 from encoderkit.interop.t5 import EncoderDecoderConfig
 from encoderkit.interop.vectors import is_vectors
 from encoderkit.interop.weights import checkpoint_tensors
@@ -118,6 +118,7 @@ def run(
         "tensors": len(ours),
         "parameters": sum(t.numel() for t in ours.values()),
         "unused": unused,
+        "length": described["length"],
         "out": str(out),
     }
 
@@ -175,7 +176,8 @@ def _directory(folder: Path, trust_pickle: bool) -> Source:
     if "encoder" in described:
         fix = "use it as it is: every command takes it"
         raise UsageError("this is a model of encoderkit already", where=folder, fix=fix)
-    return Source(described, checkpoint_tensors(folder, trust_pickle), foreign_files(folder), folder, where, pooling, length)
+    tensors, length = checkpoint_tensors(folder, trust_pickle), length or longest_text(folder)
+    return Source(described, tensors, foreign_files(folder), folder, where, pooling, length)
 
 
 def _uer(path: Path, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:

@@ -14,6 +14,8 @@ from encoderkit import files
 from encoderkit.data.labelled import Row
 from encoderkit.tasks.baselines import most_alike
 from encoderkit.tasks.config import ClassifyConfig
+from encoderkit.tasks.schemes import entities, tags
+from encoderkit.tasks.tag import Tag
 from encoderkit.tasks.task import Observed, Task
 
 _GIVEN = ("id", "text", "text_pair", "options", "tokens")
@@ -57,10 +59,13 @@ def _entry(task: Task, row: Row, loss: float, prediction: dict[str, Any], near: 
 
 
 def _gold(task: Task, row: Row) -> Any:
-    """What is right, as the file has it; a label as the model names it."""
+    """What is right, as the file has it; a label as the model names it, tags in the scheme of the model."""
     names = [name for name in task.config.all_columns if name not in task.config.columns and name in row.values]
     labels = isinstance(task.config, ClassifyConfig) and isinstance(task.config.label, str)
     values = {name: row.label(name) if labels and not isinstance(row.values[name], list) else row.values[name] for name in names}
+    if isinstance(task, Tag) and task.scheme != "plain" and (column := task.config.tags) is not None:
+        own = row.words(column)
+        values[column] = tags(entities(own), len(own), task.scheme)
     return next(iter(values.values())) if len(values) == 1 else values
 
 

@@ -24,7 +24,8 @@ class TagConfig(RowsConfig):
     """The column of the text's entities, by characters: a list of [start, end, label], or of objects with these names;
     entities if it is not given."""
     scheme: Literal["auto", "bio", "bioes", "plain"] = "auto"
-    """What the model gives: entities as BIO or BIOES, whatever scheme the file has, or plain tags. auto: that of the file."""
+    """What the model gives: entities as BIO or BIOES, whatever scheme the file has, or plain tags. auto: that of the file
+    (of BMES and BILOU BIOES, which says the same)."""
     head: Literal["softmax", "crf"] = "softmax"
     """Each tag on its own, or all together by a CRF; either way only legal sequences are given."""
     legal: bool = True

@@ -39,6 +39,8 @@ FILES = (
 )
 _DECIDING = FILES[:3]  # the files that ids depend on
 
+_STEPS = ("best", "last")
+"""Files of a run that name its steps."""
 _NAMES = {  # what the special tokens are called in the wild, in the order of preference
     "pad": ("pad_token", "[PAD]", "<pad>"),
     "unk": ("unk_token", "[UNK]", "<unk>"),
@@ -326,13 +328,13 @@ def _ends(sizes: Sequence[int]) -> np.ndarray:
 
 
 def open_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a directory: one of ours, one of transformers with a tokenizer.json, or a model directory's.
+    """The tokenizer in a directory: one of ours, one of transformers with a tokenizer.json, or that of a model or a run.
 
     Raises `DataError` if it is not there, damaged, or lacks one of the five special tokens.
     """
     folder = Path(path)
-    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer" / "tokenizer.json").is_file():
-        folder = folder / "tokenizer"
+    if not (folder / "tokenizer.json").is_file():
+        folder = _of_model(folder)
     if not folder.is_dir():
         reason = "is a file, a tokenizer is a directory" if folder.is_file() else "there is no such directory"
         raise DataError(reason, where=path, fix="encoderkit train-tokenizer --data corpus.txt --out DIR makes one")
@@ -342,6 +344,14 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     if "tokenizer.json" not in content:
         raise DataError("holds no tokenizer.json", where=path, fix="give the directory that train-tokenizer wrote")
     return Tokenizer(content, path)
+
+
+def _of_model(folder: Path) -> Path:
+    """The tokenizer's directory in that of a model, or of a run; itself where there is none."""
+    for step in (".", *((folder / name).read_text("utf-8", "replace").strip() for name in _STEPS if (folder / name).is_file())):
+        if (folder / step / "tokenizer" / "tokenizer.json").is_file():
+            return folder / step / "tokenizer"
+    return folder
 
 
 def _fits(path: Path) -> bool:

@@ -81,7 +81,11 @@ def draft(
     micro = max(1, TOKENS_AT_ONCE[device] // length) if training.micro_batch == "auto" else training.micro_batch
     total = 0
     if training.epochs is not None:
-        total = max(1, round(training.epochs * examples), (training.least or 0) * training.batch)
+        total = max(1, round(training.epochs * examples))
+        if (least := (training.least or 0) * training.batch) > total:
+            passes = f"{least / examples:.1f} passes over the data, not {training.epochs:g}"
+            say(f"training.least: {training.least:,} updates are {passes}; --set training.least=null for these")
+            total = least
     elif training.updates is not None:
         total = training.updates * training.batch
     elif training.tokens is not None:

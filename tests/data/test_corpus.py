@@ -139,6 +139,12 @@ def test_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read(write(tmp_path, "b.txt", text.encode("gb18030"))) == text.split("\n")[:-1]
     read(tmp_path / "b.txt")
     assert capsys.readouterr().err.count("read as GB18030") == 1, "a file that is read twice is told of once"
+    broken = "第一行\n第二行\n".encode("gb18030") + b"\xff\xff\n"
+    with pytest.raises(DataError, match=r"b\.txt:3: is not valid GB18030: bytes ff ff") as error:
+        read(write(tmp_path, "b.txt", broken))
+    assert error.value.where is not None
+    with pytest.raises(DataError, match=r"b\.txt:2: is not valid UTF-8"):
+        read(write(tmp_path, "b.txt", "第一行\n".encode() + b"\xff\xff\n"))
     for encoding in ("utf-8", "gb18030"):  # characters across two blocks, and ASCII alone in the first
         for before, word in ((1, "汉字"), (1, "你好中文"), (2, "你好中文"), (3, "你好𠀀")):
             long = ("a" * (2**20 - before) + word + "\n").encode(encoding)

@@ -401,3 +401,10 @@ def test_scripts_and_widths() -> None:
     assert variants.script("我们在學習") == "both"
     assert variants.script("床前明月光") is None and variants.script("国の電車") is None and variants.script("plain") is None
     assert variants.narrowed("Ａｚ９，。") == "Az9，。" and variants.wide("Ａ") and not variants.wide("，A")
+
+
+def test_labels_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    rows = rows_of_one_text_each()
+    rows[5]["label"] = rows[5]["label"].upper()
+    one = found(write(tmp_path / "a.jsonl", rows))["cased_label", "a.jsonl"]
+    assert one["lines"] == [6] and "differ in case and spaces alone" in one["message"]
