@@ -488,6 +488,10 @@ def test_as_many_tokens_are_read_as_is_said(length: int | None, read: int, tmp_p
     published(tmp_path / "hf", "Bert")
     import_model.run(str(tmp_path / "hf"), tmp_path / "ours", length=length)
     assert open_model(tmp_path / "ours").config["length"] == read
+    said = tmp_path / "hf" / "tokenizer_config.json"
+    said.write_text(json.dumps(json.loads(said.read_bytes()) | {"model_max_length": 17}), encoding="utf-8")
+    found = import_model.run(str(tmp_path / "hf"), tmp_path / "said", length=length)
+    assert found["length"] == open_model(tmp_path / "said").config["length"] == (length or 17)
     with pytest.raises(UsageError, match="3 to 40 tokens, found 41"):
         import_model.run(str(tmp_path / "hf"), tmp_path / "more", length=41)
 

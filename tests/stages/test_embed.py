@@ -54,9 +54,12 @@ def test_normalized(classifier_dir: Path, text_file: Path) -> None:
     np.testing.assert_allclose(np.load(unit), vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-6)
 
 
-def test_pairs(pairs_dir: Path, pairs: dict[str, Path], tmp_path: Path) -> None:
+def test_pairs(pairs_dir: Path, pairs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert embed(find_step(pairs_dir), pairs["dev"], tmp_path / "x.npy")["rows"] == 20
     assert embed(find_step(pairs_dir), pairs["dev"], tmp_path / "y.npy", columns=["first"])["truncated"]["rows"] == 0
+    assert "was not trained for it" not in capsys.readouterr().err
+    assert embed(find_step(pairs_dir), pairs["dev"], tmp_path / "z.npy", dimensions=4)["dim"] == 4
+    assert "--dimensions 4: the model was not trained for it" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written(classifier_dir: Path, text_file: Path) -> None:

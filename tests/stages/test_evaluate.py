@@ -219,11 +219,14 @@ def test_an_unseen_label_is_an_error_with_its_place(classifier_dir: Path, tmp_pa
         evaluate(find_step(classifier_dir), path)
 
 
-def test_a_pretrained_model_is_evaluated_on_tokens(pretrained_dir: Path, store_dir: Path, labelled: dict[str, Path]) -> None:
+def test_a_pretrained_model_is_evaluated_on_tokens(
+    pretrained_dir: Path, store_dir: Path, labelled: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     step = find_step(pretrained_dir)
     results = [evaluate(step, store_dir, "fp32", batch)["metrics"] for batch in (1, 7, None)]
     assert results[0] == pytest.approx(results[1], abs=1e-5) == results[2]
     assert 0 < results[0]["loss"] < np.log(200) and "perplexity" in describe(evaluate(step, store_dir))
+    assert f"{store_dir} is what the model was trained on" in capsys.readouterr().err
     with pytest.raises(UsageError, match="evaluated on a token store"):
         evaluated(step, labelled["dev"])
 

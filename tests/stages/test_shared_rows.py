@@ -56,3 +56,17 @@ def test_texts_of_train_in_dev(kind: str, tokenizer_dir: Path, tmp_path: Path, c
     [line] = [line for line in capsys.readouterr().err.splitlines() if "in train" in line]
     assert "dev: 1 of its 2 rows (50.0%)" in line and "(line 2 is line 2 there)" in line
     assert f"encoderkit doctor data {tmp_path / 'run'}" in line
+
+
+def test_rows_without_text_are_told(tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*ROWS["classify"][1], {"text": "", "label": "x"}, {"text": " ", "label": "y"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = {
+        "tokenizer": str(tokenizer_dir),
+        "model": {"kind": "lstm", "dim": 8},
+        "data": {"train": str(tmp_path / "train.jsonl"), "length": 16},
+        "task": {"kind": "classify"},
+        "training": {"epochs": 1},
+    }
+    prepare(validate(FinetuneRecipe, recipe, "recipe"))
+    assert "train: 2 of the 6 rows have no text that the tokenizer knows of" in capsys.readouterr().err

@@ -371,6 +371,11 @@ def test_the_whole_way_from_conll(tokenizer_dir: Path, tagged: dict[str, Path], 
     predict(step, tagged["dev.jsonl"], out=tmp_path / "out.jsonl", precision="fp32")
     gold, found = lines(tagged["dev.jsonl"]), lines(tmp_path / "out.jsonl")
     assert result["metrics"]["f1"] == pytest.approx(f1([row["tags"] for row in gold], [row["tags"] for row in found]))
+    other = [{**row, "tags": [tag.replace("I-", "M-") for tag in row["tags"]]} for row in gold]
+    (tmp_path / "bmes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other), encoding="utf-8")
+    evaluate(step, tmp_path / "bmes.jsonl", "fp32", errors=tmp_path / "errors.jsonl")
+    for row in lines(tmp_path / "errors.jsonl"):  # both in the scheme of the model
+        assert row["gold"] == gold[row["line"] - 1]["tags"] and row["predicted"] == found[row["line"] - 1]["tags"]
     text = "  the film\twas good  and the garden was sad ."
     predict(step, None, [[text], ["\x01"]], tmp_path / "text.jsonl", precision="fp32")
     first, empty = lines(tmp_path / "text.jsonl")

@@ -37,13 +37,15 @@ def settled(monkeypatch: pytest.MonkeyPatch, seconds: list[float], updates: int,
     return made.compile, learner
 
 
-def test_a_small_set_is_passed_more_often() -> None:
+def test_a_small_set_is_passed_more_often(capsys: pytest.CaptureFixture[str]) -> None:
     def updates(examples: int, **length: Any) -> int:
         training = TrainingConfig(batch=8, **length)
         return draft(training, ScheduleConfig(), OPTIMIZER, 1, 16, examples).updates
 
     assert updates(400, epochs=3, least=100) == 150  # enough already
+    assert capsys.readouterr().err == ""
     assert updates(40, epochs=3, least=100) == 100 and updates(40, epochs=3) == 15
+    assert "100 updates are 20.0 passes over the data, not 3; --set training.least=null" in capsys.readouterr().err
     with pytest.raises(ValueError, match="least goes with"):
         TrainingConfig(updates=10, least=5)
 
