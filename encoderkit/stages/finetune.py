@@ -238,7 +238,7 @@ def _report(name: str, examples: Sequence[Any], limit: str | None, unknown: int)
         warn(f"{name}: {share:.0%} of the tokens are unknown to the tokenizer; was it trained on text like this?")
     mean = sum(example.size for example in examples) / len(rows)
     if account.empty:
-        warn(f"{name}: {account.empty:,} of the {len(rows):,} rows have no text that the tokenizer knows of: they teach nothing")
+        warn(f"{name}: {account.empty:,} of the {len(rows):,} rows have no text that the tokenizer knows of")
     windows = f" in {len(examples):,} windows" if len(examples) > len(rows) else ""
     say(f"{name}: {len(rows):,} rows{windows}, {mean:.1f} tokens each on average")
     if limit and (many := account.truncated):

@@ -64,7 +64,7 @@ def test_rows_without_text_are_told(tokenizer_dir: Path, tmp_path: Path, capsys:
     recipe = {
         "tokenizer": str(tokenizer_dir),
         "model": {"kind": "lstm", "dim": 8},
-        "data": {"train": str(tmp_path / "train.jsonl"), "length": 16},
+        "data": {"train": str(tmp_path / "train.jsonl"), "dev": None, "length": 16},
         "task": {"kind": "classify"},
         "training": {"epochs": 1},
     }
