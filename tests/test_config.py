@@ -239,7 +239,7 @@ def test_errors_of_files(tmp_path: Path) -> None:
         load(PretrainRecipe, tmp_path / "binary")
     for name, text in (("corpus.txt", "a text"), ("rows.csv", "text,label\n a: [b\n"), ("语料.txt", "a" * (MAX_BYTES + 1))):
         (tmp_path / name).write_text(text, encoding="utf-8")
-        with pytest.raises(UsageError, match=f"\n  fix: .*each file of data has a --data of its own: --data .*{name}"):
+        with pytest.raises(UsageError, match=f"\n  fix: name a recipe, .*; for train-tokenizer and tokenize, --data .*{name}"):
             load(PretrainRecipe, tmp_path / name)
     (tmp_path / "gb.yaml").write_bytes((GOOD + "# 中文注释\n").encode("gb18030"))
     assert load(PretrainRecipe, tmp_path / "gb.yaml").seed == 1
