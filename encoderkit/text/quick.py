@@ -120,16 +120,17 @@ def _gigatoken(engine: Engine, description: dict[str, Any], parallel: bool) -> E
 
 def _with_long_runs(texts: Sequence[str], data: list[bytes], most: int) -> list[int]:
     """The texts that may hold a run of letters, of digits, of spaces or of others of more than `most` bytes."""
-    joined = np.frombuffer(b"\n".join(data), np.uint8)
-    begins = np.cumsum([0, *(len(text) + 1 for text in data)])
-    kinds = ((joined == ord(" ")) | ((joined >= 9) & (joined <= 13))).astype(np.uint8)
-    kinds[begins[1:-1] - 1] = 2  # what stands between two texts ends every run
-    edges = np.concatenate([[0], np.flatnonzero(kinds[1:] != kinds[:-1]) + 1, [len(joined)]])
-    long = edges[:-1][np.diff(edges) >= most]  # with the space before it, such a run is one byte longer
-    found: list[int] = np.unique(np.searchsorted(begins, long, "right") - 1).tolist()
+    joined = np.frombuffer(b"\n".join([b"", *data, b""]), np.uint8)
+    begins = np.cumsum([1, *(len(text) + 1 for text in data)])
+    spaces = np.flatnonzero((joined == ord(" ")) | (joined - np.uint8(9) < 5))
+    words = spaces[:-1][np.diff(spaces) > most]  # with the space before it, such a run is one byte longer
+    blank = spaces[: max(0, len(spaces) - most + 1)]
+    blank = blank[spaces[len(spaces) - len(blank) :] - blank == most - 1]
+    places = np.concatenate([words + 1, blank])
+    found: list[int] = np.unique(np.searchsorted(begins, places, "right") - 1).tolist()
     few = most // 4  # a character has four bytes at most
     alike = re.compile(f"[^\\W_]{{{few}}}|[\\W_]{{{few}}}")
-    return [i for i in found if alike.search(texts[i])]
+    return [i for i in found if 0 <= i < len(texts) and alike.search(texts[i])]
 
 
 def _normalizers(description: dict[str, Any]) -> list[str]:
