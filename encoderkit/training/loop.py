@@ -239,8 +239,7 @@ def accumulate_gradients(
                         terms = learner(moved.inputs, moved.targets)
                     with sending():
                         (_working(batch) * _weighed(learner, terms, counts)).backward()
-                    values = {term: value.detach() for term, value in terms.items() if not again}
-                    seen += [(term, _working(batch), _at_hand(value)) for term, value in values.items()]
+                    seen += [(term, _working(batch), _at_hand(terms[term].detach())) for term in terms if not again]
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or plan.micro_batch <= 1:
             raise

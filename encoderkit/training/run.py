@@ -221,10 +221,8 @@ def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, stat
     better = goal.better(metrics[goal.metric], state.best_value)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     say(f"update {state.update}: dev {shown}{' (best so far)' if better else ''}")
-    found = (
-        {"best_update": state.update, "best_value": metrics[goal.metric], "stale": 0} if better else {"stale": state.stale + 1}
-    )
-    return state.model_copy(update={"due": False, **found})
+    best = {"best_update": state.update, "best_value": metrics[goal.metric]} if better else {}
+    return state.model_copy(update={**best, "stale": 0 if better else state.stale + 1, "due": False})
 
 
 def _interrupted(received: list[signal.Signals], state: State, plan: Plan) -> Interrupted:
