@@ -290,9 +290,12 @@ def _explain(
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     place = f"{where}:{line}" if line else where
     name = ".".join(map(str, path)) or "the recipe"
-    for given in (setting.partition("=")[0] for setting in settings):
-        if f"{name}.".startswith(f"{given}."):
-            place = f"--set {given}"
+    set_by = [setting.partition("=")[0] for setting in settings]
+    within = [given for given in set_by if not path or given.startswith(f"{name}.")]
+    if above := [given for given in set_by if f"{name}.".startswith(f"{given}.")]:
+        place = f"--set {above[-1]}"
+    elif within:  # one of them, or what the file says beside it
+        place = " ".join([*([place] if place != "--set" else []), *(f"--set {given}" for given in within)])
     kind, fix = first["type"], None
     if kind == "extra_forbidden":
         message = f"unknown key {shown(str(path[-1]))}" + _inside(path)

@@ -96,6 +96,10 @@ class FinetuneEvery(EveryConfig):
     evaluate: Every = "1 epoch"
 
 
+_OF_POSITIONS = {"rotary_base": "rotary", "rotary_base_local": "rotary", "buckets": "t5_bias", "bucket_distance": "t5_bias"}
+"""Settings of a Transformer that one kind of positions reads."""
+
+
 def _check_model(model: EncoderConfig, length: int) -> None:
     limit = longest(model)
     if limit is not None and length > limit:
@@ -106,6 +110,12 @@ def _check_model(model: EncoderConfig, length: int) -> None:
     # A checkpoint may have a window that says nothing; a recipe means something by it.
     if isinstance(model, TransformerConfig) and model.window is not None and model.global_every == 1:
         raise ValueError("model.window is of local layers, and with global_every: 1 all are global; say model.global_every: 3")
+    if isinstance(model, TransformerConfig):
+        for name, position in _OF_POSITIONS.items():
+            given = getattr(model, name)
+            if model.position != position and given != type(model).model_fields[name].default:
+                reads = f"with position: {model.position} it says nothing"
+                raise ValueError(f"model.{name} ({given:g}) is of position: {position}, and {reads}; leave it out")
 
 
 def blind(model: EncoderConfig, pooling: str | None) -> str | None:

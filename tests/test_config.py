@@ -212,6 +212,10 @@ GOLDEN = [
         "recipe.yaml: model.window is of local layers, and with global_every: 1 all are global",
     ),
     (
+        GOOD.replace("heads: 2", "heads: 2, rotary_base: 500"),
+        "recipe.yaml: model.rotary_base (500) is of position: rotary, and with position: learned it says nothing",
+    ),
+    (
         GOOD.replace("kind: bert, dim: 64, layers: 2, heads: 2", "kind: static")
         .replace("dev: 1%", "dev: null")
         .replace("updates: 10", "updates: 10, freeze: embeddings")
@@ -263,6 +267,8 @@ def test_overrides_are_typed(tmp_path: Path) -> None:
         ("a..b=1", "--set: expected key=value"),
         ("seed=[1", "--set seed:1: not valid YAML"),
         ("model.dim=-1", "model.dim: input should be greater than 0"),
+        ("model.window=16", "recipe.yaml --set model.window: model.window is of local layers"),
+        ("training.budget=5m", "recipe.yaml:5 --set training.budget: training: give one of budget, updates"),
     ],
 )
 def test_overrides_that_are_refused(tmp_path: Path, setting: str, message: str) -> None:
