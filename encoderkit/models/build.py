@@ -85,22 +85,25 @@ def build_vocabulary_head(
     return VocabularyHead(dim or config.dim, width, vocab_size, "gelu", bias=True, eps=1e-5, own=own)
 
 
-def build_classification_head(config: EncoderConfig, labels: int, dropout: float) -> ClassificationHead | DenseClassificationHead:
+def build_classification_head(
+    config: EncoderConfig, labels: int, dropout: float, vectors: int = 1
+) -> ClassificationHead | DenseClassificationHead:
     """The head that tells `labels` classes from pooled vectors of `config`'s encoder: (B, D) -> (B, L).
 
     For the Transformer families it is the one that transformers' classes have, so that it can be exported.
+    `vectors`: how many it is given side by side, (B, K D).
     """
     if isinstance(config, GptConfig):
-        return ClassificationHead(config.dim, labels, dropout, bias=False)
+        return ClassificationHead(vectors * config.dim, labels, dropout, bias=False)
     if isinstance(config, ModernBertConfig):
         norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
-        return DenseClassificationHead(config.dim, labels, dropout, config.activation, config.bias, norm)
+        return DenseClassificationHead(config.dim, labels, dropout, config.activation, config.bias, norm, vectors)
     if isinstance(config, TransformerConfig | XlnetConfig):
         activation = "gelu" if isinstance(config, ElectraConfig) else "tanh"
-        return DenseClassificationHead(config.dim, labels, dropout, activation, bias=True, norm=nn.Identity())
+        return DenseClassificationHead(config.dim, labels, dropout, activation, True, nn.Identity(), vectors)
     if isinstance(config, DebertaConfig):
-        return DenseClassificationHead(config.dim, labels, dropout, "gelu", bias=True, norm=nn.Identity())
-    return ClassificationHead(config.dim, labels, dropout)
+        return DenseClassificationHead(config.dim, labels, dropout, "gelu", True, nn.Identity(), vectors)
+    return ClassificationHead(vectors * config.dim, labels, dropout)
 
 
 def build_tagging_head(config: EncoderConfig, labels: int, dropout: float) -> ClassificationHead | DenseClassificationHead:

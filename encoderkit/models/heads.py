@@ -94,15 +94,18 @@ class ClassificationHead(nn.Module):
 
 
 class DenseClassificationHead(nn.Module):
-    """A dense layer and an activation before the linear one: (B, D) -> (B, L).
+    """A dense layer and an activation before the linear one: (B, D), or (B, K D), -> (B, L).
 
     With tanh it is BERT's pooler and classifier, RoBERTa's head and XLNet's summary and projection; with the encoder's
     activation and a norm ModernBERT's.
     """
 
-    def __init__(self, dim: int, labels: int, rate: float, activation: Activation, bias: bool, norm: nn.Module) -> None:
+    def __init__(
+        self, dim: int, labels: int, rate: float, activation: Activation, bias: bool, norm: nn.Module, vectors: int = 1
+    ) -> None:
+        """`vectors`: how many (B, D) it is given side by side."""
         super().__init__()
-        self.dense = nn.Linear(dim, dim, bias=bias)
+        self.dense = nn.Linear(vectors * dim, dim, bias=bias)
         self.activation = ACTIVATIONS[activation]
         self.norm = norm
         self.dropout = Dropout(rate)

@@ -30,6 +30,15 @@ def text_seeds(inputs: Inputs) -> Tensor | None:
     return None if found is None else found[:, 0]
 
 
+def matched(vectors: Tensor) -> Tensor:
+    """(2 N, D) of two texts each, one after the other, to (N, 4 D): both, their difference and their product.
+
+    Mou et al. 2016, equation 9; Conneau et al. 2017, section 3.1.
+    """
+    one, other = vectors.unflatten(0, (-1, 2)).unbind(1)
+    return torch.cat([one, other, (one - other).abs(), one * other], 1)
+
+
 def pool(kind: Pooling, hidden: Tensor, mask: Tensor) -> Tensor:
     """(B, T, D) and (B, T) bool -> (B, D): the first token, the mean or maximum over the real ones, or the last of them.
 

@@ -77,9 +77,10 @@ def run(model_dir: Path, to: Sequence[str], out: Path, overwrite: bool = False, 
         if target not in TARGETS:
             raise UsageError(f"unknown target {shown(target)}", where="--to", fix=f"known: {', '.join(TARGETS)}")
     files.refuse_existing(out, overwrite)
-    model = _part(open_model(find_step(model_dir)), part)
+    whole = open_model(find_step(model_dir))
+    model = _part(whole, part)
     exported = _exported(model) if "hf" in to else None
-    parts = {} if exported is None else dict(exported.files) | _thresholds(model) | _modules(model, exported)
+    parts = {} if exported is None else dict(exported.files) | _thresholds(model) | _modules(whole, exported)
     vectors = None if set(to) == {"hf"} else listed(model)
     if vectors is not None:
         parts |= {f"vectors.{'bin' if form == 'word2vec' else 'txt'}": written(vectors, form) for form in to if form != "hf"}

@@ -19,14 +19,12 @@ from encoderkit.metrics import bootstrap_means
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoding import NEVER
-from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks import truth
 from encoderkit.tasks.config import ChoiceConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
-from encoderkit.tasks.texts import SIZE, Tokens, assemble, inputs_of
+from encoderkit.tasks.texts import SIZE, Tokens, assemble
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -85,10 +83,8 @@ class Choice(EncoderTask):
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Examples to a batch, all options in it one after the other; nothing is drawn but dropout, in training."""
-        rows = [text for example in examples for text in example.texts]
-        seeds = drawn(rngs, [len(example.texts) for example in examples])
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(seeds)
-        targets, size = {"options": torch.tensor([len(example.texts) for example in examples])}, sum(len(row.ids) for row in rows)
+        inputs, size = self.batched([example.texts for example in examples], rngs)
+        targets = {"options": torch.tensor([len(example.texts) for example in examples])}
         if examples[0].target is None:
             return Batch(inputs, targets, {}, size)
         targets["labels"] = torch.tensor([example.target for example in examples])
@@ -96,8 +92,7 @@ class Choice(EncoderTask):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, M questions with an option in them, to (M, 1) scores."""
-        pooling = self.vocabulary.pooling(self.config.pooling)
-        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)).float()
+        return self.headed(inputs)
 
     def _apart(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """For each of N questions (n,) the scores of its options."""

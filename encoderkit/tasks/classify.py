@@ -28,9 +28,7 @@ from encoderkit.metrics import (
 )
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks import truth
 from encoderkit.tasks.calibration import best_cut
 from encoderkit.tasks.config import ClassifyConfig
@@ -46,15 +44,16 @@ from encoderkit.tasks.losses import (
     soften,
     weights_of,
 )
-from encoderkit.tasks.task import Baseline, EncoderTask, Observed
-from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.task import APART, Baseline, EncoderTask, Observed
+from encoderkit.tasks.texts import SIZE, Tokens, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
 class Example(NamedTuple):
     """A text and its label."""
 
-    tokens: Tokens
+    texts: tuple[Tokens, ...]
+    """What the encoder reads: one, or two that are encoded apart."""
     target: int | np.ndarray | None
     """The number of its label, or (L,) of 0 and 1 where there may be several; None: not known."""
     row: int = 0
@@ -62,7 +61,6 @@ class Example(NamedTuple):
     soft: np.ndarray | None = None
     """(L,) the probabilities that a teacher gives the labels, if it is trained on them."""
 
-    texts = ONE_TEXT
     size = SIZE
 
 
@@ -83,7 +81,7 @@ class Classify(EncoderTask):
         if config.word_dropout and vocabulary.mask == vocabulary.sep:
             raise DataError("this tokenizer has no [MASK] to put in place of words", fix="--set task.word_dropout=0")
         self._numbers = {label: i for i, label in enumerate(self.labels)}
-        self.head = build_classification_head(encoder, len(self.labels), config.dropout)
+        self.head = build_classification_head(encoder, len(self.labels), config.dropout, 4 if config.apart else 1)
         self.weights = weights_of("classify", config.rdrop)
         self._chances = each_of if config.several else one_of
         self.directions: dict[str, Literal["min", "max"]] = {
@@ -141,7 +139,7 @@ class Classify(EncoderTask):
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a label that is not known."""
-        tokens = assemble([self.texts(row) for row in rows], tokenizer, self.length)
+        tokens = self.laid([self.texts(row) for row in rows], tokenizer)
         pairs = enumerate(zip(rows, tokens, strict=True))
         if not labelled:
             return [Example(own, None, i) for i, (_, own) in pairs]
@@ -187,11 +185,10 @@ class Classify(EncoderTask):
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Examples to a batch, packed where the encoder can; in training words are drawn that are dropped, and dropout is."""
-        rows = [example.tokens for example in examples]
+        texts = [example.texts for example in examples]
         if self.config.word_dropout and progress is not None:
-            rows = [self._with_words_dropped(row, rng) for row, rng in zip(rows, rngs, strict=True)]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
-        size = sum(len(row.ids) for row in rows)
+            texts = [tuple(self._with_words_dropped(text, rng) for text in own) for own, rng in zip(texts, rngs, strict=True)]
+        inputs, size = self.batched(texts, rngs)
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         labels = torch.from_numpy(np.array([example.target for example in examples]))
@@ -217,8 +214,7 @@ class Classify(EncoderTask):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N texts in them, to (N, L) scores before softmax (sigmoid for several labels)."""
-        pooling = self.vocabulary.pooling(self.config.pooling)
-        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)).float()
+        return self.headed(inputs)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy (several labels: of each label on its own), weighted and smoothed; of two passes the mean.
@@ -335,15 +331,17 @@ class Classify(EncoderTask):
                 **named(self.texts(row)),
                 **(several or {"label": self.labels[int(chosen)]}),
                 "scores": {self.labels[i]: float(f"{p[i]:.6g}") for i in order},
-                "truncated": example.tokens.cut > 0,
+                "truncated": any(text.cut > 0 for text in example.texts),
             }
 
     def probe(self, tokens: Tokens) -> Example:
-        """An example without a label."""
-        return Example(tokens, None)
+        """An example, of texts that are read apart both, without a label."""
+        return Example((tokens,) * (1 + self.config.apart), None)
 
-    def exported(self) -> Export:
+    def exported(self) -> Export | str:
         """As transformers' sequence classifiers."""
+        if self.config.apart:
+            return APART
         pooling, dropout = self.config.pooling, self.config.dropout
         problem = "multi_label_classification" if self.config.several else "single_label_classification"
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name != "cuts"}

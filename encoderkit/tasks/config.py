@@ -26,12 +26,54 @@ def _listed(columns: str | list[str]) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-class ClassifyConfig(RowsConfig):
+class TextsConfig(RowsConfig):
+    """What is learnt of a text or of a pair of texts."""
+
+    text: TextColumns = "text"
+    """The column of the text, or the two columns of a pair."""
+    pair: Literal["cross_encoder", "bi_encoder"] = "cross_encoder"
+    """How two texts are read. cross_encoder: as one, so that each token sees both (Devlin et al. 2019, section 3). bi_encoder:
+    each alone, and the head compares their vectors, by both, their difference and their product (Conneau et al. 2017, section
+    3.1): better with an encoder that was trained little, or not at all; transformers has no class for it."""
+    pooling: Pooling = "cls"
+    """The vector of a text: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
+
+    @model_validator(mode="after")
+    def _two_texts_are_read_apart(self) -> "TextsConfig":
+        if self.apart and len(self.columns) < 2:
+            raise ValueError("pair: bi_encoder reads the two texts of a pair apart; name two columns in text, or leave it out")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the texts."""
+        return _listed(self.text)
+
+    @property
+    def apart(self) -> bool:
+        """As `pair` says."""
+        return self.pair == "bi_encoder"
+
+    @property
+    def sides(self) -> int:
+        """Texts that are encoded apart share no places."""
+        return 1 if self.apart else len(self.columns)
+
+    @property
+    def embedded(self) -> list[str]:
+        """The first text of a pair that is encoded apart."""
+        return self.columns[:1] if self.apart else self.columns
+
+    @property
+    def vector(self) -> Pooling | None:
+        """As it was trained, if texts are encoded apart."""
+        return self.pooling if self.apart else None
+
+
+class ClassifyConfig(TextsConfig):
     """One label, or several, for a text or a pair of texts."""
 
     kind: Literal["classify"] = "classify"
-    text: TextColumns = "text"
-    """The column of the text, or the two columns of a pair."""
     label: Column | list[Column] = "label"
     """The column of the label (a list in it: several labels a row), or one column of 0 and 1 for each label."""
     multiple: bool = False
@@ -39,8 +81,6 @@ class ClassifyConfig(RowsConfig):
     threshold: Literal["dev"] | Annotated[float, Field(gt=0, lt=1)] = "dev"
     """Of several labels: the probability that a label must exceed. dev: for each the one with the best F1 on the dev set; one
     half without a dev set, or where fewer than five of its rows have the label or have it not."""
-    pooling: Pooling = "cls"
-    """The vector of a text: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the classifier."""
     word_dropout: Annotated[Share, Field(lt=1)] = 0.0
@@ -101,11 +141,6 @@ class ClassifyConfig(RowsConfig):
         return [self.soft] if self.soft else []
 
     @property
-    def columns(self) -> list[str]:
-        """The columns of the texts."""
-        return _listed(self.text)
-
-    @property
     def all_columns(self) -> list[str]:
         """The columns of the texts and of the labels."""
         return self.columns + _listed(self.label)
@@ -116,16 +151,12 @@ class ClassifyConfig(RowsConfig):
         return self.multiple or isinstance(self.label, list)
 
 
-class RegressConfig(RowsConfig):
+class RegressConfig(TextsConfig):
     """One number, or several, for a text or a pair of texts."""
 
     kind: Literal["regress"] = "regress"
-    text: TextColumns = "text"
-    """The column of the text, or the two columns of a pair."""
     label: Column | list[Column] = "score"
     """The column of the number, or one column for each number."""
-    pooling: Pooling = "cls"
-    """The vector of a text: that of its [CLS] or of its last token, the mean or the maximum over all its tokens."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the last layer."""
     rdrop: float = Field(default=0.0, ge=0)
@@ -143,11 +174,6 @@ class RegressConfig(RowsConfig):
     def metrics(self) -> tuple[str, ...]:
         """Correlations and errors."""
         return ("loss", "pearson", "spearman", "mse", "mae")
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns of the texts."""
-        return _listed(self.text)
 
     @property
     def targets(self) -> list[str]:

@@ -20,14 +20,13 @@ from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder, Writing
 from encoderkit.models.decoding import Sampling, beam_search, greedy, sample
-from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, token_seeds
 from encoderkit.tasks import wording
 from encoderkit.tasks.config import GenerateConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
-from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -50,6 +49,7 @@ class Generate(EncoderTask):
     """Encoder and decoder under teacher forcing; what they write is compared with what they should."""
 
     config: GenerateConfig
+    head: Decoder  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -114,9 +114,7 @@ class Generate(EncoderTask):
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Sources packed where the encoder can, targets one a row; nothing is drawn but dropout, in training."""
-        rows = [example.tokens for example in examples]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
-        size = sum(len(row.ids) for row in rows)
+        inputs, size = self.batched([example.texts for example in examples], rngs)
         known = [example.target for example in examples if example.target is not None]
         if len(known) < len(examples):
             return Batch(inputs, {}, {}, size)

@@ -17,26 +17,24 @@ from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_numbers, numbers
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks.config import RegressConfig
 from encoderkit.tasks.losses import in_passes, weights_of
-from encoderkit.tasks.task import Baseline, EncoderTask, Observed, tell_constant
-from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.task import APART, Baseline, EncoderTask, Observed, tell_constant
+from encoderkit.tasks.texts import SIZE, Tokens, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
 class Example(NamedTuple):
     """A text and its numbers."""
 
-    tokens: Tokens
+    texts: tuple[Tokens, ...]
+    """What the encoder reads: one, or two that are encoded apart."""
     target: np.ndarray | None
     """(L,) in the units of the data; None: not known."""
     row: int = 0
     """The number of its row."""
 
-    texts = ONE_TEXT
     size = SIZE
 
 
@@ -54,7 +52,7 @@ class Regress(EncoderTask):
     ) -> None:
         """`labels`: the names of the numbers; `length`: the tokens an example has at most."""
         super().__init__(config, encoder, vocabulary, length, labels)
-        self.head = build_classification_head(encoder, len(self.labels), config.dropout)
+        self.head = build_classification_head(encoder, len(self.labels), config.dropout, 4 if config.apart else 1)
         self.register_buffer("mean", torch.zeros(len(self.labels)))
         self.register_buffer("scale", torch.ones(len(self.labels)))
         self.weights = weights_of("regress", config.rdrop)
@@ -96,7 +94,7 @@ class Regress(EncoderTask):
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a target that is no number."""
-        tokens = assemble([self.texts(row) for row in rows], tokenizer, self.length)
+        tokens = self.laid([self.texts(row) for row in rows], tokenizer)
         for column in self.labels if labelled else ():
             tell_constant(rows, column)
         pairs = enumerate(zip(rows, tokens, strict=True))
@@ -106,26 +104,20 @@ class Regress(EncoderTask):
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Examples to a batch, packed where the encoder can; nothing is drawn but dropout, in training."""
-        rows = [example.tokens for example in examples]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
-        size = sum(len(row.ids) for row in rows)
+        inputs, size = self.batched([example.texts for example in examples], rngs)
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         targets = torch.from_numpy(np.stack([example.target for example in examples])).float()  # pyright: ignore[reportArgumentType, reportCallIssue]
         return Batch(inputs, {"numbers": targets}, dict.fromkeys(self.weights, targets.numel()), size)
 
-    def _standard(self, inputs: Inputs) -> Tensor:
-        pooling = self.vocabulary.pooling(self.config.pooling)
-        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)).float()
-
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N texts in them, to (N, L) numbers in the units of the data."""
-        return self._standard(inputs) * self.scale + self.mean
+        return self.headed(inputs) * self.scale + self.mean
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed squared error, in units of the variance of each number; with R-Drop that of two passes."""
         goal = (targets["numbers"] - self.mean) / self.scale
-        return in_passes(self.weights, inputs, self._standard, lambda found: _error(found, goal), _error)
+        return in_passes(self.weights, inputs, self.headed, lambda found: _error(found, goal), _error)
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The numbers of each example."""
@@ -172,14 +164,16 @@ class Regress(EncoderTask):
         for row, example, found in zip(rows, examples, observed["numbers"], strict=True):
             values = [float(f"{value:.6g}") for value in found]
             scores = {"score": values[0]} if len(values) == 1 else {"scores": dict(zip(self.labels, values, strict=True))}
-            yield {**named(self.texts(row)), **scores, "truncated": example.tokens.cut > 0}
+            yield {**named(self.texts(row)), **scores, "truncated": any(text.cut > 0 for text in example.texts)}
 
     def probe(self, tokens: Tokens) -> Example:
-        """An example without numbers."""
-        return Example(tokens, None)
+        """An example, of texts that are read apart both, without numbers."""
+        return Example((tokens,) * (1 + self.config.apart), None)
 
     def exported(self) -> Export | str:
         """As transformers' sequence classifiers for regression, mean and scale worked into the last layer."""
+        if self.config.apart:
+            return APART
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name.startswith(("encoder.", "head."))}
         tensors["head.out.weight"] = tensors["head.out.weight"] * self.scale[:, None]
         if "head.out.bias" in tensors:

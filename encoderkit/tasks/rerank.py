@@ -19,14 +19,12 @@ from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means, ranked
 from encoderkit.models.build import build_classification_head
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, pool, text_seeds
 from encoderkit.tasks import truth
 from encoderkit.tasks.config import RerankConfig
 from encoderkit.tasks.losses import disagreement, each_of, in_passes, weights_of
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
-from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.texts import ONE_TEXT, SIZE, Tokens, assemble, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 
@@ -94,9 +92,7 @@ class Rerank(EncoderTask):
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Examples to a batch, packed where the encoder can; nothing is drawn but dropout, in training."""
-        rows = [example.tokens for example in examples]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
-        size = sum(len(row.ids) for row in rows)
+        inputs, size = self.batched([example.texts for example in examples], rngs)
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
         targets = torch.tensor([example.target for example in examples], dtype=torch.float32)
@@ -104,8 +100,7 @@ class Rerank(EncoderTask):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N pairs in them, to (N, 1) logits of being relevant."""
-        pooling = self.vocabulary.pooling(self.config.pooling)
-        return self.head(pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)).float()
+        return self.headed(inputs)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy with the share of the greatest relevance; with R-Drop that of two passes."""

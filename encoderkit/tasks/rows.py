@@ -68,6 +68,11 @@ class RowsConfig(Config):
         """How many texts share the places of one example."""
         return len(self.columns)
 
+    @property
+    def apart(self) -> bool:
+        """Whether the head compares the two texts of a row, which are encoded each alone."""
+        return False
+
     def cramped(self, length: int) -> str | None:
         """Why an example does not fit into `length` tokens; None if it does."""
         if length < 2 * self.sides + 1:

@@ -23,12 +23,11 @@ from encoderkit.errors import DataError, UsageError
 from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means, bootstrap_numbers, candidates, numbers, ranks, retrieved, searched
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, pool
 from encoderkit.tasks.config import SimilarityConfig
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed, tell_constant
-from encoderkit.tasks.texts import SIZE, Tokens, assemble, inputs_of, named, names_of
+from encoderkit.tasks.texts import SIZE, Tokens, assemble_apart, named, names_of
 from encoderkit.text.tokenizers import Tokenizer
 
 _CORRELATIONS = ("pearson", "spearman")
@@ -111,26 +110,23 @@ class Similarity(EncoderTask):
             texts = [self.texts(row) for row in rows]
         else:
             texts = [[*self.texts(row), row.text(negative)] for row in rows]
-        sides = [assemble([[text] for text in side], tokenizer, self.length) for side in zip(*texts, strict=True)]
         score = self.config.label if labelled else None
         if score is not None:
             tell_constant(rows, score)
         return [
             Example(tokens, tuple(map(_key, own)), None if score is None else row.number(score), i)
-            for i, (row, own, tokens) in enumerate(zip(rows, texts, zip(*sides, strict=True), strict=True))
+            for i, (row, own, tokens) in enumerate(zip(rows, texts, assemble_apart(texts, tokenizer, self.length), strict=True))
         ]
 
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Examples to a batch, all their texts in it one after the other; nothing is drawn but dropout, in training."""
-        rows = [text for example in examples for text in example.texts]
-        seeds = drawn(rngs, [len(example.texts) for example in examples])
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(seeds)
+        inputs, size = self.batched([example.texts for example in examples], rngs)
         targets = {"keys": torch.tensor([example.keys for example in examples])}
         if examples[0].target is not None:
             targets["scores"] = torch.tensor([example.target for example in examples], dtype=torch.float32)
-        return Batch(inputs, targets, {"similarity": len(examples)}, sum(len(row.ids) for row in rows))
+        return Batch(inputs, targets, {"similarity": len(examples)}, size)
 
     def vectors(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
         """(N, K, D) the vectors of the K texts of each example."""

@@ -21,7 +21,6 @@ from encoderkit.metrics import bootstrap_means, objects
 from encoderkit.models.build import build_span_head
 from encoderkit.models.config import EncoderConfig, reading
 from encoderkit.models.decoding import NEVER
-from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.models.pooling import apart, token_seeds
 from encoderkit.tasks import truth
@@ -30,7 +29,7 @@ from encoderkit.tasks.config import SpanConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
 from encoderkit.tasks.passages import Band, Example, Passage, bands, tell, threshold, trimmed
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
-from encoderkit.tasks.texts import Tokens, inputs_of, lay, named, names_of, windows
+from encoderkit.tasks.texts import Tokens, lay, named, names_of, windows
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.units import overlap_tokens
 
@@ -174,12 +173,10 @@ class Span(EncoderTask):
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Examples to a batch, packed where the encoder can; nothing is drawn but dropout, in training."""
-        rows = [example.tokens for example in examples]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
-        size = sum(len(row.ids) for row in rows)
+        inputs, size = self.batched([example.texts for example in examples], rngs)
         if examples[0].target is None:
             return Batch(inputs, {}, {}, size)
-        allowed = np.zeros((len(rows), max(len(row.ids) for row in rows)), bool)
+        allowed = np.zeros((len(examples), max(example.size for example in examples)), bool)
         for own, example in zip(allowed, examples, strict=True):
             own[: example.size] = example.allowed
         targets = {

@@ -24,7 +24,6 @@ from encoderkit.metrics import bootstrap_counts, confusion, objects, per_class, 
 from encoderkit.models.build import build_tagging_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.crf import TOGETHER, Scores, Transitions, forbidding, marginals, nats, together, viterbi
-from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.tasks.annotations import known, read_entities, read_tags
 from encoderkit.tasks.config import TagConfig
@@ -33,7 +32,7 @@ from encoderkit.tasks.schemes import Scheme, entities, legal, outputs, recognise
 from encoderkit.tasks.slots import NOTHING, SHARED, Slots, characters, find_slots, fit, spread, unfit, with_marks, words
 from encoderkit.tasks.tagged import Example, Laid
 from encoderkit.tasks.task import Baseline, EncoderTask, Observed
-from encoderkit.tasks.texts import Tokens, inputs_of, lay, windows
+from encoderkit.tasks.texts import Tokens, lay, windows
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.units import overlap_tokens
 
@@ -188,15 +187,13 @@ class Tag(EncoderTask):
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Examples to a batch; nothing is drawn but dropout, in training."""
-        rows = [example.tokens for example in examples]
-        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(drawn(rngs))
+        inputs, tokens = self.batched([example.texts for example in examples], rngs)
         width, most = inputs.ids.shape[1], max(len(example.places) for example in examples)
         if inputs.texts is None:
             found = [i * width + example.places for i, example in enumerate(examples)]
         else:
             found = [own[example.places] for own, example in zip(inputs.texts.numpy(), examples, strict=True)]
         targets = {"places": pad(found, most, -1), "edges": torch.tensor([example.edges for example in examples])}
-        tokens = sum(example.size for example in examples)
         known = [example.targets for example in examples if example.targets is not None]
         if len(known) < len(examples):
             return Batch(inputs, targets, {}, tokens)

@@ -27,8 +27,10 @@ from encoderkit.data.labelled import Row
 from encoderkit.learner import Encoder, Learner, Vocabulary
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
-from encoderkit.tasks.texts import Tokens
+from encoderkit.models.pooling import apart, matched, pool, text_seeds
+from encoderkit.tasks.texts import Tokens, assemble, assemble_apart, inputs_of
 from encoderkit.text.tokenizers import Tokenizer
 
 Baseline = Literal[
@@ -36,12 +38,18 @@ Baseline = Literal[
 ]
 """A simple model of `tasks.baselines`, to measure beside the task."""
 
+APART = "transformers has no class that compares two texts which are encoded apart (task.pair: bi_encoder)"
+"""Why a model is not exported wholly."""
+
 Observed = dict[str, Any]
 """Of a number of examples, in their order: name -> (N, ...) array, or a list of N arrays where shapes differ."""
 
 
 class EncoderTask(nn.Module):
     """What every task begins with: an encoder, and what it must know of the recipe, the tokenizer and the labels."""
+
+    head: nn.Module
+    """What stands on the encoder."""
 
     def __init__(
         self, config: Any, encoder: EncoderConfig, vocabulary: Vocabulary, length: int, labels: Sequence[str] = ()
@@ -60,6 +68,28 @@ class EncoderTask(nn.Module):
     def yardstick(self) -> tuple[str, ...]:
         """That of the config."""
         return self.config.yardstick
+
+    def laid(self, texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[tuple[Tokens, ...]]:
+        """The texts of each row as the encoder reads them: a pair as one, or each alone."""
+        if self.config.apart:
+            return assemble_apart(texts, tokenizer, self.length)
+        return [(row,) for row in assemble(texts, tokenizer, self.length)]
+
+    def batched(self, texts: Sequence[Sequence[Tokens]], rngs: Sequence[np.random.Generator]) -> tuple[Inputs, int]:
+        """The texts of all examples one after the other, packed where the encoder can, and how many tokens they have.
+
+        Nothing is drawn but what their dropout goes by, in training.
+        """
+        rows, seeds = [text for own in texts for text in own], drawn(rngs, [len(own) for own in texts])
+        return inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(seeds), sum(len(row.ids) for row in rows)
+
+    def headed(self, inputs: Inputs) -> Tensor:
+        """(B, T) tokens, of N rows, to (N, L): the head on the vector of each, or on how those of its two texts compare."""
+        pooling = self.vocabulary.pooling(self.config.pooling)
+        vectors, seeds = pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)
+        if self.config.apart:
+            vectors, seeds = matched(vectors), None if seeds is None else seeds[::2]
+        return self.head(vectors, seeds).float()
 
 
 class Task(Learner, Protocol):

@@ -34,6 +34,12 @@ SIZE = property(lambda example: sum(len(text.ids) for text in example.texts), do
 """`Example.size`."""
 
 
+def assemble_apart(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int) -> list[tuple[Tokens, ...]]:
+    """Each text of each row alone, as at most `length` tokens; all rows have as many texts."""
+    sides = [assemble([[text] for text in side], tokenizer, length) for side in zip(*texts, strict=True)]
+    return list(zip(*sides, strict=True))
+
+
 def assemble(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int) -> list[Tokens]:
     """Each row of one or two texts as at most `length` tokens; the longer text of a pair is cut first."""
     sides = [tokenizer.encode([row[side] for row in texts]) for side in range(len(texts[0]))] if texts else []

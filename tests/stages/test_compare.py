@@ -81,7 +81,7 @@ def test_each_row_is_in_one_fold(tokenizer_dir: Path, labelled: dict[str, Path])
         material = prepare(own)
         parts = (material.train, material.dev or (), material.test or ())
         assert sum(map(len, parts)) == count
-        train, dev, fold = ({tuple(one.tokens.ids.tolist()) for one in part} for part in parts)
+        train, dev, fold = ({tuple(one.texts[0].ids.tolist()) for one in part} for part in parts)
         assert dev and fold and not train & dev and not (train | dev) & fold
         folds.append(fold)
         everything = train | dev | fold
@@ -159,7 +159,7 @@ def test_equal_rows_are_equal_whatever_else_stands_beside_them(
     path.write_text("".join(json.dumps(row) + "\n" for row in numbered), encoding="utf-8")
     data = {"train": str(path), "dev": 0.3, "length": 24}
     material = prepare(finetuning(tokenizer_dir, labelled, data=data))
-    sides = [{tuple(one.tokens.ids.tolist()) for one in part} for part in (material.train, material.dev or ())]
+    sides = [{tuple(one.texts[0].ids.tolist()) for one in part} for part in (material.train, material.dev or ())]
     assert all(sides) and not sides[0] & sides[1]
 
 

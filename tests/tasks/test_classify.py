@@ -31,7 +31,7 @@ def learner(labels: list[str], **settings: object) -> Classify:
 
 def example(target: int | np.ndarray, size: int = 4) -> Example:
     """An example of `size` tokens."""
-    return Example(Tokens(np.arange(5, 5 + size), None, 0), target)
+    return Example((Tokens(np.arange(5, 5 + size), None, 0),), target)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
@@ -113,7 +113,7 @@ def test_word_dropout_hides_tokens_in_training_alone() -> None:
     """A share of the ordinary tokens, others each time, and the special ones never."""
     task = learner(["a", "b"], word_dropout=0.3)
     draw = np.random.default_rng(0)
-    found = [Example(Tokens(np.array([2, *draw.integers(5, 50, draw.integers(3, 13)), 3]), None, 0), 0) for _ in range(400)]
+    found = [Example((Tokens(np.array([2, *draw.integers(5, 50, draw.integers(3, 13)), 3]), None, 0),), 0) for _ in range(400)]
 
     def ids(seed: int, progress: float | None = 0.5) -> torch.Tensor:
         return task.collate(found, [np.random.default_rng((seed, i)) for i in range(len(found))], progress).inputs.ids

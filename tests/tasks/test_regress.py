@@ -45,7 +45,7 @@ def test_eight_numbers_are_memorised(kind: str) -> None:
     torch.manual_seed(1)
     task = Regress(RegressConfig(pooling="mean", dropout=0), encoder(kind), VOCABULARY, LENGTH, ["score"])
     numbers_of = np.random.default_rng(2).normal(50, 20, (8, 1))
-    source = [Example(Tokens(ids, None, 0), numbers_of[i], i) for i, ids in enumerate(sequences(8))]
+    source = [Example((Tokens(ids, None, 0),), numbers_of[i], i) for i, ids in enumerate(sequences(8))]
     task.prepare(source)
     optimizers = build_optimizers(task, AdamWConfig(lr=5e-3, weight_decay=0.0), torch.float32)
     schedule = ScheduleConfig(kind="linear", warmup=0)
@@ -108,10 +108,10 @@ def test_targets_are_learned_in_their_own_units() -> None:
     vocabulary = Vocabulary(40, 0, 1, 2, 3, 4)
     task = Regress(RegressConfig(label=["a", "b"], dropout=0), encoder("lstm"), vocabulary, 16, ["a", "b"])
     targets = np.random.default_rng(0).normal((1000, -3), (50, 0.01), (20, 2))
-    made = [Example(Tokens(np.array([2, 5 + i, 3]), None, 0), target, i) for i, target in enumerate(targets)]
+    made = [Example((Tokens(np.array([2, 5 + i, 3]), None, 0),), target, i) for i, target in enumerate(targets)]
     task.prepare(made)
     batch = task.collate(made)
-    outputs = task._standard(batch.inputs)
+    outputs = task.headed(batch.inputs)
     goal = torch.from_numpy((targets - targets.mean(0)) / targets.std(0)).float()
     loss = task(batch.inputs, batch.targets)["regress"] / batch.counts["regress"]
     torch.testing.assert_close(loss, torch.nn.functional.mse_loss(outputs, goal), rtol=1e-3, atol=1e-4)

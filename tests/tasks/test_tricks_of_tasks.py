@@ -80,7 +80,7 @@ def examples(name: str, task: Any, count: int = 11) -> list[Any]:
     for i, ids in enumerate(sequences(count)):
         tokens, held = Tokens(ids, None, 0), len(ids) - 4
         if name == "regress":
-            found.append(Example(tokens, draw.normal(50, 20, 2), i))
+            found.append(Example((tokens,), draw.normal(50, 20, 2), i))
         elif name == "tag":
             found.append(task.probe(tokens)._replace(targets=draw.integers(0, 5, len(ids)), gold=frozenset(), row=i))
         else:

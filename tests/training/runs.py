@@ -121,7 +121,7 @@ def rows(count: int) -> list[Row]:
 def examples(count: int, labels: int = 2) -> list[Example]:
     """Texts with labels that nothing but memory can know."""
     drawn = np.random.default_rng(7).integers(0, labels, count)
-    return [Example(Tokens(ids, None, 0), int(label)) for ids, label in zip(sequences(count), drawn, strict=True)]
+    return [Example((Tokens(ids, None, 0),), int(label)) for ids, label in zip(sequences(count), drawn, strict=True)]
 
 
 def plan(updates: int, batch: int, micro_batch: int | None = None, **more: Any) -> Plan:

@@ -261,10 +261,10 @@ def test_long_rows_do_not_make_short_ones_wide(kind: str) -> None:
     learner = classify(kind)
     own = plan(1, 40, 40)
     short = examples(39)
-    source: Any = [*short, Example(Tokens(np.full(4000, 5), None, 0), 0)]
+    source: Any = [*short, Example((Tokens(np.full(4000, 5), None, 0),), 0)]
     (rows, width), long = [batch.inputs.ids.shape for batch in micro_batches(learner, source, own, 0)]
     assert long == (1, 4000)
-    longest = max(len(example.tokens.ids) for example in short)
+    longest = max(len(example.texts[0].ids) for example in short)
     assert (rows, width) == (39, longest) if kind == "lstm" else width == longest * (WIDTH // longest)
 
 

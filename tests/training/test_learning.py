@@ -234,7 +234,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPat
         with monkeypatch.context() as patch:
             patch.setattr(Classify, "forward", cramped)
             optimizers = build_optimizers(learner, AdamWConfig(lr=5e-3), torch.float32)
-            same_length = [Example(Tokens(np.full(9, 5 + i), None, 0), i % 2) for i in range(24)]
+            same_length = [Example((Tokens(np.full(9, 5 + i), None, 0),), i % 2) for i in range(24)]
             done = [update.micro_batch for update in updates(learner, optimizers, same_length, plan(3, 8, micro_batch))]
         assert done == [4, 4, 4]
         found.append(learner.state_dict())

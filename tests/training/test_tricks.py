@@ -159,11 +159,11 @@ def test_adversarial_gradients_are_those_of_each_text_alone(kind: str) -> None:
     learner.zero_grad()
     for example in source:
         batch = learner.collate([example])
-        words = table(torch.from_numpy(example.tokens.ids)[None]).detach()
+        words = table(torch.from_numpy(example.texts[0].ids)[None]).detach()
         move = torch.zeros_like(words, requires_grad=True)
         for _ in range(2):
             hook = table.register_forward_hook(lambda module, given, out, move=move: out + move)
-            ids = Inputs.of(torch.from_numpy(example.tokens.ids)[None])
+            ids = Inputs.of(torch.from_numpy(example.texts[0].ids)[None])
             loss = learner(ids, batch.targets)["classify"]
             (loss / 8).backward()
             hook.remove()
