@@ -106,7 +106,8 @@ def tokenizer_of(own: Set, parts: dict[str, Path], bench: Bench) -> Path:
     if not out.exists():
         task = load(FinetuneRecipe, init.find("finetune", own.recipe), [*own.settings, "checkpoint=none"]).task
         names = [*task.columns, *([task.target] if isinstance(task, GenerateConfig) else [])]
-        rows = [json.loads(line) for line in parts["train"].read_text(encoding="utf-8").splitlines()]
+        with parts["train"].open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
         texts = [row[name] if isinstance(row[name], str) else " ".join(row[name]) for row in rows for name in names]
         source = bench.out / own.name / "text.txt"
         files.replace(source, "".join(" ".join(text.split()) + "\n" for text in texts))
@@ -199,7 +200,8 @@ def peer(own: Set, parts: dict[str, Path], bench: Bench) -> list[dict[str, Any]]
 def fewer(path: Path, rows: int) -> Path:
     """So many lines of a file, from everywhere in it, as a file beside it."""
     out = path.with_name(f"{path.stem}-{rows}{path.suffix}")
-    every = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    with path.open(encoding="utf-8") as file:  # not splitlines, which parts a line at a U+0085 within it too
+        every = file.readlines()
     files.replace(out, "".join(every[i * len(every) // rows] for i in range(rows)))
     return out
 
