@@ -26,6 +26,11 @@ from encoderkit.ours import MANIFEST, OURS, STAGING, TRASH, refuse_foreign
 
 _AGAIN = "copy the directory again from where it was made; a run has older steps beside it"
 _CHUNK = 4 * 1024 * 1024
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk has no room left for this user (a quota)",
+    errno.EFBIG: "the file is larger than this disk, or ulimit -f, allows",
+}
 
 
 def _operate(operation: str, path: Path) -> None:
@@ -37,13 +42,12 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = _free(path)
-            raise ResourceError(
-                f"the disk is full{f' ({free // 2**20} MiB left)' if free is not None else ''}; what was saved before is intact",
-                where=path,
-                fix="free some space, then run the same command again",
-            ) from error
+        if error.errno in _FULL:
+            free = _free(path) if error.errno == errno.ENOSPC else None
+            left = "" if free is None else f" ({free // 2**20} MiB left)"
+            message = f"{_FULL[error.errno]}{left}; what was saved before is intact"
+            fix = "make room there, then run the same command again, a run with --resume"
+            raise ResourceError(message, where=path, fix=fix) from error
         fix = "another place, or the right to write there"
         raise ResourceError(f"cannot write: {error.strerror or error}", where=path, fix=fix) from error
 
@@ -227,12 +231,19 @@ def sweep(folder: Path) -> None:
 
 
 def refuse_existing(
-    path: Path, overwrite: bool, resume: bool = False, known: Collection[str] = (), flag: str = "--out", file: bool = False
+    path: Path,
+    overwrite: bool,
+    resume: bool = False,
+    known: Collection[str] = (),
+    flag: str = "--out",
+    file: bool = False,
+    step: bool = False,
 ) -> None:
     """Raise `UsageError` if `path` holds something and nobody said that it may go, or that is not ours to remove.
 
     `resume`: `path` is for a run, which is written into a directory; all else is replaced as a whole. `known`: what a
-    directory of ours that has no manifest may hold. `flag`: what names `path`. `file`: a file is written, not a directory.
+    directory of ours that has no manifest may hold. `flag`: what names `path`. `file`: a file is written, not a directory;
+    `step`: a checkpoint, in its run.
     """
     if not (path.exists() or path.is_symlink()):
         return
@@ -249,22 +260,22 @@ def refuse_existing(
     if path.is_file() and not file:
         raise UsageError("is a file, and a directory is written here", where=path, fix=f"another {flag}")
     if overwrite:
-        refuse_foreign(path, held, known, resume)
+        refuse_foreign(path, held, known, resume, step)
         return
     ways = "--resume to continue it, --overwrite to replace it" if resume else "--overwrite to replace it"
     raise UsageError("exists already and nothing is overwritten unasked", where=path, fix=f"another {flag}, or {ways}")
 
 
 @contextmanager
-def staged(target: Path, facts: dict[str, Any] | None = None, overwrite: bool = False) -> Iterator[Path]:
+def staged(target: Path, facts: dict[str, Any] | None = None, overwrite: bool = False, step: bool = False) -> Iterator[Path]:
     """A directory to fill that becomes `target`, whole and with a manifest, when the block ends without an error.
 
-    `facts` are kept in the manifest. Raises `UsageError` if `target` exists (unless `overwrite`), `ResourceError` if
-    the disk fails; then nothing of it is left and what was there before is untouched.
+    `facts` are kept in the manifest; `step`: it is a checkpoint. Raises `UsageError` if `target` exists (unless
+    `overwrite`), `ResourceError` if the disk fails; then nothing of it is left and what was there before is untouched.
     """
     target = target.resolve() if target.is_symlink() or target.name in ("", "..") else target
     staging = _staging(target)
-    refuse_existing(target, overwrite)
+    refuse_existing(target, overwrite, step=step)
     make_folder(target.parent)
     remove(staging)
     make_folder(staging)
@@ -276,7 +287,7 @@ def staged(target: Path, facts: dict[str, Any] | None = None, overwrite: bool = 
                 _sync_folder(folder)
             write_new(staging / MANIFEST, json.dumps({"files": entries, **(facts or {})}, indent=1, sort_keys=True))
             _sync_folder(staging)
-            refuse_existing(target, overwrite)  # another command may have been there first
+            refuse_existing(target, overwrite, step=step)  # another command may have been there first
             with _set_aside(target):
                 _operate("rename", target)
                 staging.rename(target)

@@ -43,10 +43,10 @@ def input_file(path: str | Path) -> Path:
             raise UsageError(message, where=path, fix=f"--data {column}=FILE --data OTHER=FILE")
         names = sorted(p.name for p in file.parent.iterdir() if p.name[0] != ".") if file.parent.is_dir() else []
         near = difflib.get_close_matches(file.name, names, 8, 0)
-        there = f"; there is no folder {file.parent}"
-        if file.parent.is_dir():
-            there = f"; in {file.parent} there are {', '.join(near[:8])}" if near else f"; {file.parent} is empty"
-        raise UsageError(f"there is no such file{there}", where=file, fix="look at the path; it is relative to where you are")
+        there = f"{file.parent} is empty" if file.parent.is_dir() else f"there is no folder {file.parent}"
+        there = f"; in {file.parent} there are {', '.join(near)}" if near else f"; {there}"
+        what = f"is a link to {file.readlink()}, which is not there" if file.is_symlink() else f"there is no such file{there}"
+        raise UsageError(what, where=file, fix="look at the path; it is relative to where you are")
     if file.is_dir():
         raise UsageError("expected a file of rows, but this is a directory", where=file, fix="name a file in it")
     return file

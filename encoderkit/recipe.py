@@ -6,7 +6,7 @@ Nothing here imports torch, so that a mistake is told in a fraction of a second.
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig, RowFiles, misnamed
@@ -17,6 +17,7 @@ from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.training.config import (
     AdagradConfig,
     AdamWConfig,
+    Batch,
     EveryConfig,
     MuonConfig,
     OptimizerConfig,
@@ -26,7 +27,14 @@ from encoderkit.training.config import (
 )
 from encoderkit.units import Every, Share, Span, interval
 
-HeldOut = Annotated[Share | str, Field(union_mode="left_to_right")]
+
+def _no_share(value: str) -> str:
+    if value.strip().endswith("%"):
+        raise ValueError("a path")  # told beside what a share should be
+    return value
+
+
+HeldOut = Annotated[Share | Annotated[str, AfterValidator(_no_share)], Field(union_mode="left_to_right")]
 """A share of the data, or a path."""
 
 
@@ -87,7 +95,7 @@ class FinetuneSchedule(ScheduleConfig):
 class FinetuneTraining(TrainingConfig):
     """How long, in what portions, and in what arithmetic."""
 
-    batch: PositiveInt = 32
+    batch: Batch = 32
 
 
 class FinetuneEvery(EveryConfig):

@@ -129,6 +129,8 @@ def test_preflight_errors(
     pretrain("expected a token store, but this is a file", f"data.train={labelled['train']}")
     pretrain("this is not a token store", f"data.train={tokenizer_dir}")
     finetune("there is no such file", "data.train=nowhere.jsonl")
+    (tmp_path / "link.jsonl").symlink_to("gone.jsonl")
+    finetune("is a link to gone.jsonl, which is not there", f"data.train={tmp_path / 'link.jsonl'}")
     finetune("expected a file of rows, but this is a directory", f"data.train={tokenizer_dir}")
     finetune("give either checkpoint", "checkpoint=somewhere")
     finetune(

@@ -267,6 +267,8 @@ def test_overrides_are_typed(tmp_path: Path) -> None:
         ("a..b=1", "--set: expected key=value"),
         ("seed=[1", "--set seed:1: not valid YAML"),
         ("model.dim=-1", "model.dim: input should be greater than 0"),
+        ("training.batch=99999999999", "training.batch: input should be less than or equal to 1048576"),
+        ("data.dev=-1%", "data.dev: should be a share such as 5% or 0.05, or a path, found"),
         ("model.window=16", "recipe.yaml --set model.window: model.window is of local layers"),
         ("training.budget=5m", "recipe.yaml:5 --set training.budget: training: give one of budget, updates"),
     ],

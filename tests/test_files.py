@@ -132,22 +132,69 @@ def test_what_was_put_beside_ours_is_not_overwritten_either(tmp_path: Path) -> N
     write(tmp_path / "dist", "one")
     for name in ("README.md", "inner/notes.txt"):
         (tmp_path / "dist" / name).touch()
-        with pytest.raises(UsageError, match=f"holds {name.partition('/')[0]}, and only what encoderkit wrote") as error:
+        with pytest.raises(UsageError, match=f"holds {name}, and only what encoderkit wrote") as error:
             write(tmp_path / "dist", "two", overwrite=True)
         assert error.value.fix == "another --out, or move them away"
         (tmp_path / "dist" / name).unlink()
     with pytest.raises(UsageError, match="a run would take its place"):
         files.refuse_existing(tmp_path / "dist", overwrite=True, resume=True)
     run = tmp_path / "run"
-    for name in ("plan.json", "recipe.yaml", "metrics.jsonl", "step-0000002/x", "damaged-step-0000001/x", "lock", "best"):
+    steps = ("step-0000002/config.json", "damaged-step-0000001/model.safetensors", "seed-1/lock")
+    for name in ("plan.json", "manifest.json", "recipe.yaml", "metrics.jsonl", *steps, "lock", "best"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).touch()
+    write(run / "step-0000003", "one")
     files.refuse_existing(run, overwrite=True, resume=True)
     with pytest.raises(UsageError, match="holds a run, and what is none would take its place"):
         write(run, "two", overwrite=True)
-    (run / "notes.txt").touch()
-    with pytest.raises(UsageError, match=r"holds notes\.txt, and only"):
-        files.refuse_existing(run, overwrite=True, resume=True)
+    with pytest.raises(UsageError, match="is a checkpoint of a run"):
+        write(run / "step-0000003", "two", overwrite=True)
+    for name in (
+        "notes.txt",
+        "step-0000003/notes.txt",
+        "step-0000002/x",
+        "seed-words.txt",
+        "seed-1/x",
+        "step-notes/x",
+        "trial-1/x",
+    ):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+        found = name if (run / name).parent.name not in ("step-notes", "trial-1") else name.partition("/")[0]
+        with pytest.raises(UsageError, match=f"holds {found}, and only"):
+            files.refuse_existing(run, overwrite=True, resume=True)
+        (run / name).unlink()
+        if found != name:
+            (run / found).rmdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("MANIFEST.json", '{"name": "my app"}'),
+        ("MANIFEST.json", '{"files": ["a.js"]}'),
+        ("MANIFEST.json", "{"),
+        ("plan.json", '{"monday": "write"}'),
+        ("plan.json", "[]"),
+    ],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_name_alone_makes_nothing_ours(name: str, text: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "fold-1").mkdir()
+    (tmp_path / "fold-1" / "rows.csv").touch()
+    with pytest.raises(UsageError, match="and only what encoderkit wrote is replaced"):
+        files.refuse_existing(tmp_path, overwrite=True, resume=resume)
+
+
+def test_what_can_be_replaced(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "plan.json").write_text("{}", encoding="utf-8")  # of which the rest was being removed
+    files.refuse_existing(run, overwrite=True, resume=True)
+    (run / "plan.json").write_text('{"updates": 1, "batch": 2, "micro_batch": 2, "seed": 1}', encoding="utf-8")
+    files.refuse_existing(run, overwrite=True, resume=True)
+    write(tmp_path / "dist", "one")
     write(tmp_path / "dist", "two", overwrite=True)
     assert content(tmp_path / "dist") == "two"
 

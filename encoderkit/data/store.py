@@ -186,7 +186,7 @@ class TokenStore:
         limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
         held = self.hashes <= max(limit, self.hashes.min()) if share > 0 else np.zeros(len(self), bool)
         if held.all():
-            message = f"holding out {share:.3g} of its {len(self)} documents leaves none to train on"
+            message = f"holding out {100 * share:.6g} % of its {len(self)} documents leaves none to train on"
             raise DataError(message, where=self.path, fix="more documents, a smaller share, or a store of its own for dev")
         return np.flatnonzero(~held), np.flatnonzero(held)
 

@@ -1,5 +1,6 @@
 """What a run writes, and whether there is room for it: known before hours are spent."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,16 +28,29 @@ def checkpoint_bytes(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module
 
 
 def check_room(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module, out: Path) -> None:
-    """Raise `ResourceError` where the disk of `out` has no room for the run; what an earlier one holds there makes room."""
-    each = checkpoint_bytes(recipe, learner)
-    need = (KEPT + 1) * each  # the next one stands beside those that are kept until it is whole
+    """Raise `ResourceError` where the disk of `out` has no room for the run, or for those of several that follow it.
+
+    What an earlier run holds there makes room, as what this one has saved already does.
+    """
+    each, later = checkpoint_bytes(recipe, learner), _to_come(out)
+    need = (KEPT * (1 + later) + 1) * each  # the next one stands beside those that are kept until it is whole
     held = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     free = shutil.disk_usage(out).free + held
     if free < need:
         mega = 1 << 20
         raise ResourceError(
             f"the disk has {free // mega:,} MiB left, and this run needs {need // mega:,}: it keeps {KEPT} checkpoints of "
-            f"{each // mega:,} while it writes another",
+            f"{each // mega:,} while it writes another" + f", and so does each of {later} to come" * bool(later),
             where=out,
             fix="make room, or another --out, on a larger disk",
         )
+
+
+def _to_come(out: Path) -> int:
+    """How many of several runs, of which this is one, have not begun; their directory says which there are."""
+    try:
+        names = json.loads((out.parent / "manifest.json").read_bytes())["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    others = [out.parent / name for name in names if name != out.name] if out.name in names else []
+    return sum(not (other / "plan.json").exists() for other in others)

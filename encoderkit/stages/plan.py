@@ -77,7 +77,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
         "tokens_per_parameter": batches.tokens * plan.updates / _parameters(learner)["total"],
         "seconds": seconds * plan.updates + FORWARD * seconds * dev.total(plan.updates) / plan.batch,
         "memory_bytes": peak_memory(plan.device),
-        "disk_bytes": KEPT * checkpoint_bytes(recipe, learner),
+        "disk_bytes": (KEPT + 1) * checkpoint_bytes(recipe, learner),
         "runs": len(variants(recipe)) if isinstance(recipe, FinetuneRecipe) else 1,
     }
     if budget is not None and isinstance(recipe, PretrainRecipe) and recipe.model is not None:
@@ -193,7 +193,7 @@ def describe(value: dict[str, Any], recipe: Path, settings: Sequence[str]) -> st
         ("length", f"{value['updates']:,} updates, {value['tokens']:,} tokens, {value['passes']:.2f} passes over the data"),
         ("per parameter", f"{value['tokens_per_parameter']:.1f} tokens"),
         ("time", duration(value["seconds"])),
-        ("disk", f"{value['disk_bytes'] / mega:,.0f} MiB: {KEPT} checkpoints"),
+        ("disk", f"{value['disk_bytes'] / mega:,.0f} MiB: {KEPT} checkpoints, and another while it is written"),
     ]
     if (runs := value["runs"]) > 1:
         time, disk = duration(runs * value["seconds"]), runs * value["disk_bytes"] / mega

@@ -181,12 +181,16 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         by_first(lambda: _begin(recipe, material, settled, out, overwrite))
     else:
         plan = _resumed(plan, training, learner, out)
+        if found is None or not (found[1].update == plan.updates or goal.tired(found[1])):
+            by_first(lambda: check_room(recipe, learner, out))
     say(_where(plan))
     made, state = build_optimizers(learner, recipe.optimizer, DTYPES[plan.precision]), State()
     if isinstance(recipe.optimizer, MuonConfig) and not any(isinstance(optimizer, Muon) for optimizer in made):
         warn("optimizer.kind muon is for the matrices of layers, and here are none to train: all is adamw's, at adamw_lr")
     if (last := plan.unfreeze * (depths(learner).layers + 1)) >= plan.updates:
         warn(f"training.unfreeze opens the last part after {last:g} updates of {plan.updates}: some parts are never trained")
+    if isinstance(rise := plan.schedule.warmup, int) and rise >= plan.updates:
+        warn(f"schedule.warmup has {rise} updates, and the run {plan.updates}: the rate only rises, and never to optimizer.lr")
     made += build_average(learner, training.average, len(material.train) / plan.batch)
     if found is not None:
         step, state = found

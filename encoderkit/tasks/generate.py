@@ -49,7 +49,6 @@ class Generate(EncoderTask):
     """Encoder and decoder under teacher forcing; what they write is compared with what they should."""
 
     config: GenerateConfig
-    head: Decoder  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,

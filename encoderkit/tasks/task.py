@@ -48,7 +48,7 @@ Observed = dict[str, Any]
 class EncoderTask(nn.Module):
     """What every task begins with: an encoder, and what it must know of the recipe, the tokenizer and the labels."""
 
-    head: nn.Module
+    head: Any
     """What stands on the encoder."""
 
     def __init__(

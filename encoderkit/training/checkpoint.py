@@ -113,7 +113,7 @@ def save(
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergedError(f"{name} is no longer finite at update {state.update}; what was saved before is intact")
     again = target.exists()  # with an evaluation that was still due
-    with files.staged(target, {"format": FORMAT, "update": state.update}, overwrite=again) as folder:
+    with files.staged(target, {"format": FORMAT, "update": state.update}, overwrite=again, step=True) as folder:
         files.write_new(folder / "model.safetensors", safetensors.torch.save(weights))
         files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))
         if description.labels is not None:

@@ -133,6 +133,10 @@ class LastConfig(Config):
 AverageConfig = Annotated[EmaConfig | LastConfig, Field(discriminator="kind")]
 
 
+Batch = Annotated[int, Field(ge=1, le=1 << 20)]
+"""Rows of an update: what stands in it is listed before it is read."""
+
+
 class TrainingConfig(Config):
     """How long, in what portions, and in what arithmetic."""
 
@@ -146,7 +150,7 @@ class TrainingConfig(Config):
     """With epochs: train for at least this many updates, which on a small set are more passes (Mosbach et al. 2021)."""
     tokens: Count | None = Field(default=None, ge=1)
     """Train on this many tokens."""
-    batch: PositiveInt = 64
+    batch: Batch = 64
     """Rows an update, whatever the hardware."""
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     """Rows at once; their gradients are added up. auto: as many as 8,192 tokens hold (65,536 on a GPU), or

@@ -46,6 +46,9 @@ def adapt(learner: nn.Module, config: LoraConfig | None, seed: int) -> None:
         held = _HELD.get(last, (last,))
         parts = [i for i, matrix in enumerate(held) if matrix in config.matrices]
         if parts and name.startswith("layers.") and isinstance(module, nn.Linear):
+            if config.rank > (most := min(module.weight.shape[0] // len(held), module.weight.shape[1])):
+                message = f"training.lora.rank is {config.rank}, and a matrix of {last} has a rank of {most} at most"
+                raise UsageError(message, fix=f"--set training.lora.rank={min(8, most)}")
             change = Change(module.weight, parts, len(held), config, generator).to(module.weight.device)
             parametrize.register_parametrization(module, "weight", change)
             found |= {held[i] for i in parts}

@@ -102,7 +102,21 @@ def stopping() -> Iterator[list[signal.Signals]]:
         received.append(signal.Signals(number))
 
     with handled([signal.SIGINT, *endings()], note):
-        yield received
+        try:
+            yield received
+        except Exception as error:
+            if not received or not _COMPILING & {kind.__name__ for kind in type(error).__mro__}:
+                raise
+            # The signal went to the whole group of processes, and so to the compiler.
+            raise Interrupted(f"stopped by {received[0].name}; what was saved is intact", exit_code=_code(received[0])) from None
+
+
+_COMPILING = {"BackendCompilerFailed", "InductorError"}
+"""What torch raises where the compiler that it has called fails."""
+
+
+def _code(number: signal.Signals) -> ExitCode:
+    return ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.PREEMPTED
 
 
 _STOPPING, _AGAIN = b"\nstopping: what was trained is saved first", b" (Ctrl-C again leaves at once, without)\n"
@@ -227,8 +241,8 @@ def _look(learner: Learner, dev: Source, plan: Plan, goal: Goal, out: Path, stat
 
 def _interrupted(received: list[signal.Signals], state: State, plan: Plan) -> Interrupted:
     first = received[0] if received else signal.SIGTERM  # heard by another process
-    code = ExitCode.INTERRUPTED if first == signal.SIGINT else ExitCode.PREEMPTED
-    return Interrupted(f"stopped by {first.name} after update {state.update} of {plan.updates}; all is saved", exit_code=code)
+    message = f"stopped by {first.name} after update {state.update} of {plan.updates}; all is saved"
+    return Interrupted(message, exit_code=_code(first))
 
 
 def rewind_log(out: Path, state: State) -> None:

@@ -151,7 +151,7 @@ def test_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert "".join(read(write(tmp_path, "c.txt", long), CorpusConfig(documents="blank_line"))).endswith(word)
     for text in ("é", "你", "a你"):
         assert read(write(tmp_path, "e.txt", text.encode())) == [text]
-    with pytest.raises(DataError, match="is UTF-16 text"):
+    with pytest.raises(DataError, match=r"is UTF-16 text(.|\n)*iconv -f UTF-16 -t UTF-8 \S+ > \S+\.utf8"):
         read(write(tmp_path, "d.txt", "a".encode("utf-16")))
 
 

@@ -1,7 +1,8 @@
 """What pretraining says of its data before it begins."""
 
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -10,9 +11,9 @@ from encoderkit.config import validate
 from encoderkit.errors import ResourceError
 from encoderkit.recipe import CorpusRecipe, PretrainRecipe, TokenizerRecipe
 from encoderkit.stages import tokenize_corpus, train_tokenizer
-from encoderkit.stages.disk import KEPT, checkpoint_bytes
+from encoderkit.stages.disk import KEPT, check_room, checkpoint_bytes
 from encoderkit.stages.pretrain import prepare
-from tests.training.runs import go, pretraining
+from tests.training.runs import go, go_until, pretraining
 
 
 class Usage(NamedTuple):
@@ -68,3 +69,41 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_computed(
     steps = [*out.glob("step-*")]
     size = sum(path.stat().st_size for step in steps for path in step.rglob("*.safetensors"))
     assert size / len(steps) == pytest.approx(need / (KEPT + 1), rel=0.1)
+    go(recipe, out, resume=True)  # it has come to its end, and needs no more
+
+
+def test_of_several_runs_the_first_is_told_that_there_is_no_room_for_all(
+    tokenizer_dir: Path, store_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = pretraining(tokenizer_dir, store_dir)
+    learner: Any = prepare(recipe).learner
+    each = checkpoint_bytes(recipe, learner)
+    (tmp_path / "manifest.json").write_text(json.dumps({"runs": ["seed-1", "seed-2"]}), encoding="utf-8")
+    for out, later in (("seed-1", 1), ("seed-2", 0), ("seed-9", 0)):
+        need = (KEPT * (1 + later) + 1) * each
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=need - 1: Usage(free))
+        with pytest.raises(ResourceError) as found:
+            check_room(recipe, learner, tmp_path / out)
+        assert ("so does each of 1 to come" in found.value.message) == bool(later)
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=need: Usage(free))
+        check_room(recipe, learner, tmp_path / out)
+        (tmp_path / out).mkdir()
+        (tmp_path / out / "plan.json").touch()
+
+
+def test_a_run_that_goes_on_needs_room_too(
+    tokenizer_dir: Path, store_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = pretraining(tokenizer_dir, store_dir), tmp_path / "run"
+    go_until(recipe, out, 2)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(0))
+    with pytest.raises(ResourceError, match="the disk has"):
+        go(recipe, out, resume=True)
+
+
+def test_a_rise_that_is_longer_than_the_run_is_told(
+    tokenizer_dir: Path, store_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for warmup, told in (("50%", False), (5, False), (6, True)):
+        go(pretraining(tokenizer_dir, store_dir, schedule={"kind": "linear", "warmup": warmup}), tmp_path / f"run-{warmup}")
+        assert ("schedule.warmup has 6 updates, and the run 6" in capsys.readouterr().err) == told

@@ -1,6 +1,8 @@
 """What the loop hands on and asks for, each against numbers that are written out here: nothing is compared with itself."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from encoderkit.data.order import rng
+from encoderkit.errors import ExitCode, Interrupted
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import ContrastiveConfig
 from encoderkit.objectives.contrastive import Contrastive
@@ -281,3 +284,21 @@ def test_evaluation_that_does_not_fit_goes_on_with_half_of_it(
     monkeypatch.setattr(learner, "observe", observe)
     assert evaluate(learner, source, 12, "cpu", "fp32") == expected
     assert "going on with 6" in (said := capsys.readouterr().err) and "going on with 3" in said
+
+
+def test_a_compiler_that_a_signal_has_ended_too_is_no_bug() -> None:
+    """As where a scheduler sends it to all processes of a job; without a signal it is one."""
+
+    class InductorError(RuntimeError):
+        """As torch has it."""
+
+    for number, code in ((signal.SIGTERM, ExitCode.PREEMPTED), (signal.SIGINT, ExitCode.INTERRUPTED)):
+        with pytest.raises(Interrupted, match=f"stopped by {number.name}; what was saved is intact") as found, run.stopping():
+            os.kill(os.getpid(), number)
+            raise InductorError
+        assert found.value.exit_code == code
+    with pytest.raises(InductorError), run.stopping():
+        raise InductorError
+    with pytest.raises(ZeroDivisionError), run.stopping():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ZeroDivisionError

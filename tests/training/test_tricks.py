@@ -145,6 +145,8 @@ def test_merged_is_unmerged(kind: str) -> None:
 def test_lora_of_an_encoder_without_such_matrices() -> None:
     with pytest.raises(UsageError, match="changes query and value, and the layers of this encoder have no such matrices"):
         adapt(classify("lstm"), LoraConfig(), 0)
+    with pytest.raises(UsageError, match=r"rank is 33, and a matrix of \w+ has a rank of 32 at most"):
+        adapt(classify("bert"), LoraConfig(rank=33), 0)
 
 
 @pytest.mark.parametrize("kind", ["bert", "lstm", "cnn"])
