@@ -53,7 +53,7 @@ def result(value: dict[str, Any], as_json: bool) -> None:
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, item in value.items():
-        if isinstance(item, dict) and item:
+        if isinstance(item, dict):
             yield from _flat(item, f"{prefix}{name}.")
         else:
             yield prefix + name, number(item) if isinstance(item, int | float) else str(item)

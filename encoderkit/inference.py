@@ -31,6 +31,7 @@ from encoderkit.objectives.replaced import Replaced
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.config import TaskConfig
 from encoderkit.tasks.generate import Generate
+from encoderkit.tasks.rows import cut
 from encoderkit.tasks.task import Observed, Task, is_task
 from encoderkit.tasks.texts import Tokens, assemble, inputs_of
 from encoderkit.text.ngrams import Spelled
@@ -327,13 +328,13 @@ class Account(NamedTuple):
             self.tokens + sum(sizes),
         )
 
-    def told(self, length: int) -> str:
-        """For a person."""
+    def told(self, limit: int, of: Literal["row", "question"] = "row") -> str:
+        """For a person; `limit`: the tokens that are read of each `of`."""
         told = f"{self.rows:,} row{'s' * (self.rows != 1)}, {self.unknown / max(self.tokens, 1):.2%} of their tokens unknown"
         if self.empty:
             told += f"; {self.empty:,} without a single token"
         if self.truncated:
-            told += f"; {self.truncated:,} are longer than {length} tokens and were cut, {self.lost:,} tokens are lost"
+            told += f"; {self.truncated:,} {cut(limit, of)}, {self.lost:,} tokens are lost"
         return told
 
 

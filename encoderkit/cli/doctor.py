@@ -75,6 +75,8 @@ def data(
     else:
         print(stage.describe(result))
     if strict and result["findings"]:
-        how = "the same with --fix --out DIR mends what is safe; the lines above say what it does not"
+        how = "the same with --fix --out DIR mends what is safe, and sets aside what training refuses"
+        if fix:
+            how = "look at the lines above: the copies are without what is safe to mend, the rest is for you to judge"
         count = len(result["findings"])
         raise CheckError(f"{count} thing{'s were' if count > 1 else ' was'} found, and --strict wants none", fix=how)

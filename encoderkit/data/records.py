@@ -215,11 +215,16 @@ def _table(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int,
         if len(fields) != len(header):
             message = f"has {len(fields)} fields where the {'first row' if numbers else 'header'} has {len(header)}"
             fix = "put quotes around a field that holds the separator or the end of a line, or correct it"
+            if source.format != "csv":
+                fix = "a field holds no tab here, in quotes neither: write such rows as .csv or .jsonl"
             raise DataError(message, where=f"{source.name}:{number}", fix=fix)
         yield Record(number, dict(zip(header, fields, strict=True)))
 
 
 def _check_header(header: list[str], columns: Sequence[str], where: str, hint: str = "") -> None:
+    if len(header) == 1 and columns and header[0] not in columns and (mark := next((m for m in ";\t|" if m in header[0]), None)):
+        what = f"has {shown(mark)} between its columns, and .csv has commas"
+        raise DataError(what, where=where, fix="write it with commas, or with tabs as .tsv")
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise DataError(

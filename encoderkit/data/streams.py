@@ -256,19 +256,20 @@ def _decidable(content: Iterable[bytes]) -> Iterator[bytes]:
     yield held
 
 
-def _converted(encoding: str, source: Source) -> str:
-    path = source.path or Path("FILE")
-    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(f'{path.stem}.utf8{path.suffix}')}"
+def converted(encoding: str, source: Source, drop: bool = False) -> str:
+    """The command that makes UTF-8 of a file; `drop`: without the bytes that are no text."""
+    path, how = source.path or Path("FILE"), "iconv -c" if drop else "iconv"
+    return f"{how} -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(f'{path.stem}.utf8{path.suffix}')}"
 
 
 def _without_mark(source: Source, block: bytes) -> bytes:
     for mark, name in _MARKS.items():
         if block.startswith(mark):
-            fix = _converted(name, source)
+            fix = converted(name, source)
             raise DataError(f"is {name} text; UTF-8 and GB18030 are read", where=source.name, fix=fix)
     if len(block) >= _ENOUGH and block.count(0) >= _ZEROS * len(block):
         message = f"is no text: {block.count(0) / len(block):.0%} of its bytes are zero, as in UTF-16 without a mark"
-        raise DataError(message, where=source.name, fix=_converted("UTF-16LE", source))
+        raise DataError(message, where=source.name, fix=converted("UTF-16LE", source))
     return block.removeprefix(codecs.BOM_UTF8).removeprefix("\ufeff".encode("gb18030"))
 
 

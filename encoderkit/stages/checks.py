@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,9 @@ from encoderkit.tasks.annotations import read_entities
 from encoderkit.tasks.answers import answers_of, locate
 from encoderkit.tasks.token_config import TagConfig
 from encoderkit.text import variants
-from encoderkit.text.tokenizers import Tokenizer
 
 RARE = 5
 """Rows with a label, in the first file, below which it can hardly be learnt, and not at all be measured."""
-_AT_ONCE = 1000  # texts that are cut into pieces at once
 
 
 class Layout(NamedTuple):
@@ -101,7 +100,8 @@ def look(found: Found, layout: Layout) -> Split:
     return split
 
 
-def _rows(count: int) -> str:
+def rows_have(count: int) -> str:
+    """How the message of a finding begins."""
     return f"{count:,} row{'s have' if count != 1 else ' has'}"
 
 
@@ -177,28 +177,52 @@ def wordless(row: Read, layout: Layout) -> bool:
     return layout.kind == "generate" and not "".join(json.loads(row.answer or "[]")).strip()
 
 
+def _quoted(split: Split, layout: Layout) -> Iterator[Finding]:
+    """Fields of .tsv in quotes, as a program wrote them that takes it for .csv with tabs."""
+    if split.found.source.format == "tsv":
+        texts = [(row.line, [str(row.values.get(name, "")) for name in layout.texts]) for row in split.found.rows]
+        lines = [line for line, own in texts if any(len(t) > 1 and t[0] == t[-1] == '"' for t in own)]
+        message = f"{rows_have(len(lines))} a text in quotes, which .tsv has for no other reason than that they are of the text"
+        yield from split.finding("quotes", message, lines)
+
+
+def unanswered(row: Row, layout: Layout) -> bool:
+    """Whether a question has answers, and none of them stands in its passage."""
+    if layout.kind != "span":
+        return False
+    answers, context = answers_of(row, layout.labels[0]), row.text(layout.texts[1])
+    return bool(answers) and all(locate(answer, context) is None for answer in answers)
+
+
 def alone(split: Split, layout: Layout) -> Iterator[Finding]:
     """What is wrong with a file by itself."""
     found, rows = split.found, split.rows
     if found.encoding not in ("UTF-8", ""):
         yield Finding("encoding", found.name, len(rows), f"is {found.encoding}, and other programs expect UTF-8", [], [])
-    yield from split.finding("bytes", f"{_rows(len(found.broken))} bytes that are no {found.encoding}", found.broken)
+    yield from split.finding("bytes", f"{rows_have(len(found.broken))} bytes that are no {found.encoding}", found.broken)
     if split.refused:
         lines, why = zip(*split.refused, strict=True)
-        yield from split.finding("refused", f"{_rows(len(lines))} something that training refuses; the first: {why[0]}", lines)
+        yield from split.finding(
+            "refused", f"{rows_have(len(lines))} something that training refuses; the first: {why[0]}", lines
+        )
     empty = [row.line for row in rows if any(not text or text.isspace() for text in row.texts)]
-    yield from split.finding("empty", f"{_rows(len(empty))} an empty text", empty)
+    yield from split.finding("empty", f"{rows_have(len(empty))} an empty text", empty)
     blank = [row.line for row in rows if wordless(row, layout)]
-    yield from split.finding("empty_target", f"{_rows(len(blank))} an empty target", blank)
+    yield from split.finding("empty_target", f"{rows_have(len(blank))} an empty target", blank)
     yield from _repeated(split, layout)
+    yield from _quoted(split, layout)
     odd = [(row.line, {c for text in row.texts for c in _odd(text)}) for row in rows]
     counts = Counter(character for _, own in odd for character in own)
     listed = ", ".join(f"U+{ord(c):04X}" for c, _ in counts.most_common(8))
     lines = [line for line, own in odd if own]
-    message = f"{_rows(len(lines))} characters that are no text (control, private use, no width, replacement): {listed}"
+    message = f"{rows_have(len(lines))} characters that are no text (control, private use, no width, replacement): {listed}"
     yield from split.finding("characters", message, lines)
     if layout.kind == "span":
         yield from _answers(split, layout)
+    if layout.kind in ("any", "tag"):
+        crossed = [row.line for row in rows if any(a[1] > b[0] for a, b in pairwise(sorted(row.spans)))]
+        message = f"{rows_have(len(crossed))} entities that overlap, of which a model can give the longest alone"
+        yield from split.finding("overlapping", message, crossed)
     yield from _written(split)
 
 
@@ -211,9 +235,9 @@ def _answers(split: Split, layout: Layout) -> Iterator[Finding]:
             absent.append(row.line)
         elif any(place and place.how == "moved" for place in places):
             moved.append(row.line)
-    message = f"{_rows(len(absent))} an answer that does not stand in the passage"
+    message = f"{rows_have(len(absent))} an answer that does not stand in the passage"
     yield from split.finding("answer_absent", message, absent)
-    message = f"{_rows(len(moved))} an answer that stands elsewhere in the passage than answer_start says"
+    message = f"{rows_have(len(moved))} an answer that stands elsewhere in the passage than answer_start says"
     yield from split.finding("answer_moved", message, moved)
 
 
@@ -236,10 +260,10 @@ def _repeated(split: Split, layout: Layout) -> Iterator[Finding]:
         if other != row.answer:
             unlike.append((row.line, line))
     name = split.found.name
-    message = f"{_rows(len(twice))} stood in the file before, to the letter"
+    message = f"{rows_have(len(twice))} stood in the file before, to the letter"
     yield from split.finding("duplicate", message, [a for a, _ in twice], [f"{name}:{b}" for _, b in twice])
     if layout.kind not in ("generate", "choice", "span"):
-        message = f"{_rows(len(unlike))} the text of an earlier row, but for case and spaces, and another label"
+        message = f"{rows_have(len(unlike))} the text of an earlier row, but for case and spaces, and another label"
         yield from split.finding("conflict", message, [a for a, _ in unlike], [f"{name}:{b}" for _, b in unlike])
 
 
@@ -255,10 +279,10 @@ def _written(split: Split) -> Iterator[Finding]:
     whole = [(row.line, "\n".join(row.texts)) for row in split.rows]
     wide = [line for line, text in whole if variants.wide(text)]
     if any(variants.narrow(text) for _, text in whole):
-        message = f"{_rows(len(wide))} full-width letters or digits (Ａ１), where others have half-width ones (A1)"
+        message = f"{rows_have(len(wide))} full-width letters or digits (Ａ１), where others have half-width ones (A1)"
         yield from split.finding("width", message, wide)
     marks = [line for line, text in whole if variants.mixed_marks(text)]
-    yield from split.finding("marks", f"{_rows(len(marks))} the same mark in full and in half width (，,)", marks)
+    yield from split.finding("marks", f"{rows_have(len(marks))} the same mark in full and in half width (，,)", marks)
     scripts = [(line, variants.script(text)) for line, text in whole]
     lines = {kind: [line for line, own in scripts if own == kind] for kind in ("simplified", "traditional", "both")}
     fewer = min(("simplified", "traditional"), key=lambda kind: len(lines[kind]))
@@ -288,11 +312,11 @@ def classes(splits: Sequence[Split], kind: str) -> Iterator[Finding]:
         yield from first.finding("cased_label", f"the labels {names} differ in case and spaces alone", lines)
     for label, lines in sorted(known.items(), key=lambda item: (len(item[1]), item[0])):
         if len(lines) < RARE:
-            yield from first.finding("rare_label", f"{_rows(len(lines))} the label {shown(label)}", lines)
+            yield from first.finding("rare_label", f"{rows_have(len(lines))} the label {shown(label)}", lines)
     for other in splits[1:]:
         for label, lines in sorted(_by_label(other).items()):
             if label not in known:
-                message = f"{_rows(len(lines))} the label {shown(label)}, which {first.found.name} does not have"
+                message = f"{rows_have(len(lines))} the label {shown(label)}, which {first.found.name} does not have"
                 yield from other.finding("unseen_label", message, lines)
 
 
@@ -313,84 +337,6 @@ def overlap(known: Split, asked: Split, sides: int | None = None) -> Iterator[Fi
     ):
         pairs = [(asked.rows[i], known.rows[int(shared.of[i])]) for i in np.flatnonzero(which)]
         unlike = sum(a.answer != b.answer for a, b in pairs)
-        message = f"{_rows(len(pairs))} a text that is also in {known.found.name}, {how}"
+        message = f"{rows_have(len(pairs))} a text that is also in {known.found.name}, {how}"
         message += f"; {unlike:,} of them with another label" * bool(unlike)
         yield from asked.finding(check, message, [a.line for a, _ in pairs], [b.place for _, b in pairs])
-
-
-class Sizes(NamedTuple):
-    """How long the rows of a file are, in `unit`."""
-
-    unit: str
-    mean: float
-    median: int
-    most: int
-    """The longest; 99 of 100 have at most `high`."""
-    high: int
-
-
-def sizes(values: Sequence[int], unit: str) -> Sizes:
-    """The facts about lengths."""
-    found = np.array(values or [0])
-    median, high = (int(value) for value in np.quantile(found, (0.5, 0.99), method="higher"))
-    return Sizes(unit, round(float(found.mean()), 1), median, int(found.max()), high)
-
-
-def tokens(split: Split, tokenizer: Tokenizer, layout: Layout) -> tuple[Sizes, list[Finding]]:
-    """Lengths in tokens, special ones included; what is cut off, what is unknown, and spans that end inside a piece."""
-    flat = [(row, side) for row in split.rows for side in range(len(row.texts))]
-    lengths: dict[int, list[int]] = {row.line: [] for row in split.rows}
-    unknown: Counter[str] = Counter()
-    strange: dict[int, None] = {}
-    inside: dict[int, int] = {}
-    for start in range(0, len(flat), _AT_ONCE):
-        part = flat[start : start + _AT_ONCE]
-        found = tokenizer.spans([row.texts[side] for row, side in part])
-        for n, (row, side) in enumerate(part):
-            own = slice(found.offsets[n], found.offsets[n + 1])
-            places, text = found.characters[own], row.texts[side]
-            lengths[row.line].append(len(places))
-            for a, b in places[found.ids[own] == tokenizer.unk].tolist():
-                unknown[text[a:b]] += 1
-                strange[row.line] = None
-            own_side = len(row.texts) - 1 if layout.kind == "span" else 0
-            broken = sum(_inside(place, places, text) for place in row.spans) if side == own_side else 0
-            if broken:
-                inside[row.line] = broken
-    findings = []
-    total = {line: _total(own, layout, tokenizer) for line, own in lengths.items()}
-    if layout.length is not None:
-        long = [line for line, size in total.items() if size > layout.length]
-        how = "would be read in windows" if layout.kind in ("tag", "span") else "would be cut"
-        message = f"{_rows(len(long))} more than {layout.length} tokens ({len(long) / max(len(total), 1):.1%}) and {how}"
-        findings += split.finding("long", message, long)
-    common = ", ".join(f"{shown(piece, 12)} {n:,}" for piece, n in unknown.most_common(8))
-    message = f"{_rows(len(strange))} tokens that the tokenizer does not know, {unknown.total():,} in all: {common}"
-    findings += split.finding("unknown", message, [*strange])
-    what = "answers" if layout.kind == "span" else "spans or tokens"
-    message = f"{_rows(len(inside))} {what} that begin or end inside a piece, {sum(inside.values()):,} in all"
-    findings += split.finding("inside_piece", message, [*inside])
-    return sizes([*total.values()], "tokens"), findings
-
-
-def targets(split: Split, tokenizer: Tokenizer, length: int) -> list[Finding]:
-    """Of texts that are to be written: how many are longer than `length` tokens, and what of them is unknown."""
-    rows = [row._replace(texts=json.loads(row.answer or '[""]')) for row in split.rows]
-    found = tokens(split._replace(rows=rows), tokenizer, Layout([], [], "written", 1, length))[1]
-    return [one._replace(check=f"target_{one.check}", message=f"the target: {one.message}") for one in found]
-
-
-def _total(lengths: Sequence[int], layout: Layout, tokenizer: Tokenizer) -> int:
-    """The tokens of the longest example of a row; of what is written only the end is special."""
-    if layout.kind == "written":
-        return max(lengths) + 1
-    if layout.sides == 1 or len(lengths) == 1:
-        return max(lengths) + len(tokenizer.template.single) - 1
-    return lengths[0] + max(lengths[1:]) + len(tokenizer.template.pair) - 2
-
-
-def _inside(span: tuple[int, int], places: np.ndarray, text: str) -> bool:
-    """Whether a span begins or ends inside a piece, white space aside."""
-    start, end = span
-    begun, ended = (places[(places[:, 0] < edge) & (edge < places[:, 1])].tolist() for edge in span)
-    return any(not text[a:start].isspace() for a, _ in begun) or any(not text[end:b].isspace() for _, b in ended)

@@ -27,8 +27,9 @@ from encoderkit.models.decoder import Decoder
 from encoderkit.preflight import encoder_of, find_step, finetune_inputs, input_file, pretrain_inputs, task_of
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
 from encoderkit.stages import suites as tests_of
+from encoderkit.stages.against import Judged, differences
 from encoderkit.stages.compare_table import lines
-from encoderkit.stages.evaluate import Judged, differences, judge
+from encoderkit.stages.evaluate import judge
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.pretrain import pretrain
 from encoderkit.stages.repeats import independent

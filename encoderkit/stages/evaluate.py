@@ -17,18 +17,19 @@ from encoderkit.data.store import open_store
 from encoderkit.errors import DataError, UsageError, UserError
 from encoderkit.inference import Account, Engine, Precision, by_row, open_model, rows_of, start
 from encoderkit.learner import Coupled
-from encoderkit.metrics import difference, paired_differences
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.objectives.windows import Sampled
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import gate, slices, worst_rows
+from encoderkit.stages.against import Judged, check_alike, describe_against, differences, of_rival, paired
 from encoderkit.stages.predict import searching
 from encoderkit.stages.pretrain import measure
 from encoderkit.stages.split import divided
 from encoderkit.tasks import baselines
 from encoderkit.tasks.calibration import reliability
+from encoderkit.tasks.rows import cut
 from encoderkit.tasks.span import Span
-from encoderkit.tasks.task import Lossy, Observed, Probable, Queried, Resampled, Task
+from encoderkit.tasks.task import Lossy, Probable, Queried, Task
 from encoderkit.tasks.token_config import TagConfig
 from encoderkit.tasks.truth import untaught
 from encoderkit.training.evaluate import evaluate as evaluate_source
@@ -79,7 +80,7 @@ def evaluate(
         return about | _store(engine, paths_of(data)[0])
     rival = None if against is None else open_model(against)
     if rival is not None and rival.task is not None:
-        _check_alike(task, rival.task)
+        check_alike(task, rival.task)
         searching(rival.task, beams, length_penalty)
     decided = judge(engine, data, columns or {})
     train = _training(engine, task)
@@ -89,20 +90,9 @@ def evaluate(
         worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, near, overwrite)
         say(f"{len(decided.rows):,} rows, the worst first: {errors}")
     if rival is not None:
-        other = judge(start(rival, precision, batch), data, columns or {})
+        other = judge(start(rival, precision, batch), data, of_rival(task, rival.task, columns or {}))
         found["against"] = {"model": str(against), "differences": differences(decided, other)}
     return found
-
-
-class Judged(NamedTuple):
-    """A model's answers to labelled rows."""
-
-    task: Task
-    rows: list[Row]
-    examples: Sequence[Any]
-    observed: Observed
-    gold: np.ndarray
-    predicted: np.ndarray
 
 
 class Training(NamedTuple):
@@ -125,40 +115,6 @@ def judge(engine: Engine, data: Given | list[Row], columns: Mapping[str, str]) -
         task.prepare(examples)
     observed = engine.observe(examples, "evaluating")
     return Judged(task, rows, examples, observed, task.gold(rows), task.decide(examples, observed))
-
-
-def _check_alike(one: Task, other: Task) -> None:
-    """Raise `UsageError` for models whose answers are not of one kind."""
-    first, second = ((type(task), task.kinds, [*task.directions]) for task in (one, other))
-    if first != second:
-        fix = "compare models of one task and the same labels"
-        raise UsageError("the two models have other tasks or other labels, so nothing of theirs can be compared", fix=fix)
-
-
-def differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
-    """Each metric of the first model less that of the second on the same rows, with 95 % intervals and p values."""
-    _check_alike(one.task, other.task)
-    if one.task.yardstick != other.task.yardstick:  # known for sure once both have read the rows
-        told = " and the other by ".join(" ".join(task.yardstick) for task in (one.task, other.task))
-        raise UsageError(f"one of the models is measured by {told}, and these figures cannot be compared", fix=None)
-    return _paired(one.task, one.gold, one.predicted, other.predicted)
-
-
-def _paired(task: Task, gold: np.ndarray, one: np.ndarray, other: np.ndarray) -> dict[str, dict[str, float]]:
-    """See `differences`; of answers."""
-    if isinstance(task, Queried):  # queries are independent, not their rows
-        first, second = task.each(gold, one), task.each(gold, other)
-        if not all(map(len, first.values())):  # no query has anything that is relevant
-            return {}
-        mine, theirs = (np.stack([*each.values()], axis=1) for each in (first, second))
-        found = paired_differences(lambda _, drawn: dict(zip(first, drawn.mean(0).tolist(), strict=True)), mine, mine, theirs)
-    elif isinstance(task, Resampled):
-        drawn, against = (task.resampled(gold, predicted) for predicted in (one, other))
-        score, of_other = task.score(gold, one), task.score(gold, other)
-        found = {name: difference(score[name] - of_other[name], drawn[name] - against[name]) for name in score}
-    else:
-        found = paired_differences(task.score, gold, one, other)
-    return {name: difference._asdict() for name, difference in found.items()}
 
 
 def _store(engine: Engine, data: Path) -> dict[str, Any]:
@@ -191,13 +147,14 @@ def _rows(judged: Judged, train: Training | None, with_baselines: bool) -> dict[
     account = Account().add_each(read, task.vocabulary.unknown)
     texts = [task.texts(row) for row in rows]
     shared = None if train is None else copies(_wholes(task, train.texts), _wholes(task, texts))
+    limit, of = task.config.read(task.length)
     return {
         "rows": len(rows),
         "labels": task.labels,
         "metrics": metrics,
         "intervals": task.intervals(gold, predicted),
         **(_baselines(judged, train, texts) if train and with_baselines else {"baselines": {}}),
-        "truncated": {"rows": account.truncated, "tokens": account.lost, "length": task.length},
+        "truncated": {"rows": account.truncated, "tokens": account.lost, "length": limit, "of": of},
         **({"lost": task.lost(examples)} if isinstance(task, Lossy) else {}),
         "unknown": {"tokens": account.unknown, "share": account.unknown / max(account.tokens, 1)},
         "in_training": None if shared is None else int(shared.exact.sum()),
@@ -272,7 +229,7 @@ def _baselines(judged: Judged, train: Training, texts: list[list[str]]) -> dict[
     best = max(scores, key=lambda name: sign * scores[name][known[0]], default=None)
     if best is None:
         return {"baselines": scores}
-    found = _paired(task, gold, judged.predicted, guesses[best]).get(known[0])
+    found = paired(task, gold, judged.predicted, guesses[best]).get(known[0])
     return {"baselines": scores, "over_baseline": found and {"baseline": best, "metric": known[0], **found}}
 
 
@@ -319,14 +276,6 @@ def describe(result: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def describe_against(against: dict[str, Any]) -> str:
-    """How two models differ, as a table for a person."""
-    rows = [["", f"less that of {against['model']}", "95 % interval", "p"]]
-    for name, found in against["differences"].items():
-        rows.append([name, f"{found['value']:+.4f}", f"{found['low']:+.4f} - {found['high']:+.4f}", f"{found['p']:.3f}"])
-    return table(rows)
-
-
 def _metrics(result: dict[str, Any]) -> str:
     intervals = result.get("intervals", {})
     without = (result.get("overlap") or {}).get("without") or {"metrics": {}}
@@ -361,6 +310,10 @@ def _classes(result: dict[str, Any]) -> Iterator[str]:
             threshold = [f"{thresholds[label]:.4f}"] if thresholds else []
             rows.append([label, *(f"{values[name]:.4f}" for name in names), f"{values['support']:,}", *threshold])
         yield table(rows)
+    if "per_number" in metrics:
+        names = [*next(iter(metrics["per_number"].values()))]
+        numbers = [[label, *(f"{found[name]:.4f}" for name in names)] for label, found in metrics["per_number"].items()]
+        yield table([["number", *names], *numbers])
     if "confusion" in metrics and len(result["labels"]) <= _CONFUSION:
         rows = [["label \\ predicted", *result["labels"]]]
         rows += [[label, *map(str, row)] for label, row in zip(result["labels"], metrics["confusion"], strict=True)]
@@ -377,10 +330,9 @@ def _calibration(found: dict[str, Any]) -> str:
 
 def _account(result: dict[str, Any]) -> str:
     lines = [f"{result['data']}: {number(result['rows'])} rows, {result['unknown']['share']:.2%} of the tokens unknown"]
-    cut, lost = result.get("truncated", {"rows": 0}), result.get("lost", {})
-    if cut["rows"]:
-        many = f"{cut['rows']:,} rows are longer than {cut['length']} tokens and were cut"
-        lines.append(f"{many}; {cut['tokens']:,} tokens are lost")
+    lacking, lost = result.get("truncated", {"rows": 0}), result.get("lost", {})
+    if lacking["rows"]:
+        lines.append(f"{lacking['rows']:,} rows {cut(lacking['length'], lacking['of'])}; {lacking['tokens']:,} tokens are lost")
     if missed := result["metrics"].get("queries_without_relevant"):
         queries = result["metrics"]["queries"]
         lines.append(f"{missed:,} of the {queries:,} queries have no relevant candidate, and are in no figure")

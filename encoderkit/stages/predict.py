@@ -120,7 +120,8 @@ def predict(
                 bar.advance(len(window))
         if out is None:
             sys.stdout.flush()
-    say(account.told(engine.model.config["length"]))
+    length, task = engine.model.config["length"], engine.model.task
+    say(account.told(*((length,) if task is None else task.config.read(length))))
     return account
 
 

@@ -44,14 +44,15 @@ def repeated(
 ) -> dict[str, Any]:
     """Run each variant by `once` into a directory below `out`; the JSON of the command, with means for single values.
 
-    `out` stands for the best of them on dev from then on. `ready` raises for a variant that cannot be run, before what was
-    there goes (`overwrite`).
+    `out` stands for the best of them on dev from then on. `ready` raises for a variant that cannot be run, before anything
+    is written, and what was there goes (`overwrite`).
     """
     with joined(), ExitStack() as held:
         if world.first():
             hold(held, recipe, out, resume, overwrite)
-            if overwrite:
+            if overwrite or not (out / "recipe.yaml").exists():
                 ready(next(iter(variants(recipe).values())))
+            if overwrite:
                 clear(out)
             files.replace(out / "recipe.yaml", dump(recipe))
             files.replace(out / "manifest.json", json.dumps({"runs": list(variants(recipe))}, indent=1))

@@ -1,6 +1,7 @@
 """Which labelled rows a fine-tuning recipe trains on, and which of them it holds out: the same ones whoever asks."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -97,27 +98,44 @@ def _sure(rows: list[Row], task: TaskConfig, path: str) -> list[Row]:
     return kept
 
 
-def _first(share: float, count: int) -> slice:
-    return slice(0, round(share * count))
+def _first(share: float, sizes: np.ndarray) -> np.ndarray:
+    """Groups until they have that share of the rows; one that would be too much is left out, unless there is no other."""
+    goal, held = round(share * int(sizes.sum())), np.zeros(len(sizes), bool)
+    left = goal
+    for i, size in enumerate(sizes.tolist()):
+        if size <= left:
+            held[i], left = True, left - size
+    if goal and not held.any():
+        held[sizes.argmin()] = True
+    return held
 
 
-def _fold(number: int, of: int, count: int) -> slice:
-    return slice(number - 1, count, of)
+def _fold(number: int, of: int, sizes: np.ndarray) -> np.ndarray:
+    """Those of a fold, where each group goes to the one that has the fewest rows by then, the largest groups first."""
+    rows, own = [0] * of, np.empty(len(sizes), np.int64)
+    for i in np.argsort(-sizes, kind="stable").tolist():
+        own[i] = rows.index(min(rows))
+        rows[own[i]] += int(sizes[i])
+    return own == number - 1
 
 
 def _hold_out(
-    rows: list[Row], part: Callable[[int], slice], draw: tuple[int, int], together: Sequence[str]
+    rows: list[Row], part: Callable[[np.ndarray], np.ndarray], draw: tuple[int, int], together: Sequence[str]
 ) -> tuple[list[Row], list[Row]]:
     """Some of the rows at random, but equal ones on one side: what is held out must not be trained on.
 
     Rows count as equal that are so in the columns `together`. What is no JSON (a date of .parquet) is told when it is read.
+    `part`: the sizes of groups of equal rows, in a random order, to (N,) bool: which of them.
     """
-    keys = sorted({_key(row, together) for row in rows})
-    chosen = np.random.default_rng(draw).permutation(len(keys))[part(len(keys))]
-    held = {keys[i] for i in chosen}
+    of = [_key(row, together) for row in rows]
+    counts = Counter(of)
+    keys = sorted(counts)
+    drawn = [keys[i] for i in np.random.default_rng(draw).permutation(len(keys))]
+    chosen = part(np.array([counts[key] for key in drawn], np.int64))
+    held = {key for key, own in zip(drawn, chosen.tolist(), strict=True) if own}
     sides: tuple[list[Row], list[Row]] = ([], [])
-    for row in rows:
-        sides[_key(row, together) in held].append(row)
+    for row, key in zip(rows, of, strict=True):
+        sides[key in held].append(row)
     return sides
 
 

@@ -13,7 +13,7 @@ from encoderkit.errors import UsageError
 from encoderkit.inference import Precision, open_model, start
 from encoderkit.metrics import Answered, paired_differences
 from encoderkit.stages import minimal_pairs, word_suites
-from encoderkit.stages.evaluate import describe_against
+from encoderkit.stages.against import describe_against
 
 SUITES: dict[str, Callable[..., Answered]] = {
     "minimal_pairs": minimal_pairs.evaluate,

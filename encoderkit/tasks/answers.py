@@ -75,7 +75,8 @@ def _answer(item: object, column: str, place: str) -> Answer:
     if start is not None and (isinstance(start, bool) or not isinstance(start, int)):
         fix = "where the answer begins, in characters from 0; leave it out to have it looked for"
         raise DataError(f"answer_start should be a whole number, found {shown(str(start), 40)}", where=place, fix=fix)
-    return Answer(text, None if start == -1 else start)
+    inner = text.strip()  # a space at its end need not be in the passage, and counts for nothing
+    return Answer(inner, None if start in (None, -1) else start + text.index(inner))
 
 
 class Place(NamedTuple):

@@ -106,7 +106,11 @@ class Classify(EncoderTask):
         """The labels in the data, sorted; whole numbers in their order. Raises `DataError` where there is no choice."""
         if isinstance(config.label, list):
             return list(config.label)
-        found = {name for row in rows for name in truth.labels_of(row, config)}
+        each = [truth.labels_of(row, config) for row in rows]
+        found = {name for names in each for name in names}
+        if config.several and {*map(len, each)} == {1}:
+            how = "several are a list in .jsonl, or a column of 0 and 1 for each label; else leave task.multiple out"
+            warn(f"{rows[0].source}: every row has one label in {shown(str(config.label))}, and task.multiple is set; {how}")
         taught = {name for row in rows for name in truth.teacher(row, config) or ()}
         if taught - found:
             what = f"{shown(str(config.soft))} gives scores to labels that no row has; the model will know them too"

@@ -10,6 +10,11 @@ Pooling = Literal["cls", "mean", "max", "last"]
 ClassWeights = Literal["balanced"] | dict[str, PositiveFloat] | None
 
 
+def cut(limit: int, of: Literal["row", "question"] = "row") -> str:
+    """What is said of rows of which something was cut, see `RowsConfig.read`."""
+    return f"{'are longer than' if of == 'row' else 'have a question of more than'} {limit:,} tokens and were cut"
+
+
 class RowsConfig(Config):
     """What the stages ask of every task's config: which columns of a row are what."""
 
@@ -82,6 +87,10 @@ class RowsConfig(Config):
     def limit(self, length: int) -> str | None:
         """By what rows are cut, for a warning; None where the task tells it itself."""
         return f"data.length = {length}"
+
+    def read(self, length: int) -> tuple[int, Literal["row", "question"]]:
+        """How many tokens at most are read, and of what: that is cut where it has more."""
+        return length, "row"
 
     @property
     def embedded(self) -> list[str]:

@@ -139,6 +139,10 @@ class SpanConfig(RowsConfig):
         """The passage is read in windows; of questions that are cut the task tells."""
         return None
 
+    def read(self, length: int) -> tuple[int, Literal["row", "question"]]:
+        """A question is what may be cut."""
+        return self.question_length, "question"
+
     @property
     def yardstick(self) -> tuple[str, ...]:
         """What counts as equal."""

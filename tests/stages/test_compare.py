@@ -109,7 +109,7 @@ def test_more_folds_than_there_are_groups_are_refused_before_the_first(
     recipe = finetuning(tokenizer_dir, labelled, folds=6, data={"train": str(tmp_path / "five.jsonl"), "length": 24})
     with pytest.raises(DataError, match="folds = 6, and there are 5"):
         finetune(recipe, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("fold-*/step-*"))
+    assert not (tmp_path / "out").exists()  # so that the corrected command finds nothing in its way
 
 
 def test_recipes_without_rows_to_measure_by_are_not_trained(
@@ -342,7 +342,7 @@ def test_the_metric_that_chooses_is_the_one_that_is_shown(tokenizer_dir: Path, l
     assert "macro_f1, dev, 95 %" in header and header.split()[-1] == "p" and fast.split()[-1] != slow.split()[-1]
     for entry in result["recipes"]:
         assert entry["metrics"]["macro_f1"] == pytest.approx(entry["finetune"]["dev"]["macro_f1"])
-        assert entry["data"] == "17 rows held out of data.train"
+        assert entry["data"] == "18 rows held out of data.train"
 
 
 def test_one_that_diverges_and_those_that_are_not_alike(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:

@@ -108,13 +108,45 @@ def test_copies_are_repaired_and_nothing_else_is_changed(tmp_path: Path, form: s
         doctor(patient, tmp_path)
 
 
-def test_no_copy_is_made_of_what_has_no_line_for_each_row(tmp_path: Path) -> None:
+def test_the_copy_of_what_has_no_line_for_each_row_has_one(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([GOOD[0], GOOD[0], GOOD[-1]], indent=1), encoding="utf-8")
     assert found(path)["duplicate", "a.json"]["lines"] == [2]
-    with pytest.raises(UsageError, match="no copy is made"):
-        doctor(of_files([path], [], [], None, None), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    [done] = doctor(of_files([path], [], [], None, None), tmp_path / "out")["fixed"]
+    assert done["copy"] == str(tmp_path / "out" / "a.jsonl") and done["aside"] is None
+    assert [json.loads(line) for line in (tmp_path / "out" / "a.jsonl").read_text().splitlines()] == [GOOD[0], GOOD[-1]]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "json"])
+def test_what_training_refuses_is_set_aside(tmp_path: Path, tokenizer_dir: Path, form: str) -> None:
+    """With the copy that is left a model can be trained, and no row is gone."""
+    rows = [{"text": "a good film", "label": "1"}, {"text": "bad", "label": ""}, {"text": "a bad film", "label": "2"}]
+    path = tmp_path / f"a.{form}"
+    if form == "csv":
+        path.write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows), encoding="utf-8")
+    elif form == "json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    else:
+        write(path, rows)
+        path.write_text(path.read_text(encoding="utf-8") + "{\n", encoding="utf-8")
+    [done] = doctor(of_files([path], [], ["label"], None, None), tmp_path / "out")["fixed"]
+    last = "jsonl" if form == "json" else form
+    assert done["refused"] == 1 + (form == "jsonl") and done["aside"] == str(tmp_path / "out" / f"a.refused.{last}")
+    kept, aside = ((tmp_path / "out" / f"a{part}.{last}").read_text(encoding="utf-8").split("\n") for part in ("", ".refused"))
+    assert kept[0] == aside[0] if form == "csv" else kept[0] != aside[0]
+    assert len(kept) == 3 + (form == "csv") and len(aside) == 2 + (form == "csv") + (form == "jsonl")
+    again = doctor(of_files([Path(done["copy"])], [], ["label"], None, None))["findings"]
+    assert not {one["check"] for one in again} & {"refused", "empty"}
+
+
+def test_answers_that_training_refuses_are_set_aside(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """Where none of the answers stands in the passage; a space too many is no such thing."""
+    rows = [{"question": "q", "context": "a b c", "answers": answers} for answers in (["b "], ["d"], ["d", "c"])]
+    task = {"kind": "span", "question_length": 8, "overlap": 8}
+    path = recipe(tmp_path / "r.yaml", tokenizer_dir, write(tmp_path / "a.jsonl", rows), task)
+    [done] = doctor(of_recipe(path), tmp_path / "out")["fixed"]
+    aside = Path(done["aside"]).read_text(encoding="utf-8").splitlines()
+    assert done["refused"] == 1 and [json.loads(line) for line in aside] == [rows[1]]
 
 
 def test_a_file_without_rows_is_copied_as_it_is(tmp_path: Path) -> None:
@@ -335,7 +367,7 @@ def test_answers_go_on_to_stand_where_they_did(tmp_path: Path, tokenizer_dir: Pa
     pairs = write(tmp_path / "b.jsonl", [{"a": "A1", "b": "Ｂ２"}, {"a": "Ａ１", "b": "B2"}])
     task = {"kind": "generate", "source": "a", "target": "b"}
     doctor(of_recipe(recipe(tmp_path / "s.yaml", tokenizer_dir, pairs, task)), tmp_path / "both", widths=True)
-    assert (tmp_path / "both/b.jsonl").read_text(encoding="utf-8").count('{"a": "A1", "b": "B2"}') == 2
+    assert (tmp_path / "both/b.jsonl").read_text(encoding="utf-8") == '{"a": "A1", "b": "B2"}\n'  # which are equal now
 
 
 def test_answers_inside_a_piece(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -408,3 +440,19 @@ def test_labels_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
     rows[5]["label"] = rows[5]["label"].upper()
     one = found(write(tmp_path / "a.jsonl", rows))["cased_label", "a.jsonl"]
     assert one["lines"] == [6] and "differ in case and spaces alone" in one["message"]
+
+
+def test_entities_that_overlap_and_texts_in_quotes(tmp_path: Path) -> None:
+    rows = [{"text": "Ada in May", "label": spans} for spans in ([[0, 3, "A"], [7, 10, "B"]], [[0, 6, "A"], [4, 6, "B"]])]
+    findings = doctor(of_files([write(tmp_path / "a.jsonl", rows)], [], [], None, None))["findings"]
+    assert {one["check"]: one["lines"] for one in findings}["overlapping"] == [2]
+    (tmp_path / "b.tsv").write_text('text\tlabel\na "good" film\t1\n"a ""good"" film"\t2\n', encoding="utf-8")
+    findings = doctor(of_files([tmp_path / "b.tsv"], [], [], None, None))["findings"]
+    assert {one["check"]: one["lines"] for one in findings}["quotes"] == [3]
+
+
+def test_columns_of_tokens_need_no_names(tmp_path: Path) -> None:
+    """Comments of CoNLL-U are no tokens."""
+    (tmp_path / "a.conll").write_text("# sent_id = 1\n# text = Ada\nAda\tB-PER\n# \tO\n\nwrote\tO\n", encoding="utf-8")
+    result = doctor(of_files([tmp_path / "a.conll"], [], [], None, None))
+    assert result["files"][0]["rows"] == 2 and not {one["check"] for one in result["findings"]} & {"refused"}

@@ -13,9 +13,14 @@ from sklearn.calibration import calibration_curve
 
 from encoderkit.errors import DataError, UsageError
 from encoderkit.preflight import evaluated, find_step, only_for_rows, renamed
+from encoderkit.stages.against import Judged, check_alike, differences, of_rival
 from encoderkit.stages.evaluate import describe, evaluate
 from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines
+from encoderkit.tasks.classify import Classify
+from encoderkit.tasks.config import ClassifyConfig, RegressConfig
+from encoderkit.tasks.regress import Regress
+from tests.training.runs import VOCABULARY, encoder
 
 
 def _rows(path: Path) -> list[dict[str, object]]:
@@ -256,3 +261,30 @@ def test_baselines_on_odd_data() -> None:
 def test_tfidf_of_a_large_file_is_fitted_on_evenly_spaced_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "MOST_CHARACTERS", 50)
     assert baselines.fitted_rows([["ten chars."]] * 20).tolist() == [0, 4, 9, 14, 19]
+
+
+def test_models_whose_labels_stand_in_another_order_are_compared() -> None:
+    """As imported ones have them: their answers are compared by name, and files are read by what their columns are for."""
+    draw, orders = np.random.default_rng(3), (["a", "b", "c"], ["c", "a", "b"])
+    for several in (False, True):
+        tasks = [Classify(ClassifyConfig(multiple=several), encoder("lstm"), VOCABULARY, 16, labels) for labels in orders]
+        gold, guess = (draw.integers(0, 2, (50, 3)) if several else draw.integers(0, 3, 50) for _ in "ab")
+        numbers = [orders[1].index(label) for label in orders[0]]  # of each label of the first in the second
+        as_second = [v[:, np.argsort(numbers)] if several else np.array(numbers)[v] for v in (gold, guess)]
+        both = [Judged(task, [], [], {}, *v) for task, v in zip(tasks, ((gold, guess), as_second), strict=True)]
+        for one, other in (both, both[::-1]):
+            assert all(found["value"] == found["low"] == found["high"] == 0 for found in differences(one, other).values())
+    tasks = [Classify(ClassifyConfig(), encoder("lstm"), VOCABULARY, 16, labels) for labels in (["a", "b"], ["a", "c"])]
+    with pytest.raises(UsageError, match="other tasks or other labels"):
+        check_alike(*tasks)
+    numbers_ = [Regress(RegressConfig(label=name), encoder("lstm"), VOCABULARY, 16, [name]) for name in ("score", "stars")]
+    check_alike(*numbers_)
+    assert of_rival(numbers_[0], numbers_[1], {}) == {"text": "text", "stars": "score"}
+    assert of_rival(numbers_[0], numbers_[1], {"score": "points"}) == {"text": "text", "stars": "points", "score": "points"}
+
+
+def test_each_of_several_numbers_is_shown() -> None:
+    numbers = {"a": {"pearson": 0.5, "mse": 2.0}, "b": {"pearson": -0.25, "mse": 30.0}}
+    result = {"data": "x", "rows": 2, "unknown": {"share": 0.0}, "metrics": {"pearson": 0.1, "per_number": numbers}}
+    lines = [line.split() for line in describe(result).splitlines()]
+    assert ["a", "0.5000", "2.0000"] in lines and ["b", "-0.2500", "30.0000"] in lines

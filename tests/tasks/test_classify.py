@@ -59,8 +59,11 @@ def test_an_unseen_label_is_an_error_with_its_place() -> None:
         made.target(rows({"text": "x", "label": "postive"})[0])
 
 
-def test_several_labels_from_a_list_and_from_columns() -> None:
+def test_several_labels_from_a_list_and_from_columns(capsys: pytest.CaptureFixture[str]) -> None:
     listed = ClassifyConfig(multiple=True)
+    for labels, told in ((["a|b", "b"], True), ([["a", "b"], "b"], False), ([[], "b"], False)):
+        Classify.find_labels(rows(*({"label": label} for label in labels)), listed)
+        assert ("every row has one label" in capsys.readouterr().err) == told
     data = rows({"label": ["b", "a"]}, {"label": []}, {"label": "c"})
     assert Classify.find_labels(data, listed) == ["a", "b", "c"]
     made = learner(["a", "b", "c"], multiple=True)

@@ -4,6 +4,7 @@ import csv
 import json
 import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -393,7 +394,7 @@ def test_files_are_read_as_they_are_downloaded(tmp_path: Path) -> None:
 
 def test_questions_about_one_passage_are_held_out_together() -> None:
     rows = [Row({"question": str(i), "context": f"c{i % 9}", "answers": ["c"]}, i, "t.jsonl") for i in range(60)]
-    kept, held = split._hold_out(rows, lambda count: slice(0, count // 3), (17, 1), SpanConfig().together)
+    kept, held = split._hold_out(rows, partial(split._first, 1 / 3), (17, 1), SpanConfig().together)
     assert held and not {row.values["context"] for row in kept} & {row.values["context"] for row in held}
 
 
