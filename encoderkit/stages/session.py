@@ -25,7 +25,7 @@ from encoderkit.models.attention import train_by
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages.disk import check_room
 from encoderkit.text.tokenizers import Tokenizer
-from encoderkit.training.average import build_average
+from encoderkit.training.average import build_average, too_few
 from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
 from encoderkit.training.config import MuonConfig, TrainingConfig
 from encoderkit.training.distributed import by_first, joined
@@ -191,7 +191,10 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         warn(f"training.unfreeze opens the last part after {last:g} updates of {plan.updates}: some parts are never trained")
     if isinstance(rise := plan.schedule.warmup, int) and rise >= plan.updates:
         warn(f"schedule.warmup has {rise} updates, and the run {plan.updates}: the rate only rises, and never to optimizer.lr")
-    made += build_average(learner, training.average, len(material.train) / plan.batch)
+    epoch = len(material.train) / plan.batch
+    if few := too_few(training.average, epoch, plan.updates):
+        warn(few)
+    made += build_average(learner, training.average, epoch)
     if found is not None:
         step, state = found
         read_config(step)  # one of another version is refused, not continued

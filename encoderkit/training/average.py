@@ -11,7 +11,7 @@ from math import floor
 import torch
 from torch import Tensor, nn
 
-from encoderkit.training.config import AverageConfig, EmaConfig
+from encoderkit.training.config import AverageConfig, EmaConfig, LastConfig
 from encoderkit.training.schedule import updates_in
 
 _PREFIX = "average"
@@ -88,6 +88,16 @@ def build_average(learner: nn.Module, config: AverageConfig | None, epoch: float
     if isinstance(config, EmaConfig):
         return [Ema(learner, config.decay)]
     return [Last(learner, config.count, max(1.0, updates_in(config.every, epoch)))]
+
+
+def too_few(config: AverageConfig | None, epoch: float, updates: int) -> str | None:
+    """Why a run comes to an average of fewer weights than its recipe says; None if it does not."""
+    if not isinstance(config, LastConfig):
+        return None
+    copies = 1 + floor((updates - 1) / max(1.0, updates_in(config.every, epoch)))
+    if copies >= config.count:
+        return None
+    return f"training.average is of {config.count} states, {config.every} apart, and a run of {updates} updates has {copies}"
 
 
 def means(optimizers: Sequence[torch.optim.Optimizer]) -> list[tuple[Tensor, Tensor]]:

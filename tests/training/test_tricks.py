@@ -14,8 +14,8 @@ from encoderkit.models.inputs import Inputs
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages.finetune import prepare
-from encoderkit.training.average import Ema, Last, averaged
-from encoderkit.training.config import AdamWConfig, LoraConfig
+from encoderkit.training.average import Ema, Last, averaged, build_average, too_few
+from encoderkit.training.config import AdamWConfig, EmaConfig, LastConfig, LoraConfig
 from encoderkit.training.loop import updates
 from encoderkit.training.lora import adapt, merged
 from encoderkit.training.optim import build_optimizers, renewed
@@ -140,6 +140,26 @@ def test_merged_is_unmerged(kind: str) -> None:
     assert (found - expected).abs().max() > 1e-3
     plain.load_state_dict(merged(learner, learner.state_dict()))
     torch.testing.assert_close(plain.eval().logits(batch.inputs), found, atol=1e-5, rtol=0)
+
+
+def test_an_average_of_fewer_states_than_it_asks_for_is_told() -> None:
+    """By the copies that are taken: at the end, and before it as often as fits."""
+    for every, count, end, told in (
+        ("1 epoch", 3, 30, None),
+        ("1 epoch", 3, 20, 2),
+        ("2 updates", 4, 6, 3),
+        ("2 updates", 4, 7, None),
+    ):
+        found = too_few(LastConfig(count=count, every=every), 10.0, end)
+        assert (found is None) == (told is None) and (told is None or str(found).endswith(f"{end} updates has {told}"))
+        learner = classify("lstm")
+        [average] = build_average(learner, LastConfig(count=99, every=every), 10.0)
+        assert isinstance(average, Last)
+        state: dict[str, Any] = {}
+        for update in range(1, end + 1):
+            average.note(torch.zeros(1), state, update, end)
+        assert len(state) == (told or count)
+    assert too_few(EmaConfig(), 10.0, 1) is None
 
 
 def test_lora_of_an_encoder_without_such_matrices() -> None:
