@@ -31,7 +31,7 @@ def test_what_is_foretold_is_what_happens(
         tensors = sum(file.stat().st_size for file in steps[0].rglob("*.safetensors"))
         assert value["updates"] == done["updates"]
         assert value["tokens"] == pytest.approx(done["tokens"], rel=0.01)
-        assert value["disk_bytes"] / 3 == pytest.approx(tensors, rel=0.15)  # names and step counts take a little here
+        assert value["disk_bytes"] / 4 == pytest.approx(tensors, rel=0.15)  # names and step counts take a little here
         manifest = json.loads((tmp_path / name / "manifest.json").read_bytes())
         assert value["parameters"]["total"] == manifest["parameters"]
         assert 0 <= value["padding"] < 0.6 and value["seconds"] > 0 and value["memory_bytes"] > 1 << 20
@@ -81,7 +81,7 @@ def test_word_vectors_take_what_their_optimizer_remembers(tokenizer_dir: Path, s
     model, sgd = {"kind": "static", "dim": 8}, {"kind": "sgd", "lr": 0.05}
     found = run(pretraining(tokenizer_dir, store_dir, model=model, objective={"kind": "skipgram"}, optimizer=sgd), None)
     size = found["parameters"]["total"]
-    assert found["disk_bytes"] / 3 < 8 * size  # the tables, and the counts of words; nothing besides
+    assert found["disk_bytes"] / 4 < 8 * size  # the tables, and the counts of words; nothing besides
 
 
 def test_other_recipes_have_no_plan() -> None:
