@@ -10,7 +10,7 @@ from encoderkit.console import say
 from encoderkit.data.config import misnamed
 from encoderkit.data.corpus import Account, open_content
 from encoderkit.data.parallel import Given, name_of, read_parallel
-from encoderkit.data.records import MissingColumn, by_number, check_text, place, read_records, whole_lines
+from encoderkit.data.records import ONE_ROW, MissingColumn, by_number, check_text, place, read_records, whole_lines
 from encoderkit.data.streams import Encoding, find_sources, texts
 from encoderkit.errors import DataError, UsageError, shown
 
@@ -113,7 +113,7 @@ class Row(NamedTuple):
         return DataError(
             f"{shown(column)} should be {expected}, found {found}",
             where=self.place,
-            fix="correct the row; encoderkit doctor data names all that are like it",
+            fix=ONE_ROW,
         )
 
 

@@ -19,6 +19,10 @@ from encoderkit.errors import DataError, UserError, shown
 
 UNNAMED = "the first line names the columns; where it is a row already, name all of them by number, from 1"
 """What is added where a column is missing from the header of a table, which may be none."""
+_ASIDE = "encoderkit doctor data FILE --fix --out DIR sets all like it aside"
+ONE_ROW = f"correct the row, or take it out; {_ASIDE}"
+"""What to do about a row that cannot be used."""
+_ONE_LINE = f"correct the line; {_ASIDE}; a file that is one JSON text is called .json"
 LABEL = "__label__"
 """What the labels of fastText begin with (Joulin et al. 2017): they stand before the text, and a row may have several."""
 SPAN = 1000
@@ -89,7 +93,7 @@ def check_text(value: object, column: str, where: str) -> None:
     if not isinstance(value, str):
         found = "null" if value is None else f"{type(value).__name__}: {shown(str(value), 40)}"
         message = f"{shown(column)} should be a text, found {found}"
-        raise DataError(message, where=where, fix="correct the row, or take it out")
+        raise DataError(message, where=where, fix=ONE_ROW)
     if not value.isascii():
         try:
             value.encode()
@@ -98,7 +102,7 @@ def check_text(value: object, column: str, where: str) -> None:
             raise DataError(
                 f"{shown(column)} holds half a character ({half} without its other half)",
                 where=where,
-                fix="correct the row, or take it out",
+                fix=ONE_ROW,
             ) from None
 
 
@@ -160,17 +164,12 @@ def read_lines(source: Source, columns: Sequence[str], numbered: Iterable[tuple[
         except json.JSONDecodeError as error:
             near = shown(text[max(error.pos - 20, 0) : error.pos + 20])
             message = f"not valid JSON: {error.msg} at character {error.pos + 1}, near {near}"
-            raise DataError(
-                message, where=f"{source.name}:{number}", fix="correct the line; a file that is one JSON text is called .json"
-            ) from None
+            raise DataError(message, where=f"{source.name}:{number}", fix=_ONE_LINE) from None
         except (ValueError, RecursionError) as error:
-            fix = "correct the line; a file that is one JSON text is called .json"
-            raise DataError(f"not valid JSON: {error}", where=f"{source.name}:{number}", fix=fix) from None
+            raise DataError(f"not valid JSON: {error}", where=f"{source.name}:{number}", fix=_ONE_LINE) from None
         if not isinstance(values, dict):
             message = f"each line holds one JSON object, this one {type(values).__name__}: {shown(text, 40)}"
-            raise DataError(
-                message, where=f"{source.name}:{number}", fix="correct the line; a file that is one JSON text is called .json"
-            )
+            raise DataError(message, where=f"{source.name}:{number}", fix=_ONE_LINE)
         _complete(values, columns, f"{source.name}:{number}", first)
         first = False
         yield Record(number, values)
@@ -191,7 +190,7 @@ def _complete(values: Mapping[str, Any], columns: Sequence[str], where: str, fir
         if first:
             raise MissingColumn(column, list(values), where)
         message = f"this row has no {shown(column)}, which the rows before it have"
-        raise DataError(message, where=where, fix="correct the row, or take it out; encoderkit doctor data names all like it")
+        raise DataError(message, where=where, fix=ONE_ROW)
 
 
 def _conll(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int, str]]) -> Iterator[Record]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard, overload
 
 from encoderkit.data.labelled import Row
+from encoderkit.data.records import ONE_ROW
 from encoderkit.errors import DataError, listed, shown
 from encoderkit.tasks.schemes import Entity, entities
 from encoderkit.tasks.token_config import TagConfig
@@ -24,7 +25,7 @@ def read_tags(row: Row, config: TagConfig, plain: bool = False) -> list[Entity] 
     tokens, tags = row.words(config.tokens or ""), row.words(config.tags or "")
     if len(tokens) != len(tags):
         found = f"{shown(config.tokens or '')} has {len(tokens)} entries and {shown(config.tags or '')} {len(tags)}"
-        raise DataError(f"{found}; each token has one tag", where=row.place, fix="correct the row, or take it out")
+        raise DataError(f"{found}; each token has one tag", where=row.place, fix=ONE_ROW)
     if plain:
         return tags
     try:
@@ -59,7 +60,7 @@ def _entity(given: Any, column: str, text: str, place: str) -> Entity:
         raise DataError(message, where=place, fix="offsets count characters from 0, and end is the one after the last")
     inner = text[start:end].strip()
     if not inner:
-        fix = "correct the row, or take it out"
+        fix = ONE_ROW
         raise DataError(f"the entity {shown(str(given), 60)} holds nothing but white space", where=place, fix=fix)
     start += len(text[start:end]) - len(text[start:end].lstrip())
     return Entity(start, start + len(inner), label)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from encoderkit.data.labelled import Row
+from encoderkit.data.records import ONE_ROW
 from encoderkit.errors import DataError, shown
 from encoderkit.tasks.annotations import read_entities, read_tags
 from encoderkit.tasks.answers import Answer, answers_of
@@ -42,7 +43,7 @@ def labels_of(row: Row, config: ClassifyConfig) -> list[str]:
     marks = {column: row.label(column) for column in config.label}
     for column, mark in marks.items():
         if mark not in ("0", "1"):
-            fix = "correct the row, or take it out"
+            fix = ONE_ROW
             raise DataError(f"column {shown(column)} holds {shown(mark)}, and should hold 0 or 1", where=row.place, fix=fix)
     return [column for column, mark in marks.items() if mark == "1"]
 
