@@ -27,9 +27,12 @@ class Judged(NamedTuple):
 
 
 def of_rival(task: Task, rival: Task | None, columns: Mapping[str, str]) -> Mapping[str, str]:
-    """What the columns that the rival was trained with are called in the file: as those of the model, which are for the same."""
+    """What the columns that the rival was trained with are called in the file: as those of the model, by name or, where the
+    model has none of that name, by what they are for."""
     mine, its = task.config.all_columns, [] if rival is None else rival.config.all_columns
-    return {**{own: columns.get(name, name) for name, own in zip(mine, its, strict=False)}, **columns}
+    shared = [(name, name) for name in its if name in mine]
+    others = zip([name for name in mine if name not in its], [name for name in its if name not in mine], strict=False)
+    return {**{own: columns.get(name, name) for name, own in (*shared, *others)}, **columns}
 
 
 def check_alike(one: Task, other: Task) -> None:

@@ -18,6 +18,7 @@ from scipy import stats
 from encoderkit import files, world
 from encoderkit.config import dump
 from encoderkit.console import say
+from encoderkit.errors import UserError
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.session import clear, hold
 from encoderkit.training.distributed import joined
@@ -44,22 +45,27 @@ def repeated(
 ) -> dict[str, Any]:
     """Run each variant by `once` into a directory below `out`; the JSON of the command, with means for single values.
 
-    `out` stands for the best of them on dev from then on. `ready` raises for a variant that cannot be run, before anything
-    is written, and what was there goes (`overwrite`).
+    `out` stands for the best of them on dev from then on. `ready` raises for a variant that cannot be run, before what was
+    there goes (`overwrite`).
     """
     with joined(), ExitStack() as held:
         if world.first():
             hold(held, recipe, out, resume, overwrite)
-            if overwrite or not (out / "recipe.yaml").exists():
-                ready(next(iter(variants(recipe).values())))
             if overwrite:
+                ready(next(iter(variants(recipe).values())))
                 clear(out)
             files.replace(out / "recipe.yaml", dump(recipe))
             files.replace(out / "manifest.json", json.dumps({"runs": list(variants(recipe))}, indent=1))
         runs: dict[str, dict[str, Any]] = {}
         for number, (name, own) in enumerate(variants(recipe).items(), start=1):
             say(f"{name}: run {number} of {len(variants(recipe))}")
-            runs[name] = once(own, out / name, resume=(out / name).exists())
+            try:
+                runs[name] = once(own, out / name, resume=(out / name).exists())
+            except UserError:
+                if world.first() and {path.name for path in out.iterdir()} == {"recipe.yaml", "manifest.json", "lock"}:
+                    files.remove(out / "recipe.yaml")  # nothing was begun, and the corrected command finds nothing in its way
+                    files.remove(out / "manifest.json")
+                raise
         result = _together(runs, out)
         if world.first():
             files.replace(out / "best", f"{Path(result['best']).relative_to(out)}\n")

@@ -280,6 +280,8 @@ def test_models_whose_labels_stand_in_another_order_are_compared() -> None:
     numbers_ = [Regress(RegressConfig(label=name), encoder("lstm"), VOCABULARY, 16, [name]) for name in ("score", "stars")]
     check_alike(*numbers_)
     assert of_rival(numbers_[0], numbers_[1], {}) == {"text": "text", "stars": "score"}
+    pairs = [Regress(RegressConfig(text=text), encoder("lstm"), VOCABULARY, 16, ["score"]) for text in (["a", "b"], ["b", "a"])]
+    assert of_rival(pairs[0], pairs[1], {}) == {"a": "a", "b": "b", "score": "score"}  # in another order, and not exchanged
     assert of_rival(numbers_[0], numbers_[1], {"score": "points"}) == {"text": "text", "stars": "points", "score": "points"}
 
 
