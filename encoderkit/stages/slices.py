@@ -63,7 +63,7 @@ def _parted(
 
     unknown = measure(lambda part: int((part.ids == task.vocabulary.unknown).sum()))
     cut, kept = measure(lambda part: part.cut), measure(lambda part: len(part.ids) - part.special)
-    size, share = kept + cut, unknown / np.maximum(kept, 1)
+    size, share = kept + cut - measure(lambda part: part.shared), unknown / np.maximum(kept, 1)
     highest = max(3, int(np.ceil(np.log2(max(size.max(), 1)))))
     ends = [0, *(2**i for i in range(3, highest + 1))]
     yield (

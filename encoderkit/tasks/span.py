@@ -157,11 +157,12 @@ class Span(EncoderTask):
         self, row: int, question: np.ndarray, context: np.ndarray, passage: Passage, tokenizer: Tokenizer
     ) -> list[Example]:
         """The windows of a row, from the ids of its question and its passage."""
-        asked, found = question[: self.config.question_length], []
+        asked, found, read = question[: self.config.question_length], [], 0
         room = self.length - len(tokenizer.template.pair) + 2 - len(asked)
         for first, end in windows(len(context), room, overlap_tokens(self.config.overlap, room)):
             tokens, (_, place) = lay([asked, context[first:end]], tokenizer)
-            tokens = tokens._replace(cut=0 if first else len(question) - len(asked))
+            cut, again = (0, len(asked) + read - first) if first else (len(question) - len(asked), 0)
+            tokens, read = tokens._replace(cut=cut, shared=again), end
             found.append(Example(tokens, passage, first, end - first, place, self._null(tokens, tokenizer), None, row))
         return found
 

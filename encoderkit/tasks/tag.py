@@ -159,8 +159,10 @@ class Tag(EncoderTask):
         cuts = windows(len(ids), room, overlap_tokens(self.config.overlap, room))
         borders = [0, *((end - 1 + start) // 2 + 1 for (_, end), (start, _) in pairwise(cuts)), len(ids)]
         ends = np.searchsorted(slots.places, borders).tolist()
+        read = 0
         for (start, end), (low, high) in zip(cuts, pairwise(ends), strict=True):
             tokens, [begin] = lay([ids[start:end]], tokenizer)
+            tokens, read = tokens._replace(shared=read - min(start, read)), end
             own = Slots(*(values[low:high] for values in slots))
             yield Example(tokens, own.places - start + begin, own, 0, (low == 0, high == ends[-1]))
 
@@ -293,9 +295,9 @@ class Tag(EncoderTask):
         return objects([self._gold(row) for row in rows])
 
     def kinds_of(self, gold: Any) -> set[str]:
-        """The kinds of the entities of a row, or its plain tags; `none` where there is nothing."""
+        """The kinds of the entities of a row, or its plain tags; none where there is nothing, as F1 is 0 there for any answer."""
         plain = self.scheme == "plain"
-        return {self.kinds[one] if plain else one.label for one in (gold.tolist() if plain else gold)} or {"none"}
+        return {self.kinds[one] if plain else one.label for one in (gold.tolist() if plain else gold)}
 
     def decide(self, examples: Sequence[Example], observed: Observed) -> np.ndarray:
         """As `gold`: the best legal chain of each row."""

@@ -26,6 +26,8 @@ class Tokens(NamedTuple):
     """Tokens that were cut off to fit."""
     special: int = 2
     """How many of its tokens are special."""
+    shared: int = 0
+    """How many of its tokens another window of the same row has been counted with."""
 
 
 ONE_TEXT = property(lambda example: [example.tokens], doc="What the encoder reads.")

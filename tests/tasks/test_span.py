@@ -156,6 +156,8 @@ def test_windows_cover_the_passage_and_point_at_the_answer(tokenizer: Tokenizer)
                 first, last = (place - example.place + example.first for place in example.target)
                 pointed.append(example.passage.cut(first, last))
         assert covered.all(), "nothing is lost"
+        once = sum(len(one.tokens.ids) - one.tokens.special - one.tokens.shared for one in own)
+        assert once == len(ids) + own[0].place - 2, "the question and each piece of the passage are counted once"
         start = answer["answer_start"]
         assert set(pointed) == {(answer["text"], start, start + len(answer["text"]))}
 

@@ -232,6 +232,7 @@ def test_each_slot_is_decided_where_most_is_seen_around_it(overlap: float | str,
     tokens = ["I", "live", "in", "New", "York", "since", "2019", ",", "two", "spaces", "in", "New", "York", "I", "live"] * 3
     examples = task.encode(rows({"tokens": tokens, "tags": ["B-x"] * len(tokens)}), tokenizer)
     ids = tokenizer.spans([" ".join(tokens)]).ids
+    assert sum(len(e.tokens.ids) - e.tokens.special - e.tokens.shared for e in examples) == len(ids), "each piece is counted once"
     assert sum(len(example.places) for example in examples) == len(tokens) and len(examples) > 3
     assert [e.edges for e in examples] == [(e is examples[0], e is examples[-1]) for e in examples]
     starts = [0]
