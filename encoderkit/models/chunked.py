@@ -17,7 +17,9 @@ PORTION = 1024
 
 class _SummedNats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, bias: Tensor | None, labels: Tensor, ignore: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, bias: Tensor | None, labels: Tensor, ignore: int, smoothing: float
+    ) -> Tensor:
         on = hidden.device.type
         dtype = torch.get_autocast_dtype(on) if torch.is_autocast_enabled(on) else hidden.dtype
         learning = any(ctx.needs_input_grad[:3])
@@ -31,10 +33,13 @@ class _SummedNats(torch.autograd.Function):
                 logits += bias
             right = logits[places, goal.clamp(min=0)]
             norm = logits.logsumexp(-1)
-            total += ((norm - right) * real).sum()
+            goal_logit = right if not smoothing else (1 - smoothing) * right + smoothing * logits.mean(-1)
+            total += ((norm - goal_logit) * real).sum()
             if to_hidden is not None and to_table is not None:
                 slope = torch.exp(logits - norm[:, None])  # softmax
-                slope[places, goal.clamp(min=0)] -= 1
+                if smoothing:
+                    slope -= smoothing / slope.shape[-1]
+                slope[places, goal.clamp(min=0)] -= 1 - smoothing
                 slope *= real[:, None]
                 if to_bias is not None:
                     to_bias += slope.sum(0)
@@ -46,15 +51,18 @@ class _SummedNats(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(None if part is None else part * slopes[0] for part in ctx.saved_tensors), None, None)
+        return (*(None if part is None else part * slopes[0] for part in ctx.saved_tensors), None, None, None)
 
 
-def summed_nats(hidden: Tensor, table: Tensor, bias: Tensor | None, labels: Tensor, ignore: int) -> Tensor:
+def summed_nats(
+    hidden: Tensor, table: Tensor, bias: Tensor | None, labels: Tensor, ignore: int, smoothing: float = 0.0
+) -> Tensor:
     """The summed cross-entropy of `labels` (N,) under the logits `hidden @ table.T + bias`, (N, E), (V, E) and (V,).
 
-    Labels that are `ignore` count nothing. Logits are float32 whatever the products are in.
+    Labels that are `ignore` count nothing; a share `smoothing` of each is spread over all V (Szegedy et al. 2016). Logits are
+    float32 whatever the products are in.
     """
-    return _SummedNats.apply(hidden, table, bias, labels, ignore)  # pyright: ignore[reportReturnType]
+    return _SummedNats.apply(hidden, table, bias, labels, ignore, smoothing)  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()

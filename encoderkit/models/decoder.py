@@ -42,7 +42,7 @@ class Seeds(NamedTuple):
 
     @staticmethod
     def of(source: Tensor | None, length: int) -> "Seeds":
-        """Of targets of so many tokens, a row each, by those of the sources."""
+        """Of rows of so many tokens by those of the sources' rows."""
         return UNSEEDED if source is None else Seeds(along(fold(source[:, 0], DECODER), length), source)
 
     def of_layer(self, number: int) -> "Seeds":
@@ -155,12 +155,22 @@ class Decoder(nn.Module):
         sources: Tensor,
         memory: Tensor,
         shared: nn.Embedding,
-        seeds: Tensor | None = None,
     ) -> Tensor:
-        """(B, U) tokens and their documents, and (B, T, M) vectors -> (B, U, V) logits of the tokens after them.
+        """As `vectors`, to the (B, U, V) logits of the tokens after each."""
+        return self.logits(self.vectors(ids, documents, sources, memory, shared), shared)
 
-        `sources` (B, T): the documents of the vectors, and `seeds` what dropout goes by. `shared`: the encoder's word
-        embeddings.
+    def vectors(
+        self,
+        ids: Tensor,
+        documents: Tensor,
+        sources: Tensor,
+        memory: Tensor,
+        shared: nn.Embedding,
+        seeds: "Seeds" = UNSEEDED,
+    ) -> Tensor:
+        """(B, U) tokens and their documents, and (B, T, M) vectors -> (B, U, D), of which `logits` makes those of the next.
+
+        `sources` (B, T): the documents of the vectors. `shared`: the encoder's word embeddings.
         """
         width = ids.shape[1]
         own = documents[:, :, None] == documents[:, None, :]  # (B, U, U)
@@ -168,9 +178,7 @@ class Decoder(nn.Module):
         # Padding may see anything: it is never read, and a row of nothing but -inf would be no number.
         across = (documents[:, :, None] == sources[:, None, :]) | (documents == 0)[:, :, None]
         memories = [layer.cross.keys(memory) for layer in self.blocks()]
-        found = Seeds.of(seeds, width)
-        x, _ = self.run(ids, bias, [None] * len(self.layers), _hidden(across)[:, None], memories, shared, found)
-        return self.logits(x, shared)
+        return self.run(ids, bias, [None] * len(self.layers), _hidden(across)[:, None], memories, shared, seeds)[0]
 
     def run(
         self,

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,14 @@ class Inputs(NamedTuple):
         documents = torch.ones_like(ids) if mask is None else mask.to(ids.dtype)
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) * documents
         return Inputs(ids, documents, positions, segments)
+
+    def order(self) -> list[np.ndarray]:
+        """The numbers of the texts that stand in each row, from the first."""
+        if self.texts is None:
+            return list(np.arange(len(self.ids))[:, None])
+        begins = self.texts[:, 0].numpy()
+        rows = begins // self.ids.shape[1]
+        return [own[np.argsort(begins[own])] for own in (np.flatnonzero(rows == row) for row in range(len(self.ids)))]
 
     def seeded(self, seeds: Tensor | None) -> "Inputs":
         """The same with (N,) seeds of its N texts, wherever these stand; None: as it is."""

@@ -14,15 +14,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
 from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Vocabulary, pad
 from encoderkit.models.build import build_encoder
-from encoderkit.models.chunked import judged
+from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.decoder import Decoder, Writing
+from encoderkit.models.decoder import Decoder, Seeds, Writing
 from encoderkit.models.dropout import drawn
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import SpansConfig
@@ -118,22 +117,24 @@ class Spans(nn.Module):
             documents += [document] * (len(target) + 1)
         return np.array(given, np.int64), np.array(labels, np.int64), np.array(documents, np.int64)
 
-    def _logits(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
-        memory, shared, given = self.encoder(inputs), self.encoder.tokens, (targets["given"], targets["documents"])
-        logits = self.head(*given, inputs.documents, memory, shared, inputs.seeds)  # (B, U, V)
-        return logits.float().flatten(0, 1)
+    def _vectors(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B * U, D) what the logits of the targets are made of, and (V, D) what it is multiplied with."""
+        shared, given = self.encoder.tokens, targets["given"]
+        seeds = Seeds.of(inputs.seeds, given.shape[1])
+        found = self.head.vectors(given, targets["documents"], inputs.documents, self.encoder(inputs), shared, seeds)
+        return found.flatten(0, 1) * self.head.scale, self.head.table(shared)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the targets, sentinels and ends included."""
-        labels = targets["labels"].flatten()
-        return {"spans": cross_entropy(self._logits(inputs, targets), labels, ignore_index=IGNORE, reduction="sum")}
+        return {"spans": summed_nats(*self._vectors(inputs, targets), None, targets["labels"].flatten(), IGNORE)}
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each token of the targets, and whether the likeliest token is the right one."""
         labels = targets["labels"].flatten()
         real = labels != IGNORE
-        logits, labels = self._logits(inputs, targets)[real], labels[real]
-        return {"nats": cross_entropy(logits, labels, reduction="none"), "right": (logits.argmax(-1) == labels).float()}
+        vectors, table = self._vectors(inputs, targets)
+        nats, right = judged(vectors[real], table, None, labels[real])
+        return {"nats": nats, "right": right.float()}
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean loss in nats and accuracy over the tokens of the targets."""

@@ -11,17 +11,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import linear
 
 from encoderkit.console import warn
 from encoderkit.data.labelled import Row
 from encoderkit.errors import UsageError
 from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
+from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig
-from encoderkit.models.decoder import Decoder, Writing
+from encoderkit.models.decoder import DECODER, Decoder, Seeds, Writing
 from encoderkit.models.decoding import Sampling, beam_search, greedy, sample
+from encoderkit.models.dropout import along, fold
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.pooling import apart, token_seeds
+from encoderkit.models.pooling import apart, text_seeds
 from encoderkit.tasks import wording
 from encoderkit.tasks.config import GenerateConfig
 from encoderkit.tasks.losses import disagreement, in_passes, weights_of
@@ -112,65 +114,84 @@ class Generate(EncoderTask):
     def collate(
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
-        """Sources packed where the encoder can, targets one a row; nothing is drawn but dropout, in training."""
+        """Sources packed where the encoder can, and targets as they are; nothing is drawn but dropout, in training."""
         inputs, size = self.batched([example.texts for example in examples], rngs)
         known = [example.target for example in examples if example.target is not None]
         if len(known) < len(examples):
             return Batch(inputs, {}, {}, size)
-        width, end = 1 + max(map(len, known)), self.target.sep
+        order, sizes = inputs.order(), 1 + np.array([len(target) for target in known])
+        owners = np.concatenate(order)  # of the targets, as they are laid
+        given = [np.concatenate([[self.start, *known[i]] for i in row]) for row in order]
+        documents = [np.repeat(1 + np.arange(len(row)), sizes[row]) for row in order]
+        width = max(map(len, given))
+        laid = pad(documents, width, 0)
         targets = {
-            "given": pad([np.concatenate([[self.start], target]) for target in known], width, self.target.pad),
-            "labels": pad([np.concatenate([target, [end]]) for target in known], width, IGNORE),
+            "given": pad(given, width, self.target.pad),
+            "documents": laid,
+            "places": laid.flatten().nonzero()[:, 0],
+            "owners": torch.from_numpy(np.repeat(owners, sizes[owners])),
+            "steps": torch.from_numpy(np.concatenate([np.arange(size) for size in sizes[owners]])),
+            "labels": torch.from_numpy(np.concatenate([[*known[i], self.target.sep] for i in owners])),
         }
-        return Batch(inputs, targets, dict.fromkeys(self.weights, sum(len(target) + 1 for target in known)), size)
+        return Batch(inputs, targets, dict.fromkeys(self.weights, int(sizes.sum())), size)
 
-    def _memory(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """(N, L, M) vectors of each source, and (N, L) which are real."""
-        return apart(self.encoder(inputs), inputs)
+    def _vectors(self, inputs: Inputs, memory: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """(M, D) what the logits of the targets' tokens are made of; `memory` (B, T, E): what the encoder makes of sources."""
+        given, places, shared = targets["given"], targets["places"], self.encoder.tokens
+        seeds = Seeds()
+        if (texts := text_seeds(inputs)) is not None:
+            own = torch.zeros_like(given)
+            own.view(-1)[places] = along(fold(texts, DECODER), given.shape[1])[targets["owners"], targets["steps"]]
+            seeds = Seeds(own, inputs.seeds)
+        found = self.head.vectors(given, targets["documents"], inputs.documents, memory, shared, seeds)
+        return found.flatten(0, 1).index_select(0, places) * self.head.scale
 
-    def _logits(self, memory: Tensor, real: Tensor, targets: dict[str, Tensor], seeds: Tensor | None = None) -> Tensor:
-        """(N, U, V) of each token of the targets; `seeds` (N, L): what dropout goes by."""
-        documents = (targets["labels"] != IGNORE).long()
-        return self.head(targets["given"], documents, real.long(), memory, self.encoder.tokens, seeds).float()
+    def _table(self) -> Tensor:
+        return self.head.table(self.encoder.tokens)
 
-    def _taught(self, inputs: Inputs, targets: dict[str, Tensor]) -> Tensor:
-        return self._logits(*self._memory(inputs), targets, token_seeds(inputs))
+    def _logits(self, vectors: Tensor) -> Tensor:
+        return linear(vectors, self._table()).float()
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy of the targets, ends included, smoothed (Szegedy et al. 2016).
 
         With R-Drop that of two passes.
         """
-        labels = targets["labels"]
+        labels, smoothing = targets["labels"], self.config.label_smoothing
         return in_passes(
             self.weights,
             inputs,
-            lambda inputs: self._taught(inputs, targets),
-            lambda logits: _nats(logits, labels, self.config.label_smoothing),
-            lambda first, second: disagreement(first, second)[labels != IGNORE],
+            lambda inputs: self._vectors(inputs, self.encoder(inputs), targets),
+            lambda vectors: summed_nats(vectors, self._table(), None, labels, IGNORE, smoothing),
+            lambda first, second: disagreement(self._logits(first), self._logits(second)),
         )
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Any]:
         """What is written for each source, and the nats of the targets where they are known."""
-        memory, real = self._memory(inputs)
-        writing = Writing(self.head, memory, real, self.encoder.tokens)
-        start = torch.full((len(memory), 1), self.start, device=memory.device)
-        settings = writing, start, self.target.sep, self.config.target_length
+        packed = self.encoder(inputs)
+        settings = *self._writing(packed, inputs), self.target.sep, self.config.target_length
         if self.config.beams == 1:
             written = greedy(*settings)
         else:
             written = beam_search(*settings, self.config.beams, self.config.length_penalty)
         found: dict[str, Any] = {"written": [torch.tensor(text.ids, dtype=torch.int64) for text in written]}
-        return found | ({"nats": _nats(self._logits(memory, real, targets), targets["labels"]).sum(1)} if targets else {})
+        if not targets:
+            return found
+        nats, _ = judged(self._vectors(inputs, packed, targets), self._table(), None, targets["labels"])
+        return found | {"nats": torch.zeros(len(written), device=nats.device).index_add(0, targets["owners"], nats)}
+
+    def _writing(self, packed: Tensor, inputs: Inputs) -> tuple[Writing, Tensor]:
+        """What goes on with each of N sources, and (N, 1) what it begins with."""
+        memory, real = apart(packed, inputs)
+        start = torch.full((len(memory), 1), self.start, device=memory.device)
+        return Writing(self.head, memory, real, self.encoder.tokens), start
 
     def draw(self, inputs: Inputs, rngs: Sequence[np.random.Generator], sampling: Sampling) -> list[list[int]]:
         """What is written for each source where tokens are drawn, each with its own generator; only what can be read."""
-        memory, real = self._memory(inputs)
         known = self.tokenizer
         assert known is not None, "spell was called"
         never = [*{known.pad, known.unk, known.cls, known.mask} - {known.sep}, *range(known.vocab_size, self.target.size)]
-        start = torch.full((len(memory), 1), self.start, device=memory.device)
-        writing = Writing(self.head, memory, real, self.encoder.tokens)
+        writing, start = self._writing(self.encoder(inputs), inputs)
         found = sample(writing, start, self.target.sep, self.config.target_length, rngs, sampling, never)
         return [text.ids for text in found]
 
@@ -240,8 +261,3 @@ class Generate(EncoderTask):
 
     def _repeated(self, inputs: Inputs) -> Tensor:
         return self.head(inputs.ids, inputs.documents, inputs.documents, self.encoder(inputs), self.encoder.tokens)
-
-
-def _nats(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """(N, U, V) logits to (N, U), of each token of the targets; 0 after their ends."""
-    return cross_entropy(logits.mT, labels, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)

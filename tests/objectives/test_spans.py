@@ -114,7 +114,7 @@ def test_a_change_in_one_document_changes_nothing_in_its_neighbour() -> None:
     second = batch.inputs.documents == 2
     other = batch.inputs._replace(ids=torch.where(second, 9, batch.inputs.ids))
     with torch.no_grad():
-        before, after = (made._logits(inputs, batch.targets) for inputs in (batch.inputs, other))
+        before, after = (made._vectors(inputs, batch.targets)[0] for inputs in (batch.inputs, other))
     mine = batch.targets["documents"].flatten() == 1
     assert torch.equal(before[mine], after[mine]) and not torch.equal(before, after)
 

@@ -17,6 +17,7 @@ from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import open_model, vocabulary_of
 from encoderkit.models.config import DecoderConfig
 from encoderkit.models.decoding import Sampling, beam_search
+from encoderkit.models.inputs import Inputs
 from encoderkit.preflight import find_step, task_of
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages import export
@@ -72,19 +73,43 @@ def test_eight_pairs_are_memorised_and_written(kind: str) -> None:
     assert batch.counts["generate"] == sum(len(e.target) + 1 for e in source if e.target is not None)
 
 
-def test_smoothing_is_that_of_torch() -> None:
+@pytest.mark.parametrize("kind", ["cnn", "t5"])
+def test_smoothing_is_that_of_torch(kind: str) -> None:
+    """Each pair alone, as a row of its own, by torch's loss over all its logits: as much as all of them packed, and as steep."""
     torch.manual_seed(1)
-    learner = Generate(GenerateConfig(label_smoothing=0.3), runs.encoder("cnn"), runs.VOCABULARY, runs.LENGTH).eval()
-    batch = learner.collate(examples(3))
-    logits = learner.head(batch.targets["given"], (batch.targets["labels"] >= 0).long(), *_source(learner, batch))
-    expected = torch.nn.CrossEntropyLoss(label_smoothing=0.3, reduction="sum")(
-        logits.flatten(0, 1), batch.targets["labels"].flatten()
-    )
-    torch.testing.assert_close(learner(batch.inputs, batch.targets)["generate"], expected)
+    learner = Generate(GenerateConfig(label_smoothing=0.3), runs.encoder(kind), runs.VOCABULARY, runs.LENGTH).eval()
+    batch, total = learner.collate(examples(7)), torch.zeros(())
+    assert (len(batch.inputs.ids) < 7) == learner.encoder.packs
+    for example in examples(7):
+        assert example.target is not None
+        source = Inputs.of(torch.from_numpy(example.tokens.ids)[None])
+        given, labels = [learner.start, *example.target], [*example.target, learner.target.sep]
+        read = torch.tensor([given])
+        logits = learner.head(read, torch.ones_like(read), source.documents, learner.encoder(source), learner.encoder.tokens)
+        total = total + torch.nn.CrossEntropyLoss(label_smoothing=0.3, reduction="sum")(logits[0], torch.tensor(labels))
+    found = learner(batch.inputs, batch.targets)["generate"]
+    torch.testing.assert_close(found, total)
+    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    for ours, theirs in zip(torch.autograd.grad(found, parameters), torch.autograd.grad(total, parameters), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def _source(learner: Generate, batch: Any) -> tuple[Any, Any, Any]:
-    return batch.inputs.documents, learner.encoder(batch.inputs), learner.encoder.tokens
+@pytest.mark.parametrize("kind", ["lstm", "t5"])
+def test_a_pair_is_dropped_alike_whatever_it_is_packed_with(kind: str) -> None:
+    torch.manual_seed(1)
+    encoder = runs.encoder(kind)
+    if kind == "t5":
+        encoder = encoder.model_copy(update={"dropout": 0.3, "attention_dropout": 0.2})
+    config = GenerateConfig(rdrop=1.0, decoder=DecoderConfig(dropout=0.3))
+    learner = Generate(config, encoder, runs.VOCABULARY, runs.LENGTH).train()
+
+    def losses(numbers: list[int]) -> dict[str, torch.Tensor]:
+        batch = learner.collate([examples(7)[i] for i in numbers], [np.random.default_rng(i) for i in numbers])
+        return learner(batch.inputs, batch.targets)
+
+    together, parts = losses([0, 1, 2, 3, 4, 5, 6]), [losses(numbers) for numbers in ([6, 2], [4], [0, 5, 3, 1])]
+    for term, value in together.items():
+        torch.testing.assert_close(value, sum(part[term] for part in parts), atol=1e-4, rtol=1e-5)
 
 
 def test_rouge_is_that_of_google() -> None:
@@ -327,7 +352,7 @@ def test_two_vocabularies_from_the_recipe_to_the_export(
     assert (tmp_path / "drawn.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
     batch = learner.collate(learner.encode([Row({"a": "film", "b": "好书"}, 1, "")], open_model(step).tokenizer))
     ids = learner.tokenizer.encode(["好书"]).ids.tolist()
-    assert batch.targets["given"].tolist() == [[zh.cls, *ids]] and batch.targets["labels"].tolist() == [[*ids, zh.sep]]
+    assert batch.targets["given"].tolist() == [[zh.cls, *ids]] and batch.targets["labels"].tolist() == [*ids, zh.sep]
     assert batch.inputs.ids[0, 0] == en.cls
 
     onward = recipe(two_languages, checkpoint=str(step), optimizer={"kind": "adamw", "lr": 1e-9, "weight_decay": 0})
