@@ -190,7 +190,7 @@ def _instead(path: Path) -> str:
     return f"name a recipe, a .yaml file that says what is read; for train-tokenizer and tokenize, --data {path}"
 
 
-def override(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """`data` with each `a.b=value` of `settings` put in its place; values are read as YAML."""
     result = dict(data)
     for setting in settings:
@@ -231,6 +231,19 @@ def validate(model: type[C], data: dict[str, Any], where: str, lines: Lines | No
         raise UsageError(found.message, where=found.where, fix=found.fix) from None
 
 
+def overridden(model: type[C], data: dict[str, Any], settings: Sequence[str], where: str, lines: Lines) -> C:
+    """The config of a file with `settings`; what is wrong without them too is told of the file."""
+    try:
+        return validate(model, override(data, settings), where, lines, settings)
+    except UsageError as error:
+        try:
+            validate(model, data, where, lines)
+        except UsageError as alone:
+            if alone.message == error.message:
+                raise alone from None
+        raise
+
+
 def _left_over(model: type[Config], error: ValidationError, data: Any, lines: Lines, settings: Sequence[str]) -> list[KeyPath]:
     """Keys of the file that are unknown now that `settings` gave the part they are in another kind."""
     changed = {name for setting in settings if (name := setting.partition("=")[0]).endswith("kind")}
@@ -250,7 +263,7 @@ def _without(data: dict[str, Any], paths: Sequence[KeyPath]) -> dict[str, Any]:
 def load(model: type[C], path: Path | None, settings: list[str] | None = None) -> C:
     """The recipe at `path` (all defaults without one), with the overrides of `settings` (`--set`)."""
     data, lines = read_yaml(path) if path is not None else ({}, {})
-    return validate(model, override(data, settings or []), str(path or "--set"), lines, settings or [])
+    return overridden(model, data, settings or [], str(path or "--set"), lines)
 
 
 def dump(config: Config) -> str:

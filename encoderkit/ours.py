@@ -17,6 +17,8 @@ _OF_A_RUN = {"recipe.yaml", "manifest.json", "plan.json", "summary.json", "metri
 _STEP, _ONE_OF_SEVERAL = re.compile(r"(damaged-)?step-\d{7,}"), re.compile(r"seed-\d+(-fold-\d+)?|fold-\d+")
 _OF_A_STEP = {MANIFEST, "model.safetensors", "config.json", "labels.json", "tokenizer", "target_tokenizer", "resume"}
 """What stands in a checkpoint."""
+_LEFT = re.compile(rf"({re.escape(STAGING)}|{re.escape(TRASH)}).+\.\d+")
+"""What a command leaves that was killed."""
 
 
 def refuse_foreign(path: Path, held: list[str], known: Collection[str], resume: bool, step: bool) -> None:
@@ -31,6 +33,8 @@ def refuse_foreign(path: Path, held: list[str], known: Collection[str], resume: 
         raise UsageError(f"holds {shown}, and only what encoderkit wrote is replaced", where=path, fix=fix)
     if not step and _STEP.fullmatch(path.name) and _is_run(path.parent):
         raise UsageError("is a checkpoint of a run, which would be torn", where=path, fix="another --out")
+    if path.name in several(path.parent):
+        raise UsageError("is one of several runs, which would be torn", where=path, fix="another --out, or all of them anew")
     if (MANIFEST in held) == resume:
         was, now = ("what another command wrote", "a run") if resume else ("a run", "what is none")
         raise UsageError(f"holds {was}, and {now} would take its place", where=path, fix="another --out, or remove it first")
@@ -38,7 +42,7 @@ def refuse_foreign(path: Path, held: list[str], known: Collection[str], resume: 
 
 def _foreign(folder: Path) -> set[Path]:
     """What no command of ours wrote into a directory, by its place there; all of it where none has written the directory."""
-    held = {path.name: path for path in folder.iterdir() if path.name != "lock" and not path.name.startswith((STAGING, TRASH))}
+    held = {path.name: path for path in folder.iterdir() if path.name != "lock" and not _LEFT.fullmatch(path.name)}
     if MANIFEST in held:
         wrote = _committed(folder)
         return {Path(name) for name in held} if wrote is None else _files(folder) - wrote
@@ -61,26 +65,35 @@ def _foreign(folder: Path) -> set[Path]:
 def _files(folder: Path) -> set[Path]:
     """All but directories, by their places in a directory; but for what a command leaves that was killed."""
     inside = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
-    return {p.relative_to(folder) for p in inside if p.name != "lock" and not p.name.startswith((STAGING, TRASH))}
+    return {p.relative_to(folder) for p in inside if p.name != "lock" and not _LEFT.fullmatch(p.name)}
 
 
 def _committed(folder: Path) -> set[Path] | None:
     """The files of a directory that was committed as a whole, by its manifest; None where that is none of ours."""
     found = _read(folder / MANIFEST)
     entries = found.get("files") if isinstance(found, dict) else None
-    if not isinstance(entries, dict) or not all(
-        isinstance(e, dict) and {"bytes", "sha256"} <= e.keys() for e in entries.values()
-    ):
+    whole = isinstance(entries, dict) and all(isinstance(e, dict) and {"bytes", "sha256"} <= e.keys() for e in entries.values())
+    if not whole or not entries:
         return None
     return {Path(MANIFEST), *map(Path, entries)}
 
 
 def _is_run(folder: Path) -> bool:
     """Whether it is a run, several, or what is left of one while it is removed: `{}` stands for its plan then."""
-    if (folder / "recipe.yaml").is_file() and (folder / "manifest.json").is_file():
+    about = _read(folder / "manifest.json")
+    known = (isinstance(about, dict) and {"encoderkit", "inputs"} <= about.keys()) or several(folder)
+    saved = (_committed(path) for path in folder.iterdir() if _STEP.fullmatch(path.name)) if folder.is_dir() else ()
+    if (folder / "recipe.yaml").is_file() and (known or any(saved)):
         return True
     plan = _read(folder / "plan.json")
     return isinstance(plan, dict) and (not plan or {"updates", "batch", "micro_batch"} <= plan.keys())
+
+
+def several(folder: Path) -> list[str]:
+    """The names of the runs, by seeds and folds, that a directory is for; none where it is for no such."""
+    about = _read(folder / "manifest.json")
+    names = about.get("runs") if isinstance(about, dict) else None
+    return names if isinstance(names, list) and all(isinstance(n, str) and _ONE_OF_SEVERAL.fullmatch(n) for n in names) else []
 
 
 def _read(path: Path) -> Any:

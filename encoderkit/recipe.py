@@ -4,7 +4,7 @@ Nothing here imports torch, so that a mistake is told in a fraction of a second.
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
@@ -28,8 +28,8 @@ from encoderkit.training.config import (
 from encoderkit.units import Every, Share, Span, interval
 
 
-def _no_share(value: str) -> str:
-    if value.strip().endswith("%"):
+def _no_share(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().endswith("%"):
         raise ValueError("a path")  # told beside what a share should be
     return value
 
@@ -71,7 +71,7 @@ class LabelledData(Config):
     """A file, .jsonl, .json, .csv, .tsv, .parquet, .txt or (of tags) .conll, .bio, .iob, .bioes or .bmes, also compressed, whose
     columns `task` names, or numbers from 1 where no line of the file names them; or for each column a file with a text a line:
     {source: train.en, target: train.de}."""
-    dev: Annotated[Share | RowFiles, Field(union_mode="left_to_right")] | None = 0.1
+    dev: Annotated[Share | Annotated[RowFiles, AfterValidator(_no_share)], Field(union_mode="left_to_right")] | None = 0.1
     """Held out to choose the best checkpoint: a file or files, or a share of the training rows."""
     test: RowFiles | None = None
     """Evaluated once, at the end, with the best checkpoint."""

@@ -269,12 +269,20 @@ def test_overrides_are_typed(tmp_path: Path) -> None:
         ("model.dim=-1", "model.dim: input should be greater than 0"),
         ("training.batch=99999999999", "training.batch: input should be less than or equal to 1048576"),
         ("data.dev=-1%", "data.dev: should be a share such as 5% or 0.05, or a path, found"),
+        ("data.dev=150%", "data.dev: should be a share between 0 and 1, or a percentage, or a path, found"),
         ("model.window=16", "recipe.yaml --set model.window: model.window is of local layers"),
         ("training.budget=5m", "recipe.yaml:5 --set training.budget: training: give one of budget, updates"),
     ],
 )
 def test_overrides_that_are_refused(tmp_path: Path, setting: str, message: str) -> None:
     assert message in error(tmp_path, GOOD, [setting])
+
+
+def test_what_the_file_itself_has_wrong_is_no_fault_of_the_overrides(tmp_path: Path) -> None:
+    for old, new in (("heads: 2", "heads: 2, max_length: 64"), ("updates: 10", "updates: 10, tokens: 1M")):
+        wrong = GOOD.replace(old, new)
+        told = error(tmp_path, wrong, ["seed=5"])
+        assert wrong != GOOD and told == error(tmp_path, wrong, []) and "--set seed" not in told
 
 
 def test_another_kind_and_what_the_file_has_for_the_first(tmp_path: Path) -> None:

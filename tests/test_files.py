@@ -139,7 +139,7 @@ def test_what_was_put_beside_ours_is_not_overwritten_either(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="a run would take its place"):
         files.refuse_existing(tmp_path / "dist", overwrite=True, resume=True)
     run = tmp_path / "run"
-    steps = ("step-0000002/config.json", "damaged-step-0000001/model.safetensors", "seed-1/lock")
+    steps = ("step-0000002/config.json", "damaged-step-0000001/model.safetensors", "seed-1/lock", ".staging-step-0000009.77")
     for name in ("plan.json", "manifest.json", "recipe.yaml", "metrics.jsonl", *steps, "lock", "best"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).touch()
@@ -174,13 +174,18 @@ def test_what_was_put_beside_ours_is_not_overwritten_either(tmp_path: Path) -> N
         ("MANIFEST.json", '{"name": "my app"}'),
         ("MANIFEST.json", '{"files": ["a.js"]}'),
         ("MANIFEST.json", "{"),
+        ("MANIFEST.json", '{"files": {}}'),
         ("plan.json", '{"monday": "write"}'),
         ("plan.json", "[]"),
+        ("manifest.json", '{"name": "my app"}'),
+        ("manifest.json", '{"runs": 5}'),
     ],
 )
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_name_alone_makes_nothing_ours(name: str, text: str, resume: bool, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
+    for other in ("recipe.yaml", "summary.json", "best", ".trash-can"):
+        (tmp_path / other).touch()
     (tmp_path / "fold-1").mkdir()
     (tmp_path / "fold-1" / "rows.csv").touch()
     with pytest.raises(UsageError, match="and only what encoderkit wrote is replaced"):
@@ -197,6 +202,16 @@ def test_what_can_be_replaced(tmp_path: Path) -> None:
     write(tmp_path / "dist", "one")
     write(tmp_path / "dist", "two", overwrite=True)
     assert content(tmp_path / "dist") == "two"
+
+
+def test_a_run_of_several_is_not_torn(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"runs": ["seed-1", "seed-2"]}', encoding="utf-8")
+    for name in ("seed-1", "seed-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.json").write_text('{"updates": 1, "batch": 2, "micro_batch": 2}', encoding="utf-8")
+    files.refuse_existing(tmp_path / "seed-3", overwrite=True, resume=True)
+    with pytest.raises(UsageError, match="is one of several runs, which would be torn"):
+        files.refuse_existing(tmp_path / "seed-1", overwrite=True, resume=True)
 
 
 def test_names_that_are_no_text_are_kept_in_json(tmp_path: Path) -> None:

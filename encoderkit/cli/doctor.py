@@ -44,7 +44,7 @@ def data(
         int | None, typer.Option("--length", min=3, help="The most tokens of a row, as in data.length.", show_default=False)
     ] = None,
     settings: Settings = None,
-    fix: Annotated[bool, typer.Option("--fix", help="Write repaired copies to --out: UTF-8, no empty or equal rows.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Write repaired copies to --out; bad rows apart.")] = False,
     narrow: Annotated[bool, typer.Option("--narrow", help="With --fix: full-width letters and digits become ASCII.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The directory for the copies.", show_default=False)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with 4 if anything is found.")] = False,

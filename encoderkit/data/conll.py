@@ -9,7 +9,7 @@ import numpy as np
 from encoderkit.errors import DataError
 
 DOCUMENT = "-DOCSTART-"
-_COMMENT = re.compile(r"# ?(\w+ = |newdoc|newpar)")
+_COMMENT = re.compile(r"# ?\w+ = |# new(doc|par)( id = .*)?\s*$")
 """Of CoNLL-U, before a sentence."""
 _UNSPACED = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003fffd]"
 _BEGINS, _ENDS = re.compile(_UNSPACED), re.compile(_UNSPACED + r"\Z")
@@ -27,7 +27,7 @@ def sentences(numbered: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[
     for number, text in numbered:
         if text and not text.isspace():
             fields = text.split("\t") if "\t" in text else [field for field in text.split(" ") if field]  # U+3000 is a token
-            if fields[0] == DOCUMENT or (not held and _COMMENT.match(text)):
+            if fields[0] == DOCUMENT or (not held and "\t" not in text and _COMMENT.match(text)):
                 continue
             width = width or len(fields)
             if len(fields) != width or "" in fields:

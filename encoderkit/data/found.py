@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 
 def find(given: Given, columns: Sequence[str], txt: Literal["line", "conll"] = "line") -> Found:
-    """Read a file, of .parquet those of `columns` that are there, or a file for each column; `txt`: what a .txt is.
+    """Read a file, or a file for each column; `txt`: what a .txt is.
 
     Raises `DataError` where it cannot be read as rows at all, as a .csv with a quote that is never closed.
     """
@@ -44,7 +44,7 @@ def find(given: Given, columns: Sequence[str], txt: Literal["line", "conll"] = "
         return _together(given)
     (source,) = find_sources([given])
     if source.format == "parquet":
-        records = read_records(source, [], "utf-8", [], columns)
+        records = read_records(source, [], "utf-8", [])
         return Found(given, source, "", [], [], [Row(values, line, source.name) for line, values in records], [])
     if source.format == "txt" and txt == "conll":
         source = source._replace(format=txt)

@@ -19,7 +19,7 @@ from encoderkit.errors import DataError, UserError, shown
 
 UNNAMED = "the first line names the columns; where it is a row already, name all of them by number, from 1"
 """What is added where a column is missing from the header of a table, which may be none."""
-_ASIDE = "encoderkit doctor data FILE --fix --out DIR sets all like it aside"
+_ASIDE = "encoderkit doctor data RECIPE --fix --out DIR sets all like it aside, of FILE where it is no row at all"
 ONE_ROW = f"correct the row, or take it out; {_ASIDE}"
 """What to do about a row that cannot be used."""
 _ONE_LINE = f"correct the line; {_ASIDE}; a file that is one JSON text is called .json"
@@ -45,7 +45,7 @@ def read_records(
     """The rows of `source`, whose blocks are `content`, each with `columns`, and with those of `optional` that are there.
 
     Of .txt they are named by number. Raises `DataError` with file and line for a row that does not fit. (.parquet is not read
-    from `content`.)
+    from `content`, and has other columns where none is named.)
     """
     if source.format == "parquet":
         return _parquet(source, columns, optional)
@@ -208,22 +208,32 @@ def _table(source: Source, columns: Sequence[str], numbered: Iterator[tuple[int,
     for number, fields in read(source, numbered):
         if header is None:
             header = [str(i) for i in range(1, len(fields) + 1)] if numbers else fields
+            if reason := parted_by(header, columns, source.format):
+                fix = "write it with commas as .csv, or with tabs as .tsv"
+                raise DataError(reason, where=f"{source.name}:{number}", fix=fix)
             _check_header(header, columns, f"{source.name}:{number}", "" if numbers else f" ({UNNAMED})")
             if not numbers:
                 continue
         if len(fields) != len(header):
             message = f"has {len(fields)} fields where the {'first row' if numbers else 'header'} has {len(header)}"
             fix = "put quotes around a field that holds the separator or the end of a line, or correct it"
-            if source.format != "csv":
+            if len(fields) < len(header):
+                fix = "give the row all its fields, or take it out"
+            elif source.format != "csv":
                 fix = "a field holds no tab here, in quotes neither: write such rows as .csv or .jsonl"
             raise DataError(message, where=f"{source.name}:{number}", fix=fix)
         yield Record(number, dict(zip(header, fields, strict=True)))
 
 
+def parted_by(header: Sequence[str], columns: Sequence[str], form: str) -> str | None:
+    """Why a table has only one column, none of `columns`: another mark is between them. None where it is not so."""
+    if len(header) != 1 or not columns or header[0] in columns or form not in ("csv", "tsv"):
+        return None
+    mark, right = next((mark for mark in ";,\t|" if mark in header[0]), None), "commas" if form == "csv" else "tabs"
+    return None if mark is None else f"has {shown(mark)} between its columns, and .{form} has {right}"
+
+
 def _check_header(header: list[str], columns: Sequence[str], where: str, hint: str = "") -> None:
-    if len(header) == 1 and columns and header[0] not in columns and (mark := next((m for m in ";\t|" if m in header[0]), None)):
-        what = f"has {shown(mark)} between its columns, and .csv has commas"
-        raise DataError(what, where=where, fix="write it with commas, or with tabs as .tsv")
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise DataError(
@@ -322,7 +332,7 @@ def _parquet(source: Source, columns: Sequence[str], optional: Sequence[str]) ->
             there = file.schema_arrow.names
             _check_header(there, columns, source.name)
             wanted, row = [*columns, *(name for name in optional if name in there)], 0
-            for batch in file.iter_batches(batch_size=256, columns=wanted):
+            for batch in file.iter_batches(batch_size=256, columns=wanted or None):
                 for values in batch.to_pylist():
                     row += 1
                     yield Record(row, values)

@@ -31,6 +31,7 @@ _ALSO: dict[str, Format] = dict.fromkeys(("bio", "iob", "bioes", "bmes"), "conll
 Compression = Literal["", "gz", "xz", "zst", "bz2"]
 Encoding = Literal["auto", "utf-8", "gb18030"]
 
+_DECOMPRESS = {"gz": "gzip -dc", "xz": "xz -dc", "zst": "zstd -dc", "bz2": "bzip2 -dc"}
 _MAGIC: dict[Compression, re.Pattern[bytes]] = {
     "gz": re.compile(rb"\x1f\x8b"),
     "xz": re.compile(rb"\xfd7zXZ\x00"),
@@ -258,8 +259,14 @@ def _decidable(content: Iterable[bytes]) -> Iterator[bytes]:
 
 def converted(encoding: str, source: Source, drop: bool = False) -> str:
     """The command that makes UTF-8 of a file; `drop`: without the bytes that are no text."""
-    path, how = source.path or Path("FILE"), "iconv -c" if drop else "iconv"
-    return f"{how} -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(f'{path.stem}.utf8{path.suffix}')}"
+    path = source.path or Path("FILE")
+    how = f"{'iconv -c' if drop else 'iconv'} -f {encoding.split()[0]} -t UTF-8"  # less "with a byte order mark"
+    named = shlex.quote(str(path))
+    if source.compression:
+        how, path = f"{_DECOMPRESS[source.compression]} {named} | {how}", path.with_suffix("")
+    else:
+        how = f"{how} {named}"
+    return f"{how} > {shlex.quote(f'{path.stem}.utf8{path.suffix}')}"
 
 
 def _without_mark(source: Source, block: bytes) -> bytes:

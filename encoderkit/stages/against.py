@@ -1,6 +1,6 @@
 """Two models on the same rows: whether they can be compared, and whether they differ by more than chance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,13 +26,17 @@ class Judged(NamedTuple):
     predicted: np.ndarray
 
 
-def of_rival(task: Task, rival: Task | None, columns: Mapping[str, str]) -> Mapping[str, str]:
-    """What the columns that the rival was trained with are called in the file: as those of the model, by name or, where the
-    model has none of that name, by what they are for."""
-    mine, its = task.config.all_columns, [] if rival is None else rival.config.all_columns
+def of_rival(task: Task, rival: Task, columns: Mapping[str, str], there: Collection[str]) -> Mapping[str, str]:
+    """What the columns that the rival was trained with are called in the file, which has those that are `there`.
+
+    As those of the model, by name; where the model has none of that name, as they are if the file has them, and else as those
+    that are for the same.
+    """
+    mine, its = task.config.all_columns, rival.config.all_columns
     shared = [(name, name) for name in its if name in mine]
     others = zip([name for name in mine if name not in its], [name for name in its if name not in mine], strict=False)
-    return {**{own: columns.get(name, name) for name, own in (*shared, *others)}, **columns}
+    found = [(name, own) for name, own in (*shared, *others) if own in mine or own not in there]
+    return {**{own: columns.get(name, name) for name, own in found}, **columns}
 
 
 def check_alike(one: Task, other: Task) -> None:

@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 
 from encoderkit import files
-from encoderkit.config import override, read_yaml, validate
+from encoderkit.config import overridden, override, read_yaml
 from encoderkit.console import markdown, say, warn
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.parallel import Given, name_of, paths_of
@@ -178,13 +178,12 @@ def _plans(recipes: Sequence[Path], settings: Sequence[str], then: Path | None) 
 
 def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe | FinetuneRecipe:
     data, numbers = read_yaml(path)
-    data = override(data, list(settings))
-    kind = recipe_kind(data, path)
+    kind = recipe_kind(override(data, settings), path)
     if kind not in ("pretrain", "finetune"):
         raise UsageError(
             f"a {kind} recipe; compare takes recipes that train", where=path, fix="name recipes of pretrain or finetune"
         )
-    return validate(PretrainRecipe if kind == "pretrain" else FinetuneRecipe, data, str(path), numbers, settings)
+    return overridden(PretrainRecipe if kind == "pretrain" else FinetuneRecipe, data, settings, str(path), numbers)
 
 
 def _parameters(recipe: PretrainRecipe | FinetuneRecipe) -> int:

@@ -1,11 +1,11 @@
 """What a run writes, and whether there is room for it: known before hours are spent."""
 
-import json
 import shutil
 from pathlib import Path
 
 from torch import nn
 
+from encoderkit import ours
 from encoderkit.errors import ResourceError
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.training.machine import DTYPES
@@ -48,9 +48,5 @@ def check_room(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module, out:
 
 def _to_come(out: Path) -> int:
     """How many of several runs, of which this is one, have not begun; their directory says which there are."""
-    try:
-        names = json.loads((out.parent / "manifest.json").read_bytes())["runs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    others = [out.parent / name for name in names if name != out.name] if out.name in names else []
-    return sum(not (other / "plan.json").exists() for other in others)
+    names = ours.several(out.parent)
+    return sum(not (out.parent / name / "plan.json").exists() for name in names if name != out.name) if out.name in names else 0

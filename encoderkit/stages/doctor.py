@@ -10,7 +10,7 @@ from encoderkit import files
 from encoderkit.data.found import Found, find
 from encoderkit.data.labelled import Row
 from encoderkit.data.parallel import Given, paths_of
-from encoderkit.data.records import UNNAMED, by_number
+from encoderkit.data.records import UNNAMED, by_number, parted_by
 from encoderkit.data.streams import find_sources
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.preflight import apart, find_step, input_file
@@ -135,6 +135,7 @@ def _check_columns(found: Found, layout: Layout) -> None:
             there = ", ".join(shown(str(column), 30) for column in [*found.rows[0].values][:20])
             message = f"there is no column {shown(name)}; the columns are {there}"
             message += f" ({UNNAMED})" * (found.source.format in ("csv", "tsv"))
+            message = parted_by([*found.rows[0].values], [name], found.source.format) or message
             fix = "--text COLUMN --label COLUMN, or a recipe" if layout.task is None else ways(layout.task).get(name)
             raise UsageError(message, where=found.name, fix=fix)
     if not found.rows:

@@ -24,7 +24,7 @@ from encoderkit.stages import gate, slices, worst_rows
 from encoderkit.stages.against import Judged, check_alike, describe_against, differences, of_rival, paired
 from encoderkit.stages.predict import searching
 from encoderkit.stages.pretrain import measure
-from encoderkit.stages.split import divided
+from encoderkit.stages.split import divided, numbers_hash
 from encoderkit.tasks import baselines
 from encoderkit.tasks.calibration import reliability
 from encoderkit.tasks.rows import cut
@@ -82,7 +82,8 @@ def evaluate(
     if rival is not None and rival.task is not None:
         check_alike(task, rival.task)
         searching(rival.task, beams, length_penalty)
-    decided = judge(engine, data, columns or {})
+    more = [] if rival is None or rival.task is None else rival.task.config.all_columns
+    decided = judge(engine, data, columns or {}, more)
     train = _training(engine, task)
     found = about | _rows(decided, train, with_baselines)
     if errors is not None:
@@ -90,7 +91,10 @@ def evaluate(
         worst_rows.write(errors, task, decided.rows, decided.examples, decided.observed, near, overwrite)
         say(f"{len(decided.rows):,} rows, the worst first: {errors}")
     if rival is not None:
-        other = judge(start(rival, precision, batch), data, of_rival(task, rival.task, columns or {}))
+        named = {} if rival.task is None else of_rival(task, rival.task, columns or {}, decided.rows[0].values)
+        if own := [name for name in more if name not in (*named, *task.config.all_columns)]:
+            say(f"{against} was trained on other columns, and reads those: {', '.join(own)}")
+        other = judge(start(rival, precision, batch), data, named)
         found["against"] = {"model": str(against), "differences": differences(decided, other)}
     return found
 
@@ -103,13 +107,16 @@ class Training(NamedTuple):
     gold: np.ndarray
 
 
-def judge(engine: Engine, data: Given | list[Row], columns: Mapping[str, str]) -> Judged:
-    """What the model says of each row of `data`, beside what is right; `columns`, of files, as in `evaluate`."""
+def judge(engine: Engine, data: Given | list[Row], columns: Mapping[str, str], more: Sequence[str] = ()) -> Judged:
+    """What the model says of each row of `data`, beside what is right; `columns`, of files, as in `evaluate`.
+
+    `more`: columns that the rows keep besides, where the file has them.
+    """
     task = engine.model.task
     if task is None:
         fix = "encoderkit finetune RECIPE --set checkpoint=RUN first; a pretrained model is measured on a store"
         raise UsageError("is a pretrained model, which has no answers to labelled rows", where=engine.model.path, fix=fix)
-    rows = untaught(data if isinstance(data, list) else _read(task, data, columns), task.config)
+    rows = untaught(data if isinstance(data, list) else _read(task, data, columns, more), task.config)
     examples = task.encode(rows, engine.model.tokenizer)
     if isinstance(task, Span) and "recipe" not in engine.model.config:  # an import does not say in which language it answers
         task.prepare(examples)
@@ -169,13 +176,14 @@ def _wholes(task: Task, texts: list[list[str]]) -> list[list[str]]:
     return [[" ".join(row)] for row in texts] if isinstance(task.config, TagConfig) else texts
 
 
-def _read(task: Task, given: Given, columns: Mapping[str, str]) -> list[Row]:
+def _read(task: Task, given: Given, columns: Mapping[str, str], more: Sequence[str] = ()) -> list[Row]:
     """Rows whose columns are called as the model was trained with, and in the file as `columns` says."""
     wanted, optional = task.config.all_columns, task.config.optional_columns
     there = {column: columns.get(column, column) for column in (*wanted, *optional)}
     ways = {there[column]: f"say what it is called in the file: --column {column}=NAME" for column in wanted}
     with named_by(ways):
-        rows = read_rows(given, [there[column] for column in wanted], [there[c] for c in optional], txt=task.config.txt)
+        also = [there[column] for column in optional] + [name for name in more if name not in there.values()]
+        rows = read_rows(given, [there[column] for column in wanted], also, txt=task.config.txt)
     if not columns:
         return rows
     called = {column: name for column, name in there.items() if column != name}
@@ -196,10 +204,17 @@ def _training(engine: Engine, task: Task) -> Training | None:
         say(f"{what}: the training data, {name_of(given)}, is not there (seen from the working directory)")
         return None
     manifest = engine.model.path.parent / "manifest.json"
-    if manifest.is_file() and files.read_json(manifest).get("inputs", {}).get("data.train") != hash_of(given):
+    inputs = files.read_json(manifest).get("inputs", {}) if manifest.is_file() else {}
+    same = inputs.get("data.train") == hash_of(given)
+    if manifest.is_file() and not same:
         warn(f"{name_of(given)} has changed since the model was trained on it; what it is now is what is compared with")
     try:
-        rows = divided(_read(task, given, {}), _recipe(engine))["train"]
+        parts = divided(_read(task, given, {}), _recipe(engine))
+        held = {f"data.{part}": numbers_hash(rows) for part, rows in parts.items() if part != "train"}
+        if same and any(inputs.get(name, own) != own for name, own in held.items()):
+            warn(f"{what}: an earlier version trained it, which held other rows of {name_of(given)} out")
+            return None
+        rows = parts["train"]
         return Training(rows, [task.texts(row) for row in rows], task.gold(rows))
     except UserError as error:
         warn(f"the training data cannot be used, so there are no baselines: {error.where}: {error.message}")

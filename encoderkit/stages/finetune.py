@@ -1,6 +1,5 @@
 """`encoderkit finetune`: a task on labelled rows, from a pretrained checkpoint or from random weights."""
 
-import hashlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.embeddings import begin_with, embeddings_hash
 from encoderkit.stages.repeats import repeated
 from encoderkit.stages.session import Material, find_goal, outcome, ready, run, session
-from encoderkit.stages.split import of_training, read_parts
+from encoderkit.stages.split import numbers_hash, of_training, read_parts
 from encoderkit.tasks.build import TASKS
 from encoderkit.tasks.columns import ways
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig
@@ -117,7 +116,7 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
     if "dev" in recipe.data.files:
         inputs["data.dev"] = hash_of(recipe.data.files["dev"])
     for part in split.keys() - recipe.data.files.keys():  # which rows were held out is a matter of this program's version too
-        inputs[f"data.{part}"] = hashlib.sha256(repr([row.line for row in split[part]]).encode()).hexdigest()
+        inputs[f"data.{part}"] = numbers_hash(split[part])
     if target is not None:
         inputs["task.tokenizer"] = target.fingerprint
     if recipe.embeddings is not None:

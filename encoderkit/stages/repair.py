@@ -34,7 +34,8 @@ def repair(
     splits: Sequence[Split], findings: Sequence[Finding], layouts: Sequence[Layout], out: Path, widths: bool, overwrite: bool
 ) -> list[dict[str, Any]]:
     """Write the copies; what was done to each."""
-    names = [_plain(path) for split in splits for path in paths_of(split.found.given)]
+    copies = [out / _plain(path) for split in splits for path in paths_of(split.found.given)]
+    names = [path.name for copy in copies for path in (copy, _beside(copy))]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two of the files would be {out / twice}", fix="look at them one by one")
     done = []
@@ -50,10 +51,12 @@ def repair(
                 without = converted(split.found.encoding, split.found.source, drop=True)
                 fix = f"{without}, which leaves them out; without --fix they are named"
                 raise UsageError("has bytes that are no text, which nobody can put back", where=split.found.name, fix=fix)
-            twice = {line for one in findings if (one.file, one.check) == (split.found.name, "duplicate") for line in one.lines}
-            made = _repaired(split, twice, layout, widths)
+            told = {check: {line for one in findings if (one.file, one.check) == (split.found.name, check) for line in one.lines}
+                    for check in ("duplicate", "unseen_label")}  # fmt: skip
+            unseen = told["unseen_label"] if layout.kind == "classify" else set[int]()  # of other tasks they are no reason
+            made = _repaired(split, told["duplicate"], unseen, layout, widths)
             copies = [out / _plain(path) for path in paths_of(split.found.given)]
-            aside = [copy.with_name(f"{copy.stem}.refused{copy.suffix}") for copy in copies] if made.aside else []
+            aside = [_beside(copy) for copy in copies] if made.aside else []
             for paths, texts in ((copies, made.texts), (aside, made.aside)):
                 for path, text in zip(paths, texts, strict=True):
                     files.write_new(folder / path.name, text)
@@ -61,6 +64,11 @@ def repair(
             facts = {"dropped": made.dropped, "refused": made.refused, "narrowed": made.narrowed}
             done.append({"file": split.found.name, **places, **facts})
     return done
+
+
+def _beside(copy: Path) -> Path:
+    """Where the rows go that are set aside."""
+    return copy.with_name(f"{copy.stem}.refused{copy.suffix}")
 
 
 def _plain(path: Path) -> str:
@@ -79,11 +87,14 @@ def _empty(split: Split, layout: Layout) -> set[int]:
     return {row.line for row in split.rows if not "".join(row.texts).strip() or checks.wordless(row, layout)}
 
 
-def _repaired(split: Split, twice: set[int], layout: Layout, widths: bool) -> Copy:
-    """The rows again, without those that stood before (to the letter, or once they are narrowed) or have no text."""
+def _repaired(split: Split, twice: set[int], unseen: set[int], layout: Layout, widths: bool) -> Copy:
+    """The rows again, without those that stood before (to the letter, or once they are narrowed) or have no text.
+
+    `unseen`: lines with a label that is trained on nowhere.
+    """
     found, narrow = split.found, set(_narrowable(layout)) if widths else set()
     empty, values, usable = _empty(split, layout), {row.line: row.values for row in found.rows}, {row.line for row in split.rows}
-    refused = {line for line, _ in split.refused}
+    refused = {line for line, _ in split.refused} | unseen
     refused |= {row.line for row in found.rows if row.line in usable and checks.unanswered(row, layout)}
     before, rows = _rows(found)
     kept, aside, seen, narrowed = [before] if before else [], [before] if before else [], set[tuple[str, ...]](), 0

@@ -36,7 +36,7 @@ from encoderkit.training.optim import Muon, build_optimizers, depths, freeze
 from encoderkit.training.plan import Looks, draft, settle
 from encoderkit.training.run import Goal, endings, handled, rewind_log, train
 from encoderkit.training.sharding import place, sharded
-from encoderkit.units import interval
+from encoderkit.units import interval, span_updates
 
 
 class Material(NamedTuple):
@@ -189,7 +189,7 @@ def _run(recipe: PretrainRecipe | FinetuneRecipe, material: Material, out: Path,
         warn("optimizer.kind muon is for the matrices of layers, and here are none to train: all is adamw's, at adamw_lr")
     if (last := plan.unfreeze * (depths(learner).layers + 1)) >= plan.updates:
         warn(f"training.unfreeze opens the last part after {last:g} updates of {plan.updates}: some parts are never trained")
-    if isinstance(rise := plan.schedule.warmup, int) and rise >= plan.updates:
+    if (rise := span_updates(plan.schedule.warmup, plan.updates)) >= plan.updates:
         warn(f"schedule.warmup has {rise} updates, and the run {plan.updates}: the rate only rises, and never to optimizer.lr")
     epoch = len(material.train) / plan.batch
     if few := too_few(training.average, epoch, plan.updates):
@@ -314,7 +314,7 @@ def _known_plan(out: Path, material: Material) -> Plan | None:
         raise DataError(
             f"{' and '.join(names) or 'what the run was begun with'} changed since the run began, so it cannot be continued",
             where=out,
-            fix="restore the files as they were, or begin a new run in another --out",
+            fix="restore the files, or the version of encoderkit, as they were, or begin a new run in another --out",
         )
     try:
         return Plan.model_validate(files.read_json(out / "plan.json"))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from pydantic.fields import FieldInfo
 
-from encoderkit.config import Config, KeyPath, describe, json_schema, load, override, read_yaml, validate
+from encoderkit.config import Config, KeyPath, describe, json_schema, load, overridden, override, read_yaml
 from encoderkit.data.config import Column
 from encoderkit.data.streams import Format
 from encoderkit.errors import UsageError, shown
@@ -105,9 +105,8 @@ def complete(path: Path, settings: list[str]) -> tuple[str, Config]:
     """The kind of the recipe at `path` (a file, or a run, which keeps its own) and the recipe with all that it leaves open."""
     file = path / "recipe.yaml" if path.is_dir() else path
     data, lines = read_yaml(file)
-    data = override(data, settings)
-    kind = recipe_kind(data, file)
-    return kind, validate(RECIPES[kind], data, str(file), lines, settings)
+    kind = recipe_kind(override(data, settings), file)
+    return kind, overridden(RECIPES[kind], data, settings, str(file), lines)
 
 
 class Key(NamedTuple):

@@ -1,5 +1,6 @@
 """Which labelled rows a fine-tuning recipe trains on, and which of them it holds out: the same ones whoever asks."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -64,6 +65,11 @@ def divided(rows: list[Row], recipe: FinetuneRecipe) -> Parts:
             message = f"data.dev = {data.dev} leaves no rows on one side (rows with equal texts stay together)"
             raise DataError(message, where=name, fix="--set data.dev=FILE")
     return {**parts, "train": _sure(parts["train"], task, name)}
+
+
+def numbers_hash(rows: Sequence[Row]) -> str:
+    """Of which rows of a file these are."""
+    return hashlib.sha256(repr([row.line for row in rows]).encode()).hexdigest()
 
 
 def of_training(recipe: FinetuneRecipe, parts: Parts) -> list[Row]:

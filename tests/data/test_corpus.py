@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from encoderkit.data import corpus
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.corpus import Account, Document, read_documents
-from encoderkit.data.streams import cut, lines
+from encoderkit.data.streams import converted, cut, find_sources, lines
 from encoderkit.errors import DataError, UsageError
 
 LINE, BLANK = CorpusConfig(documents="line"), CorpusConfig(documents="blank_line")
@@ -153,6 +153,9 @@ def test_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert read(write(tmp_path, "e.txt", text.encode())) == [text]
     with pytest.raises(DataError, match=r"is UTF-16 text(.|\n)*iconv -f UTF-16 -t UTF-8 \S+ > \S+\.utf8"):
         read(write(tmp_path, "d.txt", "a".encode("utf-16")))
+    with pytest.raises(DataError, match=r"gzip -dc \S+d\.txt\.gz \| iconv -f UTF-16 -t UTF-8 > d\.utf8\.txt"):
+        read(write(tmp_path, "d.txt.gz", gzip.compress("a".encode("utf-16"))))
+    assert "iconv -c -f UTF-8 -t" in converted("UTF-8 with a byte order mark", find_sources([tmp_path / "d.txt"])[0], drop=True)
 
 
 def test_empty_lines_are_those_of_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

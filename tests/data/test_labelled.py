@@ -97,6 +97,23 @@ def test_spaces_of_other_kinds_are_tokens_of_conll(tmp_path: Path) -> None:
     assert second.values["tokens"] == ["x"]
 
 
+def test_hashtags_are_no_comments_of_conll(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    text = "#newparty\tO\nis\tO\n\n# newdoc id = 3\n# text = Ada is\n#newdoc42\tO\nAda\tB-PER\n\n# newpar\nx\tO\n"
+    path.write_text(text, encoding="utf-8")
+    assert [row.values["tokens"] for row in read_rows(path, ["tokens"])] == [["#newparty", "is"], ["#newdoc42", "Ada"], ["x"]]
+
+
+def test_rows_with_too_few_fields_are_told_what_they_lack(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\na\tb\nc\n", encoding="utf-8")
+    with pytest.raises(DataError, match="has 1 fields where the header has 2") as error:
+        read_rows(tmp_path / "a.tsv", ["text", "label"])
+    assert error.value.fix == "give the row all its fields, or take it out"
+    (tmp_path / "b.tsv").write_text("text;label\na;b\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r'has ";" between its columns, and \.tsv has tabs'):
+        read_rows(tmp_path / "b.tsv", ["text", "label"])
+
+
 def test_of_parquet_what_is_wanted_where_it_is_there_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "id": ["q1"], "other": [1]}), tmp_path / "a.parquet")
     assert [row.values for row in open_texts(tmp_path / "a.parquet", ["text"], ["id", "none"]).whole()] == [

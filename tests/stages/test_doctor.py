@@ -149,6 +149,38 @@ def test_answers_that_training_refuses_are_set_aside(tmp_path: Path, tokenizer_d
     assert done["refused"] == 1 and [json.loads(line) for line in aside] == [rows[1]]
 
 
+def test_all_columns_of_parquet_are_kept(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"text": f"row {i // 2}", "category": "ab"[i % 2], "id": i} for i in range(20)] + [
+        {"text": " ", "category": "a", "id": 20}
+    ]
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), tmp_path / "a.parquet")
+    [fixed] = doctor(of_files([tmp_path / "a.parquet"], [], [], None, None), tmp_path / "out")["fixed"]
+    assert fixed["dropped"] == {"empty": 1, "duplicate": 0}
+    copy = (tmp_path / "out" / "a.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in copy] == rows[:-1]
+
+
+def test_held_out_rows_of_a_label_that_is_not_trained_on_are_set_aside(tmp_path: Path, tokenizer_dir: Path) -> None:
+    train, dev = write(tmp_path / "a.jsonl", GOOD), write(tmp_path / "b.jsonl", [{"text": "new", "label": "zz"}, GOOD[0]])
+    patient = of_recipe(recipe(tmp_path / "r.yaml", tokenizer_dir, train, {"kind": "classify"}, dev))
+    fixed = doctor(patient, tmp_path / "out")["fixed"]
+    assert [one["refused"] for one in fixed] == [0, 1]
+    assert json.loads((tmp_path / "out" / "b.refused.jsonl").read_text(encoding="utf-8"))["label"] == "zz"
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, [GOOD[0]]) for name in ("a.jsonl", "a.refused.jsonl")]
+    with pytest.raises(UsageError, match=r"two of the files would be .*a\.refused\.jsonl"):
+        doctor(of_files(paths, [], [], None, None), tmp_path / "out")
+
+
+def test_marks_between_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text;label\ngood;pos\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r'has ";" between its columns, and \.csv has commas'):
+        doctor(of_files([tmp_path / "a.csv"], ["text"], ["label"], None, None))
+
+
 def test_a_file_without_rows_is_copied_as_it_is(tmp_path: Path) -> None:
     train, empty = write(tmp_path / "a.jsonl", [GOOD[0], GOOD[0], GOOD[-1]]), write(tmp_path / "b.jsonl", [])
     fixed = doctor(of_files([train, empty], [], [], None, None), tmp_path / "out")["fixed"]

@@ -1,6 +1,7 @@
 """`evaluate` against scikit-learn on the model's own predictions, whatever the batch."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import pytest
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+from encoderkit.config import validate
 from encoderkit.errors import DataError, UsageError
 from encoderkit.preflight import evaluated, find_step, only_for_rows, renamed
+from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.against import Judged, check_alike, differences, of_rival
 from encoderkit.stages.evaluate import describe, evaluate
+from encoderkit.stages.finetune import finetune
 from encoderkit.stages.predict import predict
 from encoderkit.tasks import baselines
 from encoderkit.tasks.classify import Classify
@@ -203,6 +207,24 @@ def test_rows_by_their_loss(classifier_dir: Path, labelled: dict[str, Path], tmp
         evaluate(find_step(classifier_dir), labelled["dev"], errors=out)
 
 
+def test_rows_that_an_earlier_version_held_out_are_told(
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {
+        "tokenizer": str(tokenizer_dir),
+        "model": {"kind": "lstm", "dim": 8},
+        "data": {"train": str(labelled["train"]), "dev": "30%"},
+        "task": {"kind": "classify"},
+        "training": {"updates": 1, "compile": "off", "device": "cpu"},
+    }
+    finetune(validate(FinetuneRecipe, given, "recipe"), tmp_path / "run")
+    assert evaluate(find_step(tmp_path / "run"), labelled["dev"])["in_training"] is not None
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(re.sub(r'"data.dev": "\w+"', '"data.dev": "0"', manifest.read_text(encoding="utf-8")), encoding="utf-8")
+    found = evaluate(find_step(tmp_path / "run"), labelled["dev"])
+    assert found["in_training"] is None and found["baselines"] == {} and "held other rows" in capsys.readouterr().err
+
+
 def test_without_the_training_data(classifier_dir: Path, labelled: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     away = labelled["train"].rename(labelled["train"].with_suffix(".away"))
     try:
@@ -279,10 +301,19 @@ def test_models_whose_labels_stand_in_another_order_are_compared() -> None:
         check_alike(*tasks)
     numbers_ = [Regress(RegressConfig(label=name), encoder("lstm"), VOCABULARY, 16, [name]) for name in ("score", "stars")]
     check_alike(*numbers_)
-    assert of_rival(numbers_[0], numbers_[1], {}) == {"text": "text", "stars": "score"}
+    assert of_rival(numbers_[0], numbers_[1], {}, ["text", "score"]) == {"text": "text", "stars": "score"}
+    assert of_rival(numbers_[0], numbers_[1], {}, ["text", "score", "stars"]) == {"text": "text"}  # it is there as it is
     pairs = [Regress(RegressConfig(text=text), encoder("lstm"), VOCABULARY, 16, ["score"]) for text in (["a", "b"], ["b", "a"])]
-    assert of_rival(pairs[0], pairs[1], {}) == {"a": "a", "b": "b", "score": "score"}  # in another order, and not exchanged
-    assert of_rival(numbers_[0], numbers_[1], {"score": "points"}) == {"text": "text", "stars": "points", "score": "points"}
+    assert of_rival(pairs[0], pairs[1], {}, ["a", "b", "score"]) == {
+        "a": "a",
+        "b": "b",
+        "score": "score",
+    }  # in another order, and not exchanged
+    assert of_rival(numbers_[0], numbers_[1], {"score": "points"}, ["text", "points"]) == {
+        "text": "text",
+        "stars": "points",
+        "score": "points",
+    }
 
 
 def test_each_of_several_numbers_is_shown() -> None:

@@ -107,3 +107,13 @@ def test_a_rise_that_is_longer_than_the_run_is_told(
     for warmup, told in (("50%", False), (5, False), (6, True)):
         go(pretraining(tokenizer_dir, store_dir, schedule={"kind": "linear", "warmup": warmup}), tmp_path / f"run-{warmup}")
         assert ("schedule.warmup has 6 updates, and the run 6" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize("warmup", ["100%", 6])
+def test_a_rate_that_only_rises_is_told(
+    warmup: str | int, tokenizer_dir: Path, store_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = pretraining(tokenizer_dir, store_dir)
+    schedule = recipe.schedule.model_copy(update={"warmup": warmup})
+    go(recipe.model_copy(update={"schedule": schedule}), tmp_path / "run")
+    assert "schedule.warmup has 6 updates, and the run 6: the rate only rises" in capsys.readouterr().err
