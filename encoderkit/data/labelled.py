@@ -1,5 +1,6 @@
 """Labelled rows for tasks: every row of the file, or an error that says which one is wrong."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,9 @@ class Row(NamedTuple):
         if not isinstance(value, str):
             return self.texts(column)
         if _WRITTEN.match(value):
-            raise self._wrong(column, "a list of texts, or a text with spaces between them")
+            if (listed := _listed(value)) is None:
+                raise self._wrong(column, "a list of texts, or a text with spaces between them")
+            return self._replace(values={column: listed}).texts(column)
         check_text(value, column, self.place)
         return [word for word in re.split(r"[ \t]+", value) if word]
 
@@ -64,10 +67,11 @@ class Row(NamedTuple):
         return label
 
     def labels(self, column: str) -> list[str]:
-        """The labels of a row that may have several: a list of them, or a single one."""
+        """The labels of a row that may have several: a list of them, in .csv as JSON, or a single one."""
         value = self._value(column)
-        if isinstance(value, str) and _WRITTEN.match(value):
-            raise self._wrong(column, "a list of labels (in .jsonl), or a column of 0 and 1 for each label, as .csv can have it")
+        listed = isinstance(value, str) and (_WRITTEN.match(value) or value.strip() == "[]")
+        if listed and (value := _listed(value)) is None:
+            raise self._wrong(column, 'a list of labels (as JSON: ["a", "b"]), or a column of 0 and 1 for each label')
         found = [_label(item) for item in value] if isinstance(value, list) else [_label(value)]
         labels = [label for label in found if label is not None]
         if len(labels) < len(found):
@@ -119,7 +123,16 @@ class Row(NamedTuple):
 
 _LARGEST = 1e15
 _WRITTEN = re.compile(r"""\s*\[\s*['"].*\]\s*$""", re.DOTALL)
-"""A list that stands in a file as a text, as when Python's print wrote it."""
+"""A list that stands in a file as a text: JSON, as `predict` writes it into .csv, or as Python's print does."""
+
+
+def _listed(text: str) -> list[Any] | None:
+    """The list that a text is as JSON, if it is one."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _label(value: object) -> str | None:

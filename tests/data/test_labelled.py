@@ -42,6 +42,10 @@ def test_values_as_a_task_needs_them(tmp_path: Path) -> None:
             read(column)
     with pytest.raises(DataError, match="a list of labels"):
         Row({"labels": "['joy', 'love']"}, 1, "a.csv").labels("labels")
+    for text, labels in (('["joy", "love"]', ["joy", "love"]), ("[]", []), ("[joy]", ["[joy]"])):
+        assert Row({"labels": text}, 1, "a.csv").labels("labels") == labels
+    words = Row({"tokens": '["New York", "is"]', "code": "[] ["}, 1, "a.csv")
+    assert words.words("tokens") == ["New York", "is"] and words.words("code") == ["[]", "["]
     with pytest.raises(DataError, match=r'a\.jsonl:1: there is no column "absent"; the columns are "many", "one"'):
         row.text("absent")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import open_model
 from encoderkit.preflight import find_step, predicted
@@ -95,7 +96,7 @@ def test_pairs_with_several_labels(pairs_dir: Path, pairs: dict[str, Path], tmp_
         assert row["labels"] == [label for label, score in row["scores"].items() if score > task.tuned()[label]]
     predict(find_step(pairs_dir), pairs["dev"], out=tmp_path / "out.csv", form="csv")
     first = next(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_bytes().decode(), newline="")))
-    assert json.loads(first["labels"]) == rows[0]["labels"]
+    assert Row(first, 1, "out.csv").labels("labels") == rows[0]["labels"], "as it is read, to train on it"
     (tmp_path / "in.txt").write_text("a\n", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot hold a pair"):
         predict(find_step(pairs_dir), tmp_path / "in.txt", out=out, overwrite=True)
