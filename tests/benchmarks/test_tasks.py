@@ -79,7 +79,7 @@ def test_the_table(
     assert cells["measured"].startswith("20") and " on " in cells["measured"]
 
     was = [{"set": "sst2", "start": "BERT", "rows": [9, 9], "metric": "accuracy", "value": 0.5, "interval": None, "seeds": 1}]
-    was[0] |= {"seconds": 7, "baselines": {}, "known": "", "writes": False, "scale": 100, "machine": "an abacus", "day": "2026"}
+    was[0] |= {"seconds": 7, "baselines": {}, "writes": False, "scale": 100, "machine": "an abacus", "day": "2026"}
     was += [{**was[0], "set": "trec", "value": 0.1}]
     (tmp_path / "tasks.json").write_text("".join(json.dumps(entry) + "\n" for entry in was), encoding="utf-8")
     monkeypatch.setattr(tasks, "RECORD", tmp_path / "tasks.json")
@@ -98,7 +98,7 @@ def test_what_a_peer_learns_of_a_large_set_is_learnt_beside_it(tmp_path: Path) -
     assert some.read_text(encoding="utf-8").split() == ["0", "2", "5", "7"] and some.parent == tmp_path
     circumstances = {"machine": "an abacus", "day": "2026"}
     whole = {"set": "sst2", "start": "checkpoint", "rows": [9000, 9], "metric": "accuracy", "value": 0.9, "interval": None}
-    whole |= {"seeds": 1, "seconds": 7, "baselines": {}, "known": "", "writes": False, "scale": 100, **circumstances}
+    whole |= {"seeds": 1, "seconds": 7, "baselines": {}, "writes": False, "scale": 100, **circumstances}
     peer = {"set": "sst2", "start": "peer", "rows": 4000, "value": 0.7, "lr": 1e-4, "seconds": 9, **circumstances}
     [header, line] = tasks.lines([whole, peer, {**whole, "start": tasks.BESIDE, "rows": [4000, 9], "value": 0.8}])
     cells = dict(zip(header, line, strict=True))
