@@ -127,7 +127,7 @@ def write(source: str, target: str, language: str, length: int, checkpoint: bool
     own = [f"task.source={source}", f"task.target={target}", f"data.length={length}", f"task.wording={wording}"]
     begun = [*own, "model=null", "tokenizer=null", "optimizer={kind: adamw, lr: 5e-4}"]
     kept = {"recipe": recipe, "settings": begun, "language": language, "checkpoint": checkpoint}
-    return {**kept, "scratch": {"T5's block": (recipe, own)}}
+    return {**kept, "scratch": {"encoder and decoder": (recipe, own)}}
 
 
 def tag(language: str, length: int) -> dict[str, Any]:
