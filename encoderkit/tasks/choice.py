@@ -58,14 +58,6 @@ class Choice(EncoderTask):
         self.baselines: tuple[Baseline, ...] = ("majority", "nearest")
         self.fields = ["text", "options", "label", "answer", "probabilities", "truncated"]
 
-    @staticmethod
-    def find_labels(rows: Sequence[Row], config: ChoiceConfig) -> list[str]:
-        """None: an option is known by its number."""
-        return []
-
-    def prepare(self, examples: Sequence[Example]) -> None:
-        """Nothing follows from the examples."""
-
     def texts(self, row: Row) -> list[str]:
         """The question and its options; raises `DataError` for fewer than two."""
         return [row.text(self.config.text), *truth.options(row, self.config)]
@@ -89,10 +81,6 @@ class Choice(EncoderTask):
             return Batch(inputs, targets, {}, size)
         targets["labels"] = torch.tensor([example.target for example in examples])
         return Batch(inputs, targets, dict.fromkeys(self.weights, len(examples)), size)
-
-    def logits(self, inputs: Inputs) -> Tensor:
-        """(B, T) tokens, M questions with an option in them, to (M, 1) scores."""
-        return self.headed(inputs)
 
     def _apart(self, inputs: Inputs, targets: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """For each of N questions (n,) the scores of its options."""
@@ -149,10 +137,6 @@ class Choice(EncoderTask):
     def intervals(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
         """Of `score`, over rows."""
         return bootstrap_means({"accuracy": gold == predicted})
-
-    def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-        """None."""
-        return {}
 
     def predictions(
         self, rows: Sequence[Row], examples: Sequence[Example], observed: Observed, top: int | None

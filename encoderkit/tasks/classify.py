@@ -137,10 +137,6 @@ class Classify(EncoderTask):
         self.class_weights.copy_(weights)
         self._class_weights = weights.double().numpy()
 
-    def texts(self, row: Row) -> list[str]:
-        """The text, or the two texts, of a row."""
-        return [row.text(column) for column in self.config.columns]
-
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a label that is not known."""
         tokens = self.laid([self.texts(row) for row in rows], tokenizer)
@@ -215,10 +211,6 @@ class Classify(EncoderTask):
         special = (row.ids == self.vocabulary.cls) | (row.ids == self.vocabulary.sep)
         dropped = (rng.random(len(row.ids)) < self.config.word_dropout) & ~special
         return row._replace(ids=np.where(dropped, self.vocabulary.mask, row.ids))
-
-    def logits(self, inputs: Inputs) -> Tensor:
-        """(B, T) tokens, N texts in them, to (N, L) scores before softmax (sigmoid for several labels)."""
-        return self.headed(inputs)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy (several labels: of each label on its own), weighted and smoothed; of two passes the mean.

@@ -76,20 +76,11 @@ class Generate(EncoderTask):
         self.tokenizer: Tokenizer | None = None
         """Of the targets: turns text to ids and back; set where a model is made or opened."""
 
-    @staticmethod
-    def find_labels(rows: Sequence[Row], config: GenerateConfig) -> list[str]:
-        """There are none."""
-        return []
-
     def prepare(self, examples: Sequence[Example]) -> None:
         """Settle how BLEU cuts texts into words by the targets; raises `MissingDependency` where they cannot be measured."""
         settled = wording.settled(self.config.wording, [example.right for example in examples])
         self.config = self.config.model_copy(update={"wording": settled})
         wording.require(settled)
-
-    def texts(self, row: Row) -> list[str]:
-        """The source."""
-        return [row.text(self.config.source)]
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; tells how many targets are cut, and what in them cannot be written."""

@@ -84,10 +84,6 @@ class Regress(EncoderTask):
         self.mean.copy_(torch.from_numpy(targets.mean(0)))
         self.scale.copy_(torch.from_numpy(np.where(scale > 0, scale, 1.0)))
 
-    def texts(self, row: Row) -> list[str]:
-        """The text, or the two texts, of a row."""
-        return [row.text(column) for column in self.config.columns]
-
     def target(self, row: Row) -> np.ndarray:
         """(L,) the numbers of a row; raises `DataError` for what is none."""
         return np.array([row.number(column) for column in self.labels])
@@ -112,12 +108,12 @@ class Regress(EncoderTask):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, N texts in them, to (N, L) numbers in the units of the data."""
-        return self.headed(inputs) * self.scale + self.mean
+        return super().logits(inputs) * self.scale + self.mean
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed squared error, in units of the variance of each number; with R-Drop that of two passes."""
         goal = (targets["numbers"] - self.mean) / self.scale
-        return in_passes(self.weights, inputs, self.headed, lambda found: _error(found, goal), _error)
+        return in_passes(self.weights, inputs, super().logits, lambda found: _error(found, goal), _error)
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The numbers of each example."""

@@ -75,10 +75,6 @@ class Rerank(EncoderTask):
         """Take the greatest relevance, which becomes 1."""
         self.most.fill_(max(example.target or 0.0 for example in examples) or 1.0)
 
-    def texts(self, row: Row) -> list[str]:
-        """The query and the candidate."""
-        return [row.text(column) for column in self.config.columns]
-
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a relevance that is no number of 0 or more."""
         texts = [self.texts(row) for row in rows]
@@ -97,10 +93,6 @@ class Rerank(EncoderTask):
             return Batch(inputs, {}, {}, size)
         targets = torch.tensor([example.target for example in examples], dtype=torch.float32)
         return Batch(inputs, {"relevance": targets}, dict.fromkeys(self.weights, len(examples)), size)
-
-    def logits(self, inputs: Inputs) -> Tensor:
-        """(B, T) tokens, N pairs in them, to (N, 1) logits of being relevant."""
-        return self.headed(inputs)
 
     def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The summed cross-entropy with the share of the greatest relevance; with R-Drop that of two passes."""

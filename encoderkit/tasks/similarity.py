@@ -99,10 +99,6 @@ class Similarity(EncoderTask):
             self.low.fill_(min(scores))
             self.span.fill_(max(scores) - min(scores) or 1.0)
 
-    def texts(self, row: Row) -> list[str]:
-        """The two texts of a row."""
-        return [row.text(column) for column in self.config.columns]
-
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, labelled: bool = True) -> list[Example]:
         """Rows as examples; raises `DataError` with file and line for a score that is no number."""
         negative = self.config.negative if labelled else None
@@ -241,10 +237,6 @@ class Similarity(EncoderTask):
             return bootstrap_means(retrieved(gold, predicted))
         found = bootstrap_numbers(gold[:, None], predicted[:, None])
         return {name: found[name] for name in _CORRELATIONS}
-
-    def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-        """None."""
-        return {}
 
     def predictions(
         self, rows: Sequence[Row], examples: Sequence[Example], observed: Observed, top: int | None

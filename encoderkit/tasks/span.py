@@ -72,11 +72,6 @@ class Span(EncoderTask):
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("chinese", torch.tensor(config.normalise == "chinese"))
 
-    @staticmethod
-    def find_labels(rows: Sequence[Row], config: SpanConfig) -> list[str]:
-        """There are none."""
-        return []
-
     def prepare(self, examples: Sequence[Example]) -> None:
         """Find out in which language answers are compared, unless the recipe says so."""
         if self.config.normalise == "auto":
@@ -186,7 +181,7 @@ class Span(EncoderTask):
         }
         return Batch(inputs, targets, dict.fromkeys(self.weights, 2 * len(examples)), size)
 
-    def logits(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def bounds(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """(B, T) tokens, N texts in them, to (N, L, 2) scores: that an answer begins, and ends; (N, L) which are real."""
         hidden, real = apart(self.encoder(inputs), inputs)
         return self.head(hidden, token_seeds(inputs)).float(), real
@@ -199,14 +194,14 @@ class Span(EncoderTask):
         return in_passes(
             self.weights,
             inputs,
-            lambda inputs: self.logits(inputs)[0].mT.masked_fill(~targets["allowed"][:, None], NEVER),  # (N, 2, T)
+            lambda inputs: self.bounds(inputs)[0].mT.masked_fill(~targets["allowed"][:, None], NEVER),  # (N, 2, T)
             lambda scores: cross_entropy(scores.mT, targets["labels"], reduction="none"),
             disagreement,
         )
 
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """The (T, 2) scores of each window."""
-        scores, real = self.logits(inputs)
+        scores, real = self.bounds(inputs)
         return {"scores": [one[:size] for one, size in zip(scores, real.sum(1).tolist(), strict=True)]}
 
     def metrics(self, examples: Sequence[Example], observed: Observed) -> dict[str, float]:
@@ -338,9 +333,9 @@ class Span(EncoderTask):
         return Export(
             "span",
             self.state_dict(),
-            lambda inputs: self.logits(inputs)[0][:, :, 0],
+            lambda inputs: self.bounds(inputs)[0][:, :, 0],
             dropout=self.config.dropout,
-            second=lambda inputs: self.logits(inputs)[0][:, :, 1],
+            second=lambda inputs: self.bounds(inputs)[0][:, :, 1],
             thresholds=self.tuned() or None,
             rule="there is no answer where its logits (the two of the first token, added up, the least of all windows) exceed "
             "those of the best span by more than this, the null_score_diff_threshold of run_qa",

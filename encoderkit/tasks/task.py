@@ -69,6 +69,22 @@ class EncoderTask(nn.Module):
         """That of the config."""
         return self.config.yardstick
 
+    @staticmethod
+    def find_labels(rows: Sequence[Row], config: Any) -> list[str]:
+        """None, of most tasks."""
+        return []
+
+    def prepare(self, examples: Sequence[Any]) -> None:
+        """Nothing follows from them, unless a task says what."""
+
+    def texts(self, row: Row) -> list[str]:
+        """Those of its columns, as they stand there."""
+        return [row.text(column) for column in self.config.columns]
+
+    def details(self, gold: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+        """None, of some tasks."""
+        return {}
+
     def laid(self, texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[tuple[Tokens, ...]]:
         """The texts of each row as the encoder reads them: a pair as one, or each alone."""
         if self.config.apart:
@@ -83,7 +99,7 @@ class EncoderTask(nn.Module):
         rows, seeds = [text for own in texts for text in own], drawn(rngs, [len(own) for own in texts])
         return inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(seeds), sum(len(row.ids) for row in rows)
 
-    def headed(self, inputs: Inputs) -> Tensor:
+    def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, of N rows, to (N, L): the head on the vector of each, or on how those of its two texts compare."""
         pooling = self.vocabulary.pooling(self.config.pooling)
         vectors, seeds = pool(pooling, *apart(self.encoder(inputs), inputs)), text_seeds(inputs)

@@ -23,6 +23,7 @@ from encoderkit.stages.finetune import finetune
 from encoderkit.stages.predict import predict
 from encoderkit.tasks.config import RegressConfig
 from encoderkit.tasks.regress import Example, Regress
+from encoderkit.tasks.task import EncoderTask
 from encoderkit.tasks.texts import Tokens
 from encoderkit.training.config import AdamWConfig, ScheduleConfig
 from encoderkit.training.evaluate import evaluate as evaluate_source
@@ -111,7 +112,7 @@ def test_targets_are_learned_in_their_own_units() -> None:
     made = [Example((Tokens(np.array([2, 5 + i, 3]), None, 0),), target, i) for i, target in enumerate(targets)]
     task.prepare(made)
     batch = task.collate(made)
-    outputs = task.headed(batch.inputs)
+    outputs = EncoderTask.logits(task, batch.inputs)
     goal = torch.from_numpy((targets - targets.mean(0)) / targets.std(0)).float()
     loss = task(batch.inputs, batch.targets)["regress"] / batch.counts["regress"]
     torch.testing.assert_close(loss, torch.nn.functional.mse_loss(outputs, goal), rtol=1e-3, atol=1e-4)

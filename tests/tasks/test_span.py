@@ -283,7 +283,7 @@ def test_the_loss_is_that_of_transformers(tokenizer: Tokenizer) -> None:
     each = []
     for example in examples:
         alone = task.collate([example])
-        scores = task.logits(alone.inputs)[0][0]
+        scores = task.bounds(alone.inputs)[0][0]
         kept = torch.from_numpy(np.flatnonzero(example.allowed))
         assert example.target is not None
         for side in (0, 1):

@@ -100,7 +100,7 @@ def targets(name: str, task: Any, source: list[Any], batch: Any) -> list[tuple[T
         scores = task.logits(batch.inputs)[:, 0].split([len(one.texts) for one in source])
         return [(own, one.target) for own, one in zip(scores, source, strict=True)]
     if name == "span":
-        scores, found = task.logits(batch.inputs)[0], []
+        scores, found = task.bounds(batch.inputs)[0], []
         for own, one in zip(scores, source, strict=True):
             kept = np.flatnonzero(one.allowed)
             found += [(own[kept, side], int(np.searchsorted(kept, one.target[side]))) for side in (0, 1)]
