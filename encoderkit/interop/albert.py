@@ -14,6 +14,7 @@ from encoderkit.interop.layout import (
     SpecialIds,
     activation,
     block,
+    classes,
     linear,
     plain,
     sizes,
@@ -114,14 +115,7 @@ def _read(described: Mapping[str, Any]) -> AlbertConfig:
 
 ALBERT = Layout(
     "albert",
-    {
-        "none": "AlbertModel",
-        "masked": "AlbertForMaskedLM",
-        "pairs": "AlbertForPreTraining",
-        "classify": "AlbertForSequenceClassification",
-        "tag": "AlbertForTokenClassification",
-        "span": "AlbertForQuestionAnswering",
-    },
+    classes("Albert", "masked", "pairs"),
     _rules,
     _demands,
     _settings,

@@ -13,6 +13,7 @@ from encoderkit.interop.layout import (
     SpecialIds,
     activation,
     block,
+    classes,
     demand,
     linear,
     plain,
@@ -138,26 +139,9 @@ def _read_roberta(described: Mapping[str, Any]) -> RobertaConfig:
     return RobertaConfig(max_length=length, model_type=named, **read_shared(described))
 
 
-def _roberta_classes(name: str) -> dict[HeadKind, str]:
-    return {
-        "none": f"{name}Model",
-        "masked": f"{name}ForMaskedLM",
-        "classify": f"{name}ForSequenceClassification",
-        "tag": f"{name}ForTokenClassification",
-        "span": f"{name}ForQuestionAnswering",
-    }
-
-
 BERT = Layout(
     "bert",
-    {
-        "none": "BertModel",
-        "masked": "BertForMaskedLM",
-        "pairs": "BertForPreTraining",
-        "classify": "BertForSequenceClassification",
-        "tag": "BertForTokenClassification",
-        "span": "BertForQuestionAnswering",
-    },
+    classes("Bert", "masked", "pairs"),
     _rules,
     _demands,
     bert_settings,
@@ -168,7 +152,7 @@ BERT = Layout(
 )
 ROBERTA = Layout(
     "roberta",
-    _roberta_classes("Roberta"),
+    classes("Roberta", "masked"),
     _rules,
     _demands,
     bert_settings,
@@ -177,5 +161,5 @@ ROBERTA = Layout(
     "lm_head.decoder.weight",
     {"lm_head.decoder.bias": "lm_head.bias"},
 )
-XLM_ROBERTA = ROBERTA._replace(model_type="xlm-roberta", classes=_roberta_classes("XLMRoberta"))
-CAMEMBERT = ROBERTA._replace(model_type="camembert", classes=_roberta_classes("Camembert"))
+XLM_ROBERTA = ROBERTA._replace(model_type="xlm-roberta", classes=classes("XLMRoberta", "masked"))
+CAMEMBERT = ROBERTA._replace(model_type="camembert", classes=classes("Camembert", "masked"))

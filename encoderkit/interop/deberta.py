@@ -6,7 +6,19 @@ Written as its `legacy` head, which is the one that works with embeddings narrow
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, activation, demand, plain
+from encoderkit.interop.layout import (
+    ACTIVATIONS,
+    Demand,
+    Head,
+    HeadKind,
+    Layout,
+    Rule,
+    SpecialIds,
+    activation,
+    classes,
+    demand,
+    plain,
+)
 from encoderkit.models.config import DebertaConfig
 from encoderkit.models.families import Distance
 
@@ -141,13 +153,7 @@ def _read(described: Mapping[str, Any]) -> DebertaConfig:
 
 DEBERTA = Layout(
     "deberta-v2",
-    {
-        "none": "DebertaV2Model",
-        "masked": "DebertaV2ForMaskedLM",
-        "classify": "DebertaV2ForSequenceClassification",
-        "tag": "DebertaV2ForTokenClassification",
-        "span": "DebertaV2ForQuestionAnswering",
-    },
+    classes("DebertaV2", "masked"),
     _rules,
     _demands,
     _settings,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from encoderkit.interop.bert import bert_demands, bert_encoder, bert_settings, read_shared
-from encoderkit.interop.layout import Demand, Head, HeadKind, Layout, Rule, SpecialIds, linear, plain
+from encoderkit.interop.layout import Demand, Head, HeadKind, Layout, Rule, SpecialIds, classes, linear, plain
 from encoderkit.models.config import ElectraConfig
 
 
@@ -49,14 +49,7 @@ def _read(described: Mapping[str, Any]) -> ElectraConfig:
 
 ELECTRA = Layout(
     "electra",
-    {
-        "none": "ElectraModel",
-        "masked": "ElectraForMaskedLM",
-        "replaced": "ElectraForPreTraining",
-        "classify": "ElectraForSequenceClassification",
-        "tag": "ElectraForTokenClassification",
-        "span": "ElectraForQuestionAnswering",
-    },
+    classes("Electra", "masked", "replaced"),
     _rules,
     _demands,
     _settings,

@@ -13,6 +13,7 @@ from encoderkit.interop.layout import (
     SpecialIds,
     activation,
     block,
+    classes,
     demand,
     linear,
     unshared,
@@ -88,13 +89,7 @@ def _read(described: Mapping[str, Any]) -> GptConfig:
 
 GPT = Layout(
     "gpt2",
-    {
-        "none": "GPT2Model",
-        "causal": "GPT2LMHeadModel",
-        "classify": "GPT2ForSequenceClassification",
-        "tag": "GPT2ForTokenClassification",
-        "span": "GPT2ForQuestionAnswering",
-    },
+    {**classes("GPT2", "causal"), "causal": "GPT2LMHeadModel"},
     _rules,
     _demands,
     _settings,

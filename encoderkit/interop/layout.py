@@ -115,6 +115,12 @@ class Layout(NamedTuple):
     """The class that loads it without a head, where that is none of `AUTO_CLASSES`."""
 
 
+def classes(name: str, *kinds: HeadKind) -> dict[HeadKind, str]:
+    """Those of most families: the encoder alone, with heads of these kinds, and with those of labels, of tags and of spans."""
+    kinds = (*kinds, "classify", "tag", "span")
+    return {"none": f"{name}Model", **{kind: AUTO_CLASSES[kind].replace("AutoModel", name) for kind in kinds}}
+
+
 def linear(ours: str, *theirs: str, width: int, bias: bool, scale: float = 1.0, transposed: bool = False) -> Iterator[Rule]:
     """A linear layer or a norm that has a bias in transformers; `bias`: whether ours has one."""
     form = "transposed" if transposed else "same"

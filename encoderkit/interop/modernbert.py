@@ -15,6 +15,7 @@ from encoderkit.interop.layout import (
     SpecialIds,
     activation,
     block,
+    classes,
     demand,
     demand_plain_rope,
     plain,
@@ -134,13 +135,7 @@ def _read(described: Mapping[str, Any]) -> ModernBertConfig:
 
 MODERNBERT = Layout(
     "modernbert",
-    {
-        "none": "ModernBertModel",
-        "masked": "ModernBertForMaskedLM",
-        "classify": "ModernBertForSequenceClassification",
-        "tag": "ModernBertForTokenClassification",
-        "span": "ModernBertForQuestionAnswering",
-    },
+    classes("ModernBert", "masked"),
     _rules,
     _demands,
     _settings,

@@ -3,7 +3,19 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoderkit.interop.layout import ACTIVATIONS, Demand, Head, HeadKind, Layout, Rule, SpecialIds, activation, demand, plain
+from encoderkit.interop.layout import (
+    ACTIVATIONS,
+    Demand,
+    Head,
+    HeadKind,
+    Layout,
+    Rule,
+    SpecialIds,
+    activation,
+    classes,
+    demand,
+    plain,
+)
 from encoderkit.models.config import XlnetConfig
 
 
@@ -77,13 +89,7 @@ def _read(described: Mapping[str, Any]) -> XlnetConfig:
 
 XLNET = Layout(
     "xlnet",
-    {
-        "none": "XLNetModel",
-        "permuted": "XLNetLMHeadModel",
-        "classify": "XLNetForSequenceClassification",
-        "tag": "XLNetForTokenClassification",
-        "span": "XLNetForQuestionAnsweringSimple",
-    },
+    {**classes("XLNet", "permuted"), "permuted": "XLNetLMHeadModel", "span": "XLNetForQuestionAnsweringSimple"},
     _rules,
     _demands,
     _settings,
