@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoderkit.interop.bert import read_shared
+from encoderkit.interop.bert import bert_demands, read_shared
 from encoderkit.interop.layout import (
     ACTIVATIONS,
     Demand,
@@ -13,8 +13,8 @@ from encoderkit.interop.layout import (
     Rule,
     SpecialIds,
     activation,
-    block,
     classes,
+    legal,
     linear,
     plain,
     sizes,
@@ -68,20 +68,8 @@ def _head(config: AlbertConfig, head: HeadKind) -> Iterator[Rule]:
         yield from plain("head.out", "classifier", bias=True)
 
 
-def _demands(config: AlbertConfig, head: Head) -> Iterator[Demand]:
-    yield from block(config)
-    yield Demand("position", config.position, ("learned", "sinusoidal", "none"))
-    yield Demand("norm_order", config.norm_order, ("post",))
-    yield Demand("mlp", config.mlp, ("plain",))
-    yield Demand("embedding_norm", config.embedding_norm, (True,))
-    yield Demand("query_key_norm", config.query_key_norm, (False,))
-    yield Demand(
-        "embedding_dim", config.embedding_dim, (config.embedding_dim or config.dim,)
-    )  # there the matrix is never missing
-    if head.kind == "classify":
-        yield Demand("pooling", head.pooling, ("cls",))
-    if config.global_every > 1:
-        yield Demand("window", config.window, (None,))
+def _demands(config: AlbertConfig) -> list[Demand]:
+    return bert_demands(config) + legal(config, embedding_dim=config.embedding_dim or config.dim)  # there it is never missing
 
 
 def _settings(config: AlbertConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:

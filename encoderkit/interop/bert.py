@@ -20,7 +20,7 @@ from encoderkit.interop.layout import (
     sizes,
     unshared,
 )
-from encoderkit.models.config import BertConfig, ElectraConfig, EsmcConfig, RobertaConfig
+from encoderkit.models.config import AlbertConfig, BertConfig, ElectraConfig, EsmcConfig, RobertaConfig
 
 
 def _rules(config: BertConfig | RobertaConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
@@ -79,23 +79,14 @@ def roberta_head(config: RobertaConfig | EsmcConfig, head: HeadKind) -> Iterator
         yield from plain("head.out", "classifier.out_proj", bias=True)
 
 
-def _demands(config: BertConfig | RobertaConfig, head: Head) -> Iterator[Demand]:
-    yield from bert_demands(config, head)
-    yield from unshared(config)
+def _demands(config: BertConfig | RobertaConfig) -> list[Demand]:
+    return bert_demands(config) + unshared(config)
 
 
-def bert_demands(config: BertConfig | RobertaConfig | ElectraConfig, head: Head) -> Iterator[Demand]:
+def bert_demands(config: BertConfig | RobertaConfig | AlbertConfig | ElectraConfig) -> list[Demand]:
     """What BERT and those like it cannot vary."""
-    yield from block(config)
-    yield Demand("position", config.position, ("learned", "sinusoidal", "none"))
-    yield Demand("norm_order", config.norm_order, ("post",))
-    yield Demand("mlp", config.mlp, ("plain",))
-    yield Demand("embedding_norm", config.embedding_norm, (True,))
-    yield Demand("query_key_norm", config.query_key_norm, (False,))
-    if head.kind == "classify":
-        yield Demand("pooling", head.pooling, ("cls",))
-    if config.global_every > 1:
-        yield Demand("window", config.window, (None,))
+    positions = ("learned", "sinusoidal", "none")
+    return block(config, position=positions, norm_order="post", mlp="plain", embedding_norm=True, query_key_norm=False)
 
 
 def bert_settings(config: BertConfig | RobertaConfig | ElectraConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:

@@ -6,19 +6,7 @@ Written as its `legacy` head, which is the one that works with embeddings narrow
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoderkit.interop.layout import (
-    ACTIVATIONS,
-    Demand,
-    Head,
-    HeadKind,
-    Layout,
-    Rule,
-    SpecialIds,
-    activation,
-    classes,
-    demand,
-    plain,
-)
+from encoderkit.interop.layout import ACTIVATIONS, Head, HeadKind, Layout, Rule, SpecialIds, activation, classes, demand, plain
 from encoderkit.models.config import DebertaConfig
 from encoderkit.models.families import Distance
 
@@ -78,11 +66,6 @@ def _head(head: HeadKind) -> Iterator[Rule]:
     elif head == "classify":
         yield from plain("head.dense", "pooler.dense", bias=True)
         yield from plain("head.out", "classifier", bias=True)
-
-
-def _demands(config: DebertaConfig, head: Head) -> Iterator[Demand]:
-    if head.kind == "classify":
-        yield Demand("pooling", head.pooling, ("cls",))
 
 
 def _settings(config: DebertaConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
@@ -155,7 +138,7 @@ DEBERTA = Layout(
     "deberta-v2",
     classes("DebertaV2", "masked"),
     _rules,
-    _demands,
+    lambda config: [],
     _settings,
     _read,
     "deberta.",

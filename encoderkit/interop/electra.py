@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from encoderkit.interop.bert import bert_demands, bert_encoder, bert_settings, read_shared
-from encoderkit.interop.layout import Demand, Head, HeadKind, Layout, Rule, SpecialIds, classes, linear, plain
+from encoderkit.interop.layout import Demand, Head, HeadKind, Layout, Rule, SpecialIds, classes, legal, linear, plain
 from encoderkit.models.config import ElectraConfig
 
 
@@ -30,10 +30,8 @@ def _head(config: ElectraConfig, head: HeadKind) -> Iterator[Rule]:
         yield from plain("head.out", "classifier.out_proj", bias=True)
 
 
-def _demands(config: ElectraConfig, head: Head) -> Iterator[Demand]:
-    yield from bert_demands(config, head)
-    yield Demand("groups", config.groups, (None, config.layers))
-    yield Demand("group_blocks", config.group_blocks, (1,))
+def _demands(config: ElectraConfig) -> list[Demand]:
+    return bert_demands(config) + legal(config, groups=(None, config.layers), group_blocks=1)
 
 
 def _settings(config: ElectraConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:

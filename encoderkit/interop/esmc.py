@@ -16,6 +16,7 @@ from encoderkit.interop.layout import (
     activation,
     block,
     demand_plain_rope,
+    legal,
     linear,
     plain,
     sizes,
@@ -47,22 +48,9 @@ def _encoder(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
     yield from plain("encoder.final_norm", f"{root}norm")
 
 
-def _demands(config: EsmcConfig, head: Head) -> Iterator[Demand]:
-    yield from block(config)
-    yield Demand("position", config.position, ("rotary",))
-    yield Demand("norm_order", config.norm_order, ("pre",))
-    yield Demand("mlp", config.mlp, ("gated",))
-    yield Demand("embedding_norm", config.embedding_norm, (False,))
-    yield Demand("embedding_dim", config.embedding_dim, (None,))
-    yield Demand("query_key_norm", config.query_key_norm, (True,))
-    yield Demand("segments", config.segments, (0,))
-    yield Demand("bias", config.bias, (False,))
-    yield Demand("norm_eps", config.norm_eps, (1e-5,))
-    yield from unshared(config)
-    if head.kind == "classify":
-        yield Demand("pooling", head.pooling, ("cls",))
-    if config.global_every > 1:
-        yield Demand("window", config.window, (None,))
+def _demands(config: EsmcConfig) -> list[Demand]:
+    own = block(config, position="rotary", norm_order="pre", mlp="gated", embedding_norm=False, query_key_norm=True)
+    return own + legal(config, segments=0, bias=False, norm_eps=1e-5) + unshared(config)
 
 
 def _settings(config: EsmcConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:

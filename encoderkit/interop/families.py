@@ -12,7 +12,7 @@ from encoderkit.interop.deberta import DEBERTA
 from encoderkit.interop.electra import ELECTRA
 from encoderkit.interop.esmc import ESMC
 from encoderkit.interop.gpt import GPT
-from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds, plain
+from encoderkit.interop.layout import AUTO_CLASSES, Demand, Head, HeadKind, Layout, Rule, SpecialIds, legal, plain
 from encoderkit.interop.modernbert import MODERNBERT
 from encoderkit.interop.t5 import MT5, MT5_GENERATION, T5, T5_GENERATION, EncoderDecoderConfig
 from encoderkit.interop.xlnet import XLNET
@@ -105,7 +105,7 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
     problem = described.get("problem_type") or ("regression" if len(labels) == 1 else None)  # as transformers has it
     several, numbers = problem == "multi_label_classification", problem == "regression"
     labels = ("score",) if numbers and len(labels) == 1 else labels
-    summary = {"first": "cls", "last": "last"}.get(described.get("summary_type", ""), layout.pooling)  # XLNet's
+    summary = {"first": "cls", "last": "last"}.get(described.get("summary_type", ""), layout.pooling[0])  # XLNet's
     pooling = described.get("classifier_pooling", summary)
     return Recognised(config, Head("classify", labels, several, pooling, dropout, numbers), layout)
 
@@ -160,7 +160,11 @@ def obstacle(config: AnyConfig, head: Head) -> str | None:
     if head.kind not in layout.classes:
         return f"transformers has no {config.kind} with a head of kind {head.kind}"
     read = reading(config.encoder if isinstance(config, EncoderDecoderConfig) else config)
-    demands = [Demand("direction", read, (layout.direction,)), *layout.demands(config, head)]
+    demands = [Demand("direction", read, (layout.direction,)), *layout.demands(config)]
+    if head.kind == "classify":
+        demands.append(Demand("pooling", head.pooling, layout.pooling))
+    if getattr(config, "global_every", 1) > 1 and not layout.windows:
+        demands += legal(config, window=None)
     found = [f"{setting}: {value}" for setting, value, legal in demands if value not in legal]
     return f"transformers' {config.kind} cannot have {', '.join(found)}" if found else None
 

@@ -40,19 +40,10 @@ def _rules(config: GptConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
         yield Rule("head.out.weight", ("score.weight",))
 
 
-def _demands(config: GptConfig, head: Head) -> Iterator[Demand]:
-    yield from block(config)
-    yield Demand("position", config.position, ("learned", "sinusoidal", "none"))
-    yield Demand("norm_order", config.norm_order, ("pre",))
-    yield Demand("mlp", config.mlp, ("plain",))
-    yield Demand("embedding_norm", config.embedding_norm, (False,))
-    yield Demand("query_key_norm", config.query_key_norm, (False,))
-    yield Demand("segments", config.segments, (0,))
-    yield from unshared(config)
-    if head.kind == "classify":
-        yield Demand("pooling", head.pooling, ("last",))
-    if config.global_every > 1:
-        yield Demand("window", config.window, (None,))
+def _demands(config: GptConfig) -> list[Demand]:
+    positions = ("learned", "sinusoidal", "none")
+    own = block(config, position=positions, norm_order="pre", mlp="plain", embedding_norm=False, query_key_norm=False, segments=0)
+    return own + unshared(config)
 
 
 def _settings(config: GptConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
@@ -97,5 +88,5 @@ GPT = Layout(
     "transformer.",
     "lm_head.weight",
     direction="left_to_right",
-    pooling="last",
+    pooling=("last",),
 )

@@ -92,7 +92,7 @@ class Layout(NamedTuple):
     """The class for each head that it has."""
     rules: Callable[[Any, HeadKind, int], Iterator[Rule]]
     """The config, the head and the id of padding to the names of all tensors."""
-    demands: Callable[[Any, Head], Iterator[Demand]]
+    demands: Callable[[Any], list[Demand]]
     settings: Callable[[Any, Head, SpecialIds], dict[str, Any]]
     """What its config.json has besides what all families share."""
     read: Callable[[Mapping[str, Any]], Any]
@@ -109,8 +109,10 @@ class Layout(NamedTuple):
     """Whether transformers can tie the two tables."""
     direction: Direction = "both"
     """How it reads."""
-    pooling: str = "cls"
-    """That of its classifier, where its config.json does not say."""
+    pooling: tuple[str, ...] = ("cls",)
+    """Those that its classifier can have; the first where its config.json does not say."""
+    windows: bool = False
+    """Whether some layers may see no farther than a window."""
     loader: str | None = None
     """The class that loads it without a head, where that is none of `AUTO_CLASSES`."""
 
@@ -134,18 +136,23 @@ def plain(ours: str, *theirs: str, bias: bool = False, scale: float = 1.0) -> It
         yield Rule(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), scale=scale)
 
 
-def block(config: TransformerConfig) -> Iterator[Demand]:
-    """What is the same in all of BERT's descendants."""
-    yield Demand("head_dim", config.head_dim, (None, config.dim // config.heads))
-    yield Demand("attention_scale", config.attention_scale, ("width",))
-    yield Demand("norm", config.norm, ("layer",))
+def legal(config: Any, **settings: Any) -> list[Demand]:
+    """What settings of `config` are legal: one value each, or a tuple of them."""
+    return [
+        Demand(name, getattr(config, name), values if isinstance(values, tuple) else (values,))
+        for name, values in settings.items()
+    ]
 
 
-def unshared(config: TransformerConfig) -> Iterator[Demand]:
+def block(config: TransformerConfig, **settings: Any) -> list[Demand]:
+    """What is the same in all of BERT's descendants, and `settings`, as in `legal`."""
+    widths = (None, config.dim // config.heads)
+    return legal(config, head_dim=widths, attention_scale="width", norm="layer", **settings)
+
+
+def unshared(config: TransformerConfig) -> list[Demand]:
     """Of families whose layers each have weights of their own, and embeddings as wide as the layers."""
-    yield Demand("embedding_dim", config.embedding_dim, (None,))
-    yield Demand("groups", config.groups, (None, config.layers))
-    yield Demand("group_blocks", config.group_blocks, (1,))
+    return legal(config, embedding_dim=None, groups=(None, config.layers), group_blocks=1)
 
 
 def sizes(config: TransformerConfig, head: Head) -> dict[str, Any]:

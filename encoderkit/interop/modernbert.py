@@ -57,18 +57,9 @@ def _head(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:
         yield from plain("head.out", "classifier", bias=True)
 
 
-def _demands(config: ModernBertConfig, head: Head) -> Iterator[Demand]:
-    yield from block(config)
-    yield Demand("position", config.position, ("rotary",))
-    yield Demand("norm_order", config.norm_order, ("pre",))
-    yield Demand("mlp", config.mlp, ("gated",))
-    yield Demand("embedding_norm", config.embedding_norm, (True,))
-    yield Demand("embedding_dim", config.embedding_dim, (None,))
-    yield Demand("query_key_norm", config.query_key_norm, (False,))
-    yield Demand("segments", config.segments, (0,))
-    yield from unshared(config)
-    if head.kind == "classify":
-        yield Demand("pooling", head.pooling, ("cls", "mean"))
+def _demands(config: ModernBertConfig) -> list[Demand]:
+    own = block(config, position="rotary", norm_order="pre", mlp="gated", embedding_norm=True, query_key_norm=False, segments=0)
+    return own + unshared(config)
 
 
 def _settings(config: ModernBertConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
@@ -142,4 +133,6 @@ MODERNBERT = Layout(
     _read,
     "model.",
     "decoder.weight",
+    pooling=("cls", "mean"),
+    windows=True,
 )

@@ -17,6 +17,7 @@ from encoderkit.interop.layout import (
     SpecialIds,
     activation,
     demand,
+    legal,
     plain,
     unshared,
 )
@@ -73,31 +74,24 @@ def _part(ours: str, layer: str, part: str, config: TransformerConfig) -> Iterat
     yield from plain(f"{ours}.out", f"{theirs}.o")
 
 
-def _encoder_demands(config: T5Config, head: Head) -> Iterator[Demand]:
-    yield from unshared(config)
-    yield Demand("position", config.position, ("t5_bias",))
-    yield Demand("attention_scale", config.attention_scale, ("none",))
-    yield Demand("norm", config.norm, ("rms",))
-    yield Demand("norm_order", config.norm_order, ("pre",))
-    yield Demand("bias", config.bias, (False,))
-    yield Demand("embedding_norm", config.embedding_norm, (False,))
-    yield Demand("query_key_norm", config.query_key_norm, (False,))
-    yield Demand("segments", config.segments, (0,))
-    if config.global_every > 1:
-        yield Demand("window", config.window, (None,))
+def _encoder_demands(config: T5Config) -> list[Demand]:
+    own = legal(config, position="t5_bias", attention_scale="none", norm="rms", norm_order="pre", bias=False)
+    return unshared(config) + own + legal(config, embedding_norm=False, query_key_norm=False, segments=0)
 
 
-def _demands(config: EncoderDecoderConfig, head: Head) -> Iterator[Demand]:
-    yield Demand("an encoder of kind", config.encoder.kind, ("t5",))
+def _demands(config: EncoderDecoderConfig) -> list[Demand]:
+    found = [Demand("an encoder of kind", config.encoder.kind, ("t5",))]
     if isinstance(config.encoder, T5Config):
-        yield from _encoder_demands(config.encoder, head)
-        yield Demand("decoder.kind", config.decoder.kind, ("auto", "t5"))
+        found += _encoder_demands(config.encoder)
+        found += legal(config.encoder, window=None) if config.encoder.global_every > 1 else []
+        found.append(Demand("decoder.kind", config.decoder.kind, ("auto", "t5")))
         blocks = config.decoder.blocks(config.encoder)
-        yield Demand("decoder.position", blocks.position, ("t5_bias",))
+        found.append(Demand("decoder.position", blocks.position, ("t5_bias",)))
         if config.encoder.model_type == "mt5":  # which never scales the last vectors
-            yield Demand("decoder.head", config.decoder.head, ("own",))
+            found.append(Demand("decoder.head", config.decoder.head, ("own",)))
         for name in ("dim", "heads", "head_width", "inner"):
-            yield Demand(f"decoder.{name}", getattr(blocks, name), (getattr(config.encoder, name),))
+            found.append(Demand(f"decoder.{name}", getattr(blocks, name), (getattr(config.encoder, name),)))
+    return found
 
 
 def _shared(config: T5Config) -> dict[str, Any]:

@@ -3,19 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoderkit.interop.layout import (
-    ACTIVATIONS,
-    Demand,
-    Head,
-    HeadKind,
-    Layout,
-    Rule,
-    SpecialIds,
-    activation,
-    classes,
-    demand,
-    plain,
-)
+from encoderkit.interop.layout import ACTIVATIONS, Head, HeadKind, Layout, Rule, SpecialIds, activation, classes, demand, plain
 from encoderkit.models.config import XlnetConfig
 
 
@@ -43,11 +31,6 @@ def _rules(config: XlnetConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
     elif head == "classify":
         yield from plain("head.dense", "sequence_summary.summary", bias=True)
         yield from plain("head.out", "logits_proj", bias=True)
-
-
-def _demands(config: XlnetConfig, head: Head) -> Iterator[Demand]:
-    if head.kind == "classify":  # the mean there is over padding too
-        yield Demand("pooling", head.pooling, ("cls", "last"))
 
 
 def _settings(config: XlnetConfig, head: Head, ids: SpecialIds) -> dict[str, Any]:
@@ -91,10 +74,10 @@ XLNET = Layout(
     "xlnet",
     {**classes("XLNet", "permuted"), "permuted": "XLNetLMHeadModel", "span": "XLNetForQuestionAnsweringSimple"},
     _rules,
-    _demands,
+    lambda config: [],
     _settings,
     _read,
     "transformer.",
     "lm_loss.weight",
-    pooling="last",
+    pooling=("last", "cls"),  # the mean there is over padding too
 )
