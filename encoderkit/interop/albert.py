@@ -23,11 +23,6 @@ from encoderkit.models.config import AlbertConfig
 
 
 def _rules(config: AlbertConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
-    yield from _encoder(config, head)
-    yield from _head(config, head)
-
-
-def _encoder(config: AlbertConfig, head: HeadKind) -> Iterator[Rule]:
     root = "" if head == "none" else "albert."
     width, bias, at = config.embedding_dim or config.dim, config.bias, f"{root}embeddings"
     yield Rule("encoder.tokens.weight", (f"{at}.word_embeddings.weight",))
@@ -41,6 +36,7 @@ def _encoder(config: AlbertConfig, head: HeadKind) -> Iterator[Rule]:
         group, inner = divmod(i, config.group_blocks)
         theirs = f"{root}encoder.albert_layer_groups.{group}.albert_layers.{inner}"
         yield from _block(config, f"encoder.layers.{i}", theirs)
+    yield from _head(config, head)
 
 
 def _block(config: AlbertConfig, ours: str, theirs: str) -> Iterator[Rule]:

@@ -18,11 +18,6 @@ TERMS: dict[Distance, tuple[str, str]] = {
 
 
 def _rules(config: DebertaConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
-    yield from _encoder(config, head)
-    yield from _head(head)
-
-
-def _encoder(config: DebertaConfig, head: HeadKind) -> Iterator[Rule]:
     root = "" if head == "none" else "deberta."
     at = f"{root}embeddings"
     yield from _tables(config, at)
@@ -45,6 +40,7 @@ def _encoder(config: DebertaConfig, head: HeadKind) -> Iterator[Rule]:
         yield from plain(f"{ours}.mlp.up", f"{theirs}.intermediate.dense", bias=True)
         yield from plain(f"{ours}.mlp.down", f"{theirs}.output.dense", bias=True)
         yield from plain(f"{ours}.mlp_norm", f"{theirs}.output.LayerNorm", bias=True)
+    yield from _head(head)
 
 
 def _tables(config: DebertaConfig, at: str) -> Iterator[Rule]:

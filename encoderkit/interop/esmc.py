@@ -26,11 +26,6 @@ from encoderkit.models.config import EsmcConfig
 
 
 def _rules(config: EsmcConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
-    yield from _encoder(config, head)
-    yield from roberta_head(config, head)
-
-
-def _encoder(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
     root, dim = "" if head == "none" else "esmc.", config.dim
     scale = math.sqrt(config.layers / 36)  # transformers divides what a block adds by this
     yield Rule("encoder.tokens.weight", (f"{root}embed_tokens.weight",))
@@ -46,6 +41,7 @@ def _encoder(config: EsmcConfig, head: HeadKind) -> Iterator[Rule]:
         yield from plain(f"{ours}.mlp.up", f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
         yield from plain(f"{ours}.mlp.down", f"{theirs}.mlp.down_proj", scale=scale)
     yield from plain("encoder.final_norm", f"{root}norm")
+    yield from roberta_head(config, head)
 
 
 def _demands(config: EsmcConfig) -> list[Demand]:

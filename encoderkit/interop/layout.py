@@ -10,6 +10,7 @@ from encoderkit.errors import DataError, shown
 from encoderkit.learner import HeadKind
 from encoderkit.models.config import TransformerConfig
 from encoderkit.models.families import Activation, Direction
+from encoderkit.text.special import SpecialIds
 
 Form = Literal["same", "vector", "flat", "transposed"]
 AUTO_CLASSES: dict[HeadKind, str] = {
@@ -47,14 +48,6 @@ class Head(NamedTuple):
     """The outputs are numbers, not the scores of labels."""
     own: bool = False
     """A vocabulary head with a table of its own (`head.own`), not the word embeddings."""
-
-
-class SpecialIds(NamedTuple):
-    """The ids that a config.json names."""
-
-    pad: int
-    cls: int
-    sep: int
 
 
 class Rule(NamedTuple):

@@ -26,11 +26,6 @@ from encoderkit.models.config import ModernBertConfig
 
 
 def _rules(config: ModernBertConfig, head: HeadKind, pad: int) -> Iterator[Rule]:
-    yield from _encoder(config, head)
-    yield from _head(config, head)
-
-
-def _encoder(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:
     root, bias = "" if head == "none" else "model.", config.bias
     yield Rule("encoder.tokens.weight", (f"{root}embeddings.tok_embeddings.weight",))
     yield from plain("encoder.embedding_norm", f"{root}embeddings.norm", bias=bias)
@@ -44,6 +39,7 @@ def _encoder(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:
         yield from plain(f"{ours}.mlp.up", f"{theirs}.mlp.Wi", bias=bias)
         yield from plain(f"{ours}.mlp.down", f"{theirs}.mlp.Wo", bias=bias)
     yield from plain("encoder.final_norm", f"{root}final_norm", bias=bias)
+    yield from _head(config, head)
 
 
 def _head(config: ModernBertConfig, head: HeadKind) -> Iterator[Rule]:

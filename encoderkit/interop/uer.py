@@ -5,7 +5,8 @@ The toolkit is no longer maintained, and its checkpoints, many of them Chinese, 
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -110,7 +111,7 @@ def described(tensors: Mapping[str, Tensor], config: Mapping[str, Any], pad: int
         "architectures": ["BertForMaskedLM" if masked else "BertModel"],
         "vocab_size": len(words),
         "hidden_size": words.shape[1],
-        "num_hidden_layers": len(list(_layers(tensors))),
+        "num_hidden_layers": next(i for i in count() if f"bert.encoder.layer.{i}.output.dense.weight" not in tensors),
         "num_attention_heads": config.get("heads_num") or max(1, words.shape[1] // 64),
         "intermediate_size": len(tensors["bert.encoder.layer.0.intermediate.dense.weight"]),
         "hidden_act": config.get("hidden_act", "gelu"),
@@ -121,10 +122,3 @@ def described(tensors: Mapping[str, Tensor], config: Mapping[str, Any], pad: int
         "layer_norm_eps": 1e-12,  # it adds 1e-6 to the deviation, not to the variance
         "pad_token_id": pad,
     }
-
-
-def _layers(tensors: Mapping[str, Tensor]) -> Iterator[int]:
-    number = 0
-    while f"bert.encoder.layer.{number}.output.dense.weight" in tensors:
-        yield number
-        number += 1

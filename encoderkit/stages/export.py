@@ -17,7 +17,7 @@ from encoderkit.errors import CheckError, UsageError, shown
 from encoderkit.inference import EncoderAlone, Model, open_model
 from encoderkit.interop.families import obstacle
 from encoderkit.interop.hf import THRESHOLDS, Exported, export
-from encoderkit.interop.layout import Head, SpecialIds
+from encoderkit.interop.layout import Head
 from encoderkit.interop.sentence_transformers import modules
 from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
 from encoderkit.interop.vectors import written
@@ -132,14 +132,13 @@ def _exported(model: Model) -> Exported:
     if model.tokenizer.exact:
         what = "several characters that make one (ｶﾞ, decomposed Korean or Vietnamese)"
         say(f"transformers reads {what} otherwise than sentencepiece, which is used here: give it texts in NFKC")
-    ids = SpecialIds(model.tokenizer.pad, model.tokenizer.cls, model.tokenizer.sep)
     config, rows = learner.encoder_config, len(tensors["encoder.tokens.weight"])
     if isinstance(found, Export) and found.decoder is not None:
         config = EncoderDecoderConfig(encoder=config, decoder=found.decoder)
         tokenizer = with_sentinels(tokenizer, learner.vocabulary.size, rows - learner.vocabulary.size)
     # As long as texts are read here; a model that was imported has not been trained further, and keeps what it had.
     length = task.length if task else model.config["length"] if "recipe" in model.config else None
-    return export(config, head, tensors, tokenizer, rows, ids, length, reason, task is not None)
+    return export(config, head, tensors, tokenizer, rows, model.tokenizer.special, length, reason, task is not None)
 
 
 def _thresholds(model: Model) -> dict[str, bytes]:
