@@ -31,7 +31,12 @@ def visible(documents: Tensor, window: int | None = None, direction: Direction =
         same = same & (ahead.abs() <= window // 2)
     if direction == "left_to_right":
         same = same & (ahead <= 0)
-    return torch.zeros(same.shape, device=same.device).masked_fill(~same, -math.inf)[:, None]
+    return barred(same)
+
+
+def barred(seen: Tensor) -> Tensor:
+    """(B, Q, S) bool -> (B, 1, Q, S) float: 0 where a query may see a key, -inf where not."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)[:, None]
 
 
 def in_type(bias: Tensor) -> Tensor:
@@ -261,13 +266,10 @@ class Attention(nn.Module):
         """With a memory, `x` goes on from what was read before."""
         bias, rotation, memory, seeds = context
         query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, H * K) each
-        query, key, value = (self._split(y) for y in (self.query_norm(query), self.key_norm(key), value))
+        query, key, value = (split(y, self.heads) for y in (self.query_norm(query), self.key_norm(key), value))
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         if memory is not None:
             key, value = memory.add(key, value)
         mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0, self.scale, between(seeds))
         return self.out(mixed.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return split(x, self.heads)

@@ -98,29 +98,20 @@ def build_classification_head(
     if isinstance(config, ModernBertConfig):
         norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=config.bias)
         return DenseClassificationHead(config.dim, labels, dropout, config.activation, config.bias, norm, vectors)
-    if isinstance(config, TransformerConfig | XlnetConfig):
-        activation = "gelu" if isinstance(config, ElectraConfig) else "tanh"
+    if isinstance(config, TransformerConfig | XlnetConfig | DebertaConfig):
+        activation = "gelu" if isinstance(config, ElectraConfig | DebertaConfig) else "tanh"
         return DenseClassificationHead(config.dim, labels, dropout, activation, True, nn.Identity(), vectors)
-    if isinstance(config, DebertaConfig):
-        return DenseClassificationHead(config.dim, labels, dropout, "gelu", True, nn.Identity(), vectors)
     return ClassificationHead(vectors * config.dim, labels, dropout)
 
 
 def build_tagging_head(config: EncoderConfig, labels: int, dropout: float) -> ClassificationHead | DenseClassificationHead:
-    """The head that tells `labels` tags from the vectors of tokens, as transformers' classes have it: (N, D) -> (N, L)."""
+    """The head that tells `labels` tags from the vectors of tokens, as transformers' classes have it: (..., D) -> (..., L).
+
+    A linear layer; ModernBERT's has a dense one before. With two labels it is also that of where a span begins and ends.
+    """
     if isinstance(config, ModernBertConfig):
         return build_classification_head(config, labels, dropout)
     return ClassificationHead(config.dim, labels, dropout)
-
-
-def build_span_head(config: EncoderConfig, dropout: float) -> ClassificationHead | DenseClassificationHead:
-    """The head that scores from the vectors of `config`'s encoder where a span begins and where it ends: (..., D) -> (..., 2).
-
-    A linear layer, as transformers' classes for question answering have it; ModernBERT's has a dense one before.
-    """
-    if isinstance(config, ModernBertConfig):
-        return build_classification_head(config, 2, dropout)
-    return ClassificationHead(config.dim, 2, dropout)
 
 
 def build_replaced_head(config: EncoderConfig) -> ReplacedHead:

@@ -5,7 +5,6 @@ From left to right, a window ends with its token, as in Dauphin et al. 2017 and 
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from encoderkit.models.config import CnnConfig
 from encoderkit.models.dropout import Dropout
@@ -19,45 +18,32 @@ def _margin(config: CnnConfig, step: int) -> tuple[nn.Module, int]:
     return (nn.ZeroPad1d((more, 0)), 0) if config.direction == "left_to_right" else (nn.Identity(), more // 2)
 
 
-class DilatedBlock(nn.Module):
-    """norm, convolution, GELU, added to what came in: (B, T, D) -> (B, T, D). After Strubell et al. 2017 (ID-CNN).
+class Block(nn.Module):
+    """norm, convolution, GELU or a gated linear unit, added to what came in: (B, T, D) -> (B, T, D).
 
-    Block i skips 2^i - 1 tokens between those it sees, so the view grows exponentially with depth.
+    Dilated, after Strubell et al. 2017 (ID-CNN), block i skips 2^i - 1 tokens between those it sees, so the view grows
+    exponentially with depth. Gated it is after Dauphin et al. 2017.
     """
 
     def __init__(self, config: CnnConfig, index: int) -> None:
         super().__init__()
-        step = 2**index
-        self.number = 1 + index
+        gated = config.style == "gated"
+        self.number, step = 1 + index, _step(config, index)
         self.norm = nn.LayerNorm(config.dim)
         self.margin, sides = _margin(config, step)
-        self.convolution = nn.Conv1d(config.dim, config.dim, config.kernel, dilation=step, padding=sides)
+        self.convolution = nn.Conv1d(config.dim, (1 + gated) * config.dim, config.kernel, dilation=step, padding=sides)
+        self.activation = nn.GLU() if gated else nn.GELU()
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor, seeds: Tensor | None) -> Tensor:
         """`mask` is (B, T, 1), one for real tokens; `seeds` (B, T) those of all layers."""
         seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
-        return x + self.dropout(F.gelu(self.convolution(self.margin(seen)).transpose(1, 2)), seeds, self.number)
+        return x + self.dropout(self.activation(self.convolution(self.margin(seen)).transpose(1, 2)), seeds, self.number)
 
 
-class GatedBlock(nn.Module):
-    """norm, convolution, gated linear unit, added to what came in: (B, T, D) -> (B, T, D). After Dauphin et al. 2017."""
-
-    def __init__(self, config: CnnConfig, index: int) -> None:
-        super().__init__()
-        self.number = 1 + index
-        self.norm = nn.LayerNorm(config.dim)
-        self.margin, sides = _margin(config, 1)
-        self.convolution = nn.Conv1d(config.dim, 2 * config.dim, config.kernel, padding=sides)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x: Tensor, mask: Tensor, seeds: Tensor | None) -> Tensor:
-        """`mask` is (B, T, 1), one for real tokens; `seeds` (B, T) those of all layers."""
-        seen = (self.norm(x) * mask).transpose(1, 2)  # (B, D, T)
-        return x + self.dropout(F.glu(self.convolution(self.margin(seen)).transpose(1, 2), dim=-1), seeds, self.number)
-
-
-BLOCKS = {"dilated": DilatedBlock, "gated": GatedBlock}
+def _step(config: CnnConfig, index: int) -> int:
+    """How far what a block sees is apart."""
+    return 2**index if config.style == "dilated" else 1
 
 
 class Convolutional(nn.Module):
@@ -75,10 +61,10 @@ class Convolutional(nn.Module):
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
         self.embedding_projection = nn.Linear(width, config.dim) if width != config.dim else nn.Identity()
         self.embedding_dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(BLOCKS[config.style](config, i) for i in range(config.layers))
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.layers))
         self.final_norm = nn.LayerNorm(config.dim)
         # What a vector has seen of the tokens before its own, if it reads from left to right.
-        self._reach = sum((config.kernel - 1) * (2**i if config.style == "dilated" else 1) for i in range(config.layers))
+        self._reach = sum((config.kernel - 1) * _step(config, i) for i in range(config.layers))
         initialise(self)
 
     def forward(self, inputs: Inputs) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.attention import attend, visible
+from encoderkit.models.attention import attend, split, visible
 from encoderkit.models.config import DebertaConfig
 from encoderkit.models.dropout import Dropout, SharedDropout, between, fold
 from encoderkit.models.families import Distance
@@ -104,7 +104,7 @@ class DisentangledAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor, table: Tensor, rows: Tensor, seeds: Tensor | None) -> Tensor:
         """`bias` is from `visible`; `table` (2S, D) of distances, of which `rows` (2T - 1,) names the one for each."""
-        query, key, value = (self._split(y) for y in self.qkv(x).chunk(3, dim=-1))  # (B, H, T, K) each
+        query, key, value = (split(y, self.heads) for y in self.qkv(x).chunk(3, dim=-1))  # (B, H, T, K) each
         distances = self.table_dropout(table, torch.arange(len(table), device=table.device), self.number)[rows]
         for (term, _), position in zip(self.terms, self._positions(distances), strict=True):
             bias = bias + term(query, key, position * self.scale)
@@ -120,9 +120,6 @@ class DisentangledAttention(nn.Module):
             F.linear(distances, weights[part], biases[part]) for _, part in self.terms
         ]
         return [y.view(len(distances), self.heads, -1).transpose(0, 1) for y in projected]
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, T, K)
 
 
 class DebertaBlock(nn.Module):

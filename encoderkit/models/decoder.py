@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.attention import BIASES, attend, distances, scale_of, split
+from encoderkit.models.attention import BIASES, attend, barred, distances, scale_of, split
 from encoderkit.models.config import DecoderConfig, EncoderConfig, T5Config, TransformerConfig
 from encoderkit.models.dropout import Between, Dropout, along, between, fold
 from encoderkit.models.layers import MLPS, build_norm, initialise, initialise_by_inputs
@@ -174,11 +174,11 @@ class Decoder(nn.Module):
         """
         width = ids.shape[1]
         own = documents[:, :, None] == documents[:, None, :]  # (B, U, U)
-        bias = _hidden(own)[:, None] + self.causal(width, width)
+        bias = barred(own) + self.causal(width, width)
         # Padding may see anything: it is never read, and a row of nothing but -inf would be no number.
         across = (documents[:, :, None] == sources[:, None, :]) | (documents == 0)[:, :, None]
         memories = [layer.cross.keys(memory) for layer in self.blocks()]
-        return self.run(ids, bias, [None] * len(self.layers), _hidden(across)[:, None], memories, shared, seeds)[0]
+        return self.run(ids, bias, [None] * len(self.layers), barred(across), memories, shared, seeds)[0]
 
     def run(
         self,
@@ -216,18 +216,13 @@ class Decoder(nn.Module):
         return list(self.layers)  # pyright: ignore[reportReturnType]
 
 
-def _hidden(seen: Tensor) -> Tensor:
-    """0 where `seen`, -inf where not."""
-    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)
-
-
 class Writing:
     """Targets that are being written, a `decoding.Reader`: one for each of N source texts at first."""
 
     def __init__(self, decoder: Decoder, memory: Tensor, mask: Tensor, shared: nn.Embedding) -> None:
         """`memory` (N, T, M) and `mask` (N, T): the encoder's vectors, and which of them are real."""
         self.decoder, self.shared = decoder, shared
-        self._across = _hidden(mask)[:, None, None]  # (N, 1, 1, T)
+        self._across = barred(mask[:, None])  # (N, 1, 1, T)
         self._memories = [layer.cross.keys(memory) for layer in decoder.blocks()]
         self._past: list[Keys | None] = [None] * len(decoder.layers)
 

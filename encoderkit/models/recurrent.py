@@ -34,39 +34,21 @@ def reversal(mask: Tensor) -> Tensor:
 class RecurrentLayer(nn.Module):
     """One layer, in one direction or two of half the width each: (B, T, E) -> (B, T, D)."""
 
-    def __init__(self, config: RecurrentConfig, width: int) -> None:
+    def __init__(self, config: RecurrentConfig, width: int, lanes: int) -> None:
+        """`lanes`: 2 if each direction has an input of its own, side by side; 1 if both have the same."""
         super().__init__()
-        cell, size = CELLS[type(config)], config.dim // config.directions
-        self.forwards = cell(width, size, batch_first=True)
-        self.backwards = cell(width, size, batch_first=True) if config.directions == 2 else None
+        cell, size, self.lanes = CELLS[type(config)], config.dim // config.directions, lanes
+        self.forwards = cell(width // lanes, size, batch_first=True)
+        self.backwards = cell(width // lanes, size, batch_first=True) if config.directions == 2 else None
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
         """`order` is from `reversal`."""
-        left, _ = self.forwards(x)
+        parts = x.chunk(self.lanes, dim=-1)
+        left, _ = self.forwards(parts[0])
         if self.backwards is None:
             return left
-        right, _ = self.backwards(_read(x, order))
+        right, _ = self.backwards(_read(parts[-1], order))
         return torch.cat((left, _read(right, order)), dim=-1)
-
-
-class ApartLayer(nn.Module):
-    """One layer of two stacks that do not meet: (B, T, 2E) -> (B, T, D), a half for each direction in both."""
-
-    def __init__(self, config: RecurrentConfig, width: int) -> None:
-        super().__init__()
-        cell, size = CELLS[type(config)], config.dim // 2
-        self.forwards = cell(width // 2, size, batch_first=True)
-        self.backwards = cell(width // 2, size, batch_first=True)
-
-    def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """`order` is from `reversal`."""
-        left, right = x.chunk(2, dim=-1)
-        left, _ = self.forwards(left)
-        right, _ = self.backwards(_read(right, order))
-        return torch.cat((left, _read(right, order)), dim=-1)
-
-
-LAYERS = {"joint": RecurrentLayer, "apart": ApartLayer}
 
 
 def _read(x: Tensor, order: Tensor) -> Tensor:
@@ -87,9 +69,9 @@ class Recurrent(nn.Module):
         super().__init__()
         self.dim, width = config.dim, config.embedding_dim or config.dim
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)
-        layer, self._lanes = LAYERS[config.stacks], 2 if config.stacks == "apart" else 1
+        self._lanes = 2 if config.stacks == "apart" else 1
         widths = [self._lanes * width] + [config.dim] * (config.layers - 1)
-        self.layers = nn.ModuleList(layer(config, width) for width in widths)
+        self.layers = nn.ModuleList(RecurrentLayer(config, width, self._lanes) for width in widths)
         self.dropout = Dropout(config.dropout)
         initialise(self)
         for layer in self.layers.modules():

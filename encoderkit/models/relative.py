@@ -9,7 +9,7 @@ distance in the row is the distance in the document, and what is outside is mask
 import torch
 from torch import Tensor, nn
 
-from encoderkit.models.attention import Attention, Context, attend
+from encoderkit.models.attention import Attention, Context, attend, split
 from encoderkit.models.config import TransformerConfig
 from encoderkit.models.dropout import SharedDropout, between
 from encoderkit.models.layers import INIT_STD
@@ -104,7 +104,7 @@ class RelativeAttention(Attention):
         bias, rotation, memory, seeds = context
         assert rotation is not None
         query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
-        query, key, value = (self._split(y) for y in (self.query_norm(query), self.key_norm(key), value))
+        query, key, value = (split(y, self.heads) for y in (self.query_norm(query), self.key_norm(key), value))
         if memory is not None:
             key, value = memory.add(key, value)
         keys, (table,) = key.shape[2], rotation

@@ -9,7 +9,6 @@ A row may bring the tokens before it as memory (section 2.4): each layer also at
 computed without gradients. Segments (section 2.5) enter as whether key and query are in the same one.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoderkit.models.attention import attend
+from encoderkit.models.attention import attend, barred, split
 from encoderkit.models.config import XlnetConfig
 from encoderkit.models.dropout import Between, Dropout, SharedDropout, along, between, fold
 from encoderkit.models.inputs import Inputs
@@ -78,12 +77,12 @@ class XlnetAttention(nn.Module):
 
     def keys(self, read: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, D) -> keys and values, (B, H, S, K) each."""
-        return self._split(self.key(read)), self._split(self.value(read))
+        return split(self.key(read), self.heads), split(self.value(read), self.heads)
 
     def forward(self, x: Tensor, keys: tuple[Tensor, Tensor], view: View) -> Tensor:
         """(B, Q, D) -> (B, Q, D)."""
         key, value = keys
-        query = self._split(self.query(x))
+        query = split(self.query(x), self.heads)
         asked, added = self.relative(query, view.table, key.shape[2], view.places)
         if view.different is not None:
             added = added + self._by_segment(query, view.different)
@@ -94,9 +93,6 @@ class XlnetAttention(nn.Module):
         asked = query + by_head(self.segment_bias, query)
         scores = torch.matmul(asked, self.segments.permute(1, 2, 0).to(query.dtype)) * query.shape[-1] ** -0.5  # (B, H, Q, 2)
         return torch.where(different[:, None], scores[..., 1:], scores[..., :1])  # (B, H, Q, S)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, S, K)
 
 
 class XlnetMlp(nn.Module):
@@ -134,11 +130,6 @@ class XlnetBlock(nn.Module):
         seeds = None if view.seeds is None else view.seeds[0]
         x = self.attention_norm(x + self.dropout(self.attention(x, keys, view), seeds, 2))
         return self.mlp_norm(x + self.dropout(self.mlp(x, seeds), seeds, 3))
-
-
-def _bias(seen: Tensor) -> Tensor:
-    """(B, Q, S) bool -> (B, 1, Q, S)."""
-    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)[:, None]
 
 
 LAST, QUERIES, MEMORY = 1 << 20, 1 << 21, 1 << 22
@@ -209,7 +200,7 @@ class Xlnet(nn.Module):
         documents, segments, length = inputs.documents, inputs.segments, inputs.ids.shape[1]
         table = self.table_dropout(sinusoids(length, length, self.dim, documents), steps(length, length, documents))
         different = None if segments is None else segments[:, :, None] != segments[:, None, :]
-        bias = _bias(documents[:, :, None] == documents[:, None, :])
+        bias = barred(documents[:, :, None] == documents[:, None, :])
         return View(bias, table, different, seeds=between(inputs.seeds))
 
     def _ordered_views(self, inputs: Inputs, order: Order, memory: Memory | None) -> list[View]:
@@ -230,6 +221,6 @@ class Xlnet(nn.Module):
         table = self.table_dropout(sines, numbers)
         seeds, seeds_there = _seeds(inputs.seeds, places, more)
         return [
-            View(_bias(content), table, different, None, seeds),
-            View(_bias(query), table, different_there, places, seeds_there),
+            View(barred(content), table, different, None, seeds),
+            View(barred(query), table, different_there, places, seeds_there),
         ]

@@ -18,7 +18,7 @@ from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
 from encoderkit.learner import Batch, Export, Vocabulary
 from encoderkit.metrics import bootstrap_means, objects
-from encoderkit.models.build import build_span_head
+from encoderkit.models.build import build_tagging_head
 from encoderkit.models.config import EncoderConfig, reading
 from encoderkit.models.decoding import NEVER
 from encoderkit.models.inputs import Inputs
@@ -60,7 +60,7 @@ class Span(EncoderTask):
     ) -> None:
         """`length`: the tokens that a question has at most with a window of its passage."""
         super().__init__(config, encoder, vocabulary, length, labels)
-        self.head = build_span_head(encoder, config.dropout)
+        self.head = build_tagging_head(encoder, 2, config.dropout)
         self.weights = weights_of("span", config.rdrop)
         self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "exact_match": "max", "f1": "max"}
         self.monitor = "f1"
