@@ -17,7 +17,7 @@ from encoderkit.data.blocks import Rows
 from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore
 from encoderkit.errors import ANEW, DataError, UsageError, shown
-from encoderkit.learner import Batch, Encoder, Export, Learner, Vocabulary
+from encoderkit.learner import Batch, Encoder, Export, Learner, Vocabulary, directions
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig, StaticConfig
 from encoderkit.models.inputs import Inputs
@@ -96,7 +96,7 @@ class EncoderAlone(nn.Module):
         self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
         self.head = nn.Identity()
         self.weights: dict[str, float] = {}
-        self.directions: dict[str, Literal["min", "max"]] = {}
+        self.directions = directions()
         self.monitor = ""
 
     def collate(self, examples: Sequence[Any], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:

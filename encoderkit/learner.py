@@ -19,6 +19,16 @@ IGNORE = -100
 """The label of a place that has none."""
 
 
+LESS = ("loss", "mse", "mae", "perplexity", "bits_per_byte")
+"""How the names of metrics end of which less is better."""
+Directions = dict[str, Literal["min", "max"]]
+
+
+def directions(*metrics: str) -> Directions:
+    """Whether less or more of each is better, which follows from its name."""
+    return {name: "min" if name.endswith(LESS) else "max" for name in metrics}
+
+
 class Batch(NamedTuple):
     """What a forward pass needs: made once by `collate`, never changed."""
 
@@ -134,7 +144,7 @@ class Learner(Protocol):
     encoder_config: EncoderConfig
     weights: dict[str, float]
     """The weight of each term in the loss."""
-    directions: dict[str, Literal["min", "max"]]
+    directions: Directions
     """The metrics that it reports, and whether less or more is better."""
     monitor: str
     """The metric that chooses the best checkpoint unless the recipe says otherwise."""

@@ -9,7 +9,7 @@ row, or the model would learn to stop at that length.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Mark, Masking, Picture, Reader, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Mark, Masking, Picture, Reader, Vocabulary, directions, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig, reading
@@ -43,12 +43,7 @@ class Causal(nn.Module):
         self._terms = ("next", "previous") if reading(encoder) == "apart" else ("next",)
         self.head = build_vocabulary_head(encoder, vocabulary.size, encoder.dim // len(self._terms), config.head == "own")
         self.weights = {term: 1 / len(self._terms) for term in self._terms}
-        self.directions: dict[str, Literal["min", "max"]] = {
-            "loss": "min",
-            "perplexity": "min",
-            "bits_per_byte": "min",
-            "accuracy": "max",
-        }
+        self.directions = directions("loss", "perplexity", "bits_per_byte", "accuracy")
         self.monitor = "loss"
         self.bytes_per_token: float | None = None
 

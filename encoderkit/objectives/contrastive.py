@@ -9,7 +9,6 @@ half of a text finds its second half among all of them.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import DataError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Picture, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Picture, Vocabulary, directions, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.dropout import along, drawn, fold
@@ -46,7 +45,7 @@ class Contrastive(nn.Module):
         self.projection = Projection(encoder.dim) if config.projection == "dense" else nn.Identity()
         self.head: nn.Module = build_vocabulary_head(encoder, vocabulary.size) if config.masked else nn.Identity()
         self.weights = {"contrastive": 1.0, **({"masked": config.masked} if config.masked else {})}
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+        self.directions = directions(*config.metrics)
         self.monitor = "accuracy"  # the loss is that of the temperature too, which makes vectors sure of themselves
         self.coupled = True
         self.masking = Masker(config.hiding, vocabulary)

@@ -6,7 +6,7 @@ Each is a step of its own, as in the authors' code: added up over a tile, the st
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from encoderkit.console import say
 from encoderkit.data.blocks import Rows
 from encoderkit.data.cooccurrence import Cells, Portion, cooccurrences
 from encoderkit.errors import DataError, UsageError
-from encoderkit.learner import Batch, Export, PairSteps, Vocabulary
+from encoderkit.learner import Batch, Export, PairSteps, Vocabulary, directions
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import StaticConfig
 from encoderkit.models.inputs import Inputs
@@ -68,7 +68,7 @@ class Glove(nn.Module):
                 table[list(vocabulary[1:6])] = 0  # [UNK] and the like: no text trains them
         self.steps: list[PairSteps] = []
         self.weights = {"glove": 1.0}
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min"}
+        self.directions = directions(*config.metrics)
         self.monitor = "loss"
 
     def zero_grad(self, set_to_none: bool = True) -> None:

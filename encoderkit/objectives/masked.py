@@ -8,7 +8,6 @@ and 16,384 pieces, the head over every place would be most of the arithmetic.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from encoderkit.data.blocks import Row
 from encoderkit.data.pairs import PairRow
 from encoderkit.errors import DataError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Picture, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Picture, Vocabulary, directions, pad
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig, XlnetConfig
@@ -49,7 +48,7 @@ class Masked(nn.Module):
         self.head = build_vocabulary_head(encoder, vocabulary.size, own=config.head == "own")
         self.pairs = build_pairs(config.pairs, encoder, self.encoder)
         self.weights = dict.fromkeys(("masked", *self.pairs.terms), 1.0)
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max", **self.pairs.directions}
+        self.directions = directions(*config.metrics)
         self.monitor = "loss"
         self.masking = Masker(config, vocabulary)
 

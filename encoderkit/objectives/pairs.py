@@ -37,7 +37,6 @@ class NoPairs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.terms: tuple[str, ...] = ()
-        self.directions: dict[str, Literal["min", "max"]] = {}
 
     def lay(self, examples: Sequence[Any], rngs: Sequence[np.random.Generator]) -> Laid:
         """The rows, and their segments where they have some."""
@@ -82,7 +81,6 @@ class Pairs(NoPairs):
         self.head = build_classification_head(encoder, 2, dropout=0.0)
         self._pooled: Callable[[Tensor, Inputs, Tensor], Tensor] = _first if packs else _mean
         self.terms = (relation,)
-        self.directions = {f"{relation}_loss": "min", f"{relation}_accuracy": "max"}
 
     def lay(self, examples: Sequence[PairRow], rngs: Sequence[np.random.Generator]) -> Laid:
         """Rows of pairs, each with the second text that chance gave it."""
@@ -121,8 +119,8 @@ class Pairs(NoPairs):
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Means over pairs."""
-        means = (observed[name].mean(dtype=np.float64) for name in ("pair_nats", "pair_right"))
-        return dict(zip(self.directions, map(float, means), strict=True))
+        names = {f"{self.relation}_loss": "pair_nats", f"{self.relation}_accuracy": "pair_right"}
+        return {name: float(observed[own].mean(dtype=np.float64)) for name, own in names.items()}
 
     def exported(self, encoder: Encoder, export: Export) -> Export:
         """With the logits of one pair a row, as BERT's `seq_relationship` and ALBERT's `sop_classifier` give them."""

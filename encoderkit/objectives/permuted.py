@@ -11,7 +11,7 @@ the order that the row before was trained in. Pieces that share a row have no me
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Masking, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Masking, Vocabulary, directions, pad
 from encoderkit.models.build import build_vocabulary_head
 from encoderkit.models.config import EncoderConfig, XlnetConfig
 from encoderkit.models.dropout import drawn
@@ -56,7 +56,7 @@ class Permuted(nn.Module):
         self.encoder = Xlnet(encoder, vocabulary.size, vocabulary.pad)
         self.head = build_vocabulary_head(encoder, vocabulary.size, own=config.head == "own")
         self.weights = {"permuted": 1.0}
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+        self.directions = directions(*config.metrics)
         self.monitor = "loss"
 
     def collate(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:

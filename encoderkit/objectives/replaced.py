@@ -8,7 +8,7 @@ seed, the epoch and the row, and on the generator's probabilities.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Picture, Vocabulary
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Picture, Vocabulary, directions
 from encoderkit.models.build import build_encoder, build_replaced_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.inputs import Inputs
@@ -71,15 +71,7 @@ class Replaced(nn.Module):
         alone = config.generator is None
         self.generator = None if alone else Masked(config.hiding, config.generator_of(encoder), vocabulary, length)
         self.weights = {"masked": 1.0, "replaced": config.discriminator_weight}
-        self.directions: dict[str, Literal["min", "max"]] = {
-            "loss": "min",
-            "accuracy": "max",
-            "precision": "max",
-            "recall": "max",
-            "discriminator_loss": "min",
-            "generator_loss": "min",
-            "generator_accuracy": "max",
-        }
+        self.directions = directions(*config.metrics)
         self.monitor = "loss"
         self._aliases = self._share()
         self.register_state_dict_post_hook(_one_name_each)

@@ -9,7 +9,7 @@ sees no other. Only the encoder is kept by `embed` and `finetune`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Vocabulary, directions, pad
 from encoderkit.models.build import build_encoder
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig
@@ -68,7 +68,7 @@ class Spans(nn.Module):
         self.encoder: Encoder = build_encoder(encoder, size, vocabulary.pad)
         self.head = Decoder(config.decoder, encoder, size, vocabulary.pad, self.encoder.tokens.embedding_dim)
         self.weights = {"spans": 1.0}
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+        self.directions = directions(*config.metrics)
         self.monitor = "loss"
 
     def collate(self, examples: Sequence[Row], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:

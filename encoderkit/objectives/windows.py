@@ -8,14 +8,14 @@ are summed; each row of a table that occurs in it moves once.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row, Rows
-from encoderkit.learner import Export, Vocabulary
+from encoderkit.learner import Export, Vocabulary, directions
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import StaticConfig
 from encoderkit.models.static import Static, sparse_rows
@@ -56,7 +56,7 @@ class Sampled(nn.Module):
             self.encoder.tokens.weight[list(vocabulary[1:6])] = 0  # [UNK] and the like: no text trains them
         self.frequency = nn.Buffer(torch.zeros(vocabulary.size, dtype=torch.int64))
         self.weights = {config.kind: 1.0}
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min"}
+        self.directions = directions(*config.metrics)
         self.monitor = "loss"
         self._tables: tuple[np.ndarray, np.ndarray] | None = None
 

@@ -5,7 +5,7 @@ there may be more in one row than in another.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,7 +53,6 @@ class Choice(EncoderTask):
         super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_classification_head(encoder, 1, config.dropout)
         self.weights = weights_of("choice", config.rdrop)
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
         self.monitor = "accuracy"
         self.baselines: tuple[Baseline, ...] = ("majority", "nearest")
         self.fields = ["text", "options", "label", "answer", "probabilities", "truncated"]

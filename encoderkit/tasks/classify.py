@@ -5,7 +5,7 @@ Labels are strings from the data to the prediction; their order is frozen in `la
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,12 +84,6 @@ class Classify(EncoderTask):
         self.head = build_classification_head(encoder, len(self.labels), config.dropout, 4 if config.apart else 1)
         self.weights = weights_of("classify", config.rdrop)
         self._chances = each_of if config.several else one_of
-        self.directions: dict[str, Literal["min", "max"]] = {
-            "loss": "min",
-            "accuracy": "max",
-            "macro_f1": "max",
-            **({"micro_f1": "max"} if config.several else {"mcc": "max"}),
-        }
         self.monitor = "macro_f1" if config.several else "accuracy"
         self.baselines: tuple[Baseline, ...] = ("majority", "tfidf")
         self.choices = len(self.labels)

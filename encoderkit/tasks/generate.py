@@ -6,7 +6,7 @@ checkpoint of the objective `spans`, or of a T5, it begins with the decoder that
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,8 +68,6 @@ class Generate(EncoderTask):
         self.head = Decoder(config.writer, encoder, written.size, written.pad, shared)
         self.start = written.cls if config.writer.start == "cls" else written.pad
         self.weights = weights_of("generate", config.rdrop)
-        names = ("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l")
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
         self.monitor = "chrf"
         self.baselines: tuple[Baseline, ...] = ()
         self.fields = [*names_of(config.columns), "written", "truncated"]

@@ -5,7 +5,7 @@ mean and scale are kept with the model, and whatever leaves it is in the units o
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,13 +56,6 @@ class Regress(EncoderTask):
         self.register_buffer("mean", torch.zeros(len(self.labels)))
         self.register_buffer("scale", torch.ones(len(self.labels)))
         self.weights = weights_of("regress", config.rdrop)
-        self.directions: dict[str, Literal["min", "max"]] = {
-            "loss": "min",
-            "pearson": "max",
-            "spearman": "max",
-            "mse": "min",
-            "mae": "min",
-        }
         self.monitor = "spearman"
         self.baselines: tuple[Baseline, ...] = ("mean", "ridge")
         scores = ["score"] if len(self.labels) == 1 else [f"score:{label}" for label in self.labels]

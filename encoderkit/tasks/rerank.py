@@ -6,7 +6,7 @@ is a query and one candidate; metrics are over queries, whose candidates stand i
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,7 +58,6 @@ class Rerank(EncoderTask):
         self.head = build_classification_head(encoder, 1, config.dropout)
         self.register_buffer("most", torch.tensor(1.0))
         self.weights = weights_of("rerank", config.rdrop)
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "map": "max", "mrr": "max", "ndcg_at_10": "max"}
         self.monitor = "map"
         self.baselines: tuple[Baseline, ...] = ("cosine",)
         self.fields = [*names_of(config.columns), "score", "truncated"]

@@ -11,7 +11,7 @@ al. 2022): cut the vectors of `embed` and scale them to length 1 again.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,9 +72,7 @@ class Similarity(EncoderTask):
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("span", torch.tensor(1.0))
         scored = config.label is not None
-        names = _CORRELATIONS if scored else ("mrr", "ndcg_at_10", "recall_at_1", "recall_at_10")
         self.weights = {"similarity": 1.0}
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
         self.monitor = "spearman" if scored else "mrr"
         self.baselines: tuple[Baseline, ...] = ("cosine",) if scored else ("search",)
         self.fields = [*names_of(config.columns), "score", "truncated"]

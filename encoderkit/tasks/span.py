@@ -7,7 +7,7 @@ A window without the answer points to [CLS]; where questions may have no answer,
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +62,6 @@ class Span(EncoderTask):
         super().__init__(config, encoder, vocabulary, length, labels)
         self.head = build_tagging_head(encoder, 2, config.dropout)
         self.weights = weights_of("span", config.rdrop)
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", "exact_match": "max", "f1": "max"}
         self.monitor = "f1"
         self.baselines: tuple[Baseline, ...] = ("sentence", "silence") if config.unanswerable else ("sentence",)
         self.choices = MOST_ANSWERS

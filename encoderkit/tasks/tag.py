@@ -8,7 +8,7 @@ no entity is cut. What is right is compared in the units of the data, tokens or 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from encoderkit.data.conll import joined
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
-from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, directions, pad
 from encoderkit.metrics import bootstrap_counts, confusion, objects, per_class, single_label, tally
 from encoderkit.models.build import build_tagging_head
 from encoderkit.models.config import EncoderConfig
@@ -63,7 +63,7 @@ class Tag(EncoderTask):
         self.register_buffer("class_weights", torch.ones(len(self.labels)), persistent=False)
         self._class_weights = np.ones(len(self.labels))  # the same where batches are made, for which no GPU is to wait
         self.weights = weights_of("tag", config.rdrop)
-        self.directions: dict[str, Literal["min", "max"]] = {"loss": "min", **dict.fromkeys(names, "max")}
+        self.directions = directions("loss", *names)
         self.monitor = names[0]
         self.baselines: tuple[Baseline, ...] = ("commonest_in_text" if config.text else "commonest",)
         self.fields = ["text", "tokens", "tags"] if self.scheme == "plain" else ["text", "entities"]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from encoderkit.console import warn
 from encoderkit.data.labelled import Row
-from encoderkit.learner import Encoder, Learner, Vocabulary
+from encoderkit.learner import Encoder, Learner, Vocabulary, directions
 from encoderkit.models.build import build_encoder
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.dropout import drawn
@@ -59,6 +59,7 @@ class EncoderTask(nn.Module):
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.labels: list[str] = list(labels)
         self.kinds = self.labels
+        self.directions = directions(*config.metrics)
         self.choices = 0
         self.listed: tuple[str, ...] = ()
         self.encoder_config = encoder
