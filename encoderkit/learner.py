@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from encoderkit.models.config import DecoderConfig, EncoderConfig
@@ -322,11 +321,3 @@ class Surveying(Protocol):
     def survey(self, rows: Any) -> Any:
         """Count what there is in `rows` (a `data.blocks.Rows`); the examples to train on."""
         ...
-
-
-def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:
-    """Rows of different lengths as one (B, width) int64 tensor, filled up with `value`."""
-    out = np.full((len(rows), width), value, dtype=np.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return torch.from_numpy(out)

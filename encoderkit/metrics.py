@@ -24,6 +24,12 @@ def objects(values: Sequence[Any]) -> np.ndarray:
     return found
 
 
+def guessed(observed: dict[str, np.ndarray]) -> dict[str, float]:
+    """The mean loss of targets, from the `nats` of each, and accuracy, from whether each is `right`."""
+    loss, accuracy = (float(observed[name].mean(dtype=np.float64)) for name in ("nats", "right"))
+    return {"loss": loss, "accuracy": accuracy}
+
+
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """(N,) and (N,) class numbers to (L, L) counts: row = label, column = prediction."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

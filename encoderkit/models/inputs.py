@@ -1,12 +1,13 @@
 """What an encoder reads."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from encoderkit.models.dropout import along, fold
+from encoderkit.models.dropout import along, drawn, fold
 
 
 class Inputs(NamedTuple):
@@ -42,6 +43,13 @@ class Inputs(NamedTuple):
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) * documents
         return Inputs(ids, documents, positions, segments)
 
+    @staticmethod
+    def laid(rows: Sequence[Any], width: int, fill: int, rngs: Sequence[np.random.Generator]) -> "Inputs":
+        """Of rows with `ids`, `documents` and `positions`, filled up with the id `fill`; seeds are drawn from `rngs`, if any."""
+        ids = pad([row.ids for row in rows], width, fill)
+        documents, positions = (pad([getattr(row, name) for row in rows], width, 0) for name in ("documents", "positions"))
+        return Inputs(ids, documents, positions).seeded(drawn(rngs))
+
     def order(self) -> list[np.ndarray]:
         """The numbers of the texts that stand in each row, from the first."""
         if self.texts is None:
@@ -68,3 +76,11 @@ class Inputs(NamedTuple):
         """The same rows on another device; on a GPU without seeds, which are the CPU's."""
         kept = self if device == "cpu" else self._replace(seeds=None)
         return Inputs(*(None if t is None else t.to(device, non_blocking=True) for t in kept))  # pyright: ignore[reportArgumentType]
+
+
+def pad(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:
+    """Rows of different lengths as one (B, width) int64 tensor, filled up with `value`."""
+    out = np.full((len(rows), width), value, dtype=np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return torch.from_numpy(out)

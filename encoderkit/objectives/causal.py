@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Mark, Masking, Picture, Reader, Vocabulary, directions, pad
+from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Mark, Masking, Picture, Reader, Vocabulary, directions
+from encoderkit.metrics import guessed
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig, reading
-from encoderkit.models.dropout import drawn
-from encoderkit.models.inputs import Inputs
+from encoderkit.models.inputs import Inputs, pad
 from encoderkit.objectives.config import CausalConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
 
@@ -51,11 +51,7 @@ class Causal(nn.Module):
         """Rows to a batch of fixed width, with the tokens to guess from each place."""
         # Encoders that take one document a row get no more columns than they need; packed rows are full anyway.
         width = self.length if self.encoder.packs else max(len(row.ids) for row in examples)
-        inputs = Inputs(
-            pad([row.ids for row in examples], width, self.vocabulary.pad),
-            pad([row.documents for row in examples], width, 0),
-            pad([row.positions for row in examples], width, 0),
-        ).seeded(drawn(rngs))
+        inputs = Inputs.laid(examples, width, self.vocabulary.pad, rngs)
         targets = {}
         for term, step in zip(self._terms, (1, -1), strict=False):
             targets[term] = pad([self.neighbours(row, step) for row in examples], width, IGNORE)
@@ -146,9 +142,8 @@ class Causal(nn.Module):
         Bits per byte are all bits, those of the ends of documents included, over the bytes of the text as it was read, which
         are those of `bytes_per_token` for each token of the text. Of two directions it is the mean.
         """
-        loss = float(observed["nats"].mean(dtype=np.float64))
-        accuracy = float(observed["right"].mean(dtype=np.float64))
-        found = {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), "accuracy": accuracy}
+        means = guessed(observed)
+        found = {"loss": means["loss"], "perplexity": float(np.exp(min(means["loss"], 700.0))), "accuracy": means["accuracy"]}
         if self.bytes_per_token is not None:
             bits = float(observed["nats"].sum(dtype=np.float64)) / np.log(2)
             found["bits_per_byte"] = bits / max(int(observed["ordinary"].sum()) * self.bytes_per_token, 1e-9)

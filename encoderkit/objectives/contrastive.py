@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy, normalize
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import DataError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Picture, Vocabulary, directions, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Picture, Vocabulary, directions
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.dropout import along, drawn, fold
 from encoderkit.models.heads import Projection
-from encoderkit.models.inputs import Inputs
+from encoderkit.models.inputs import Inputs, pad
 from encoderkit.models.pooling import apart, pool
 from encoderkit.objectives.config import ContrastiveConfig
 from encoderkit.objectives.masking import Masker, pictures

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from encoderkit.data.blocks import Row
-from encoderkit.learner import Masking, pad
-from encoderkit.models.inputs import Inputs
+from encoderkit.learner import Masking
+from encoderkit.models.inputs import Inputs, pad
 
 
 class Probe(NamedTuple):

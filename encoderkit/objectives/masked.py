@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 from encoderkit.data.blocks import Row
 from encoderkit.data.pairs import PairRow
 from encoderkit.errors import DataError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Picture, Vocabulary, directions, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Picture, Vocabulary, directions
+from encoderkit.metrics import guessed
 from encoderkit.models.build import build_encoder, build_vocabulary_head
 from encoderkit.models.chunked import judged
 from encoderkit.models.config import EncoderConfig, XlnetConfig
-from encoderkit.models.dropout import drawn
-from encoderkit.models.inputs import Inputs
+from encoderkit.models.inputs import Inputs, pad
 from encoderkit.objectives.config import MaskedConfig
 from encoderkit.objectives.likelihood import Probe, in_turn, log_likelihoods
 from encoderkit.objectives.masking import Masker, pictures
@@ -74,13 +74,10 @@ class Masked(nn.Module):
             places = self.masking.places(row, rate, rng)[: max(1, round(rate * width))]
             where[i, : len(places)] = i * width + places
             labels[i, : len(places)] = row.ids[places]
-            corrupted.append(self.masking.corrupt(row.ids, places, rng))
-        inputs = Inputs(
-            pad(corrupted, width, self.vocabulary.pad),
-            pad([row.documents for row in rows], width, 0),
-            pad([row.positions for row in rows], width, 0),
-            None if laid.segments is None else pad(laid.segments, width, 0),
-        ).seeded(drawn(rngs))
+            corrupted.append(row._replace(ids=self.masking.corrupt(row.ids, places, rng)))
+        inputs = Inputs.laid(corrupted, width, self.vocabulary.pad, rngs)
+        if laid.segments is not None:
+            inputs = inputs._replace(segments=pad(laid.segments, width, 0))
         told = self.pairs.targets(laid, width)
         targets = {"where": torch.from_numpy(where.reshape(-1)), "labels": torch.from_numpy(labels.reshape(-1)), **told}
         counts = {"masked": int((labels != IGNORE).sum()), **self.pairs.counts(told)}
@@ -134,17 +131,11 @@ class Masked(nn.Module):
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean loss in nats and accuracy over the hidden tokens, and those of the pairs under names of their own."""
-        return {
-            "loss": float(observed["nats"].mean(dtype=np.float64)),
-            "accuracy": float(observed["right"].mean(dtype=np.float64)),
-            **self.pairs.metrics(observed),
-        }
+        return guessed(observed) | self.pairs.metrics(observed)
 
     def exported(self) -> Export | str:
         """A masked language model: logits over the vocabulary at every place, and those of the pairs."""
         # transformers' XLNet has one head for words, however it was trained.
         kind = "permuted" if isinstance(self.encoder_config, XlnetConfig) else "masked"
-        return self.pairs.exported(self.encoder, Export(kind, self.state_dict(), self._everywhere))
-
-    def _everywhere(self, inputs: Inputs) -> Tensor:
-        return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)
+        made = Export(kind, self.state_dict(), lambda inputs: self.head(self.encoder(inputs), self.encoder.tokens.weight))
+        return self.pairs.exported(self.encoder, made)

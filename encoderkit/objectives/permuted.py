@@ -20,11 +20,11 @@ from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Masking, Vocabulary, directions, pad
+from encoderkit.learner import IGNORE, Batch, Export, Likelihood, Masking, Vocabulary, directions
+from encoderkit.metrics import guessed
 from encoderkit.models.build import build_vocabulary_head
 from encoderkit.models.config import EncoderConfig, XlnetConfig
-from encoderkit.models.dropout import drawn
-from encoderkit.models.inputs import Inputs
+from encoderkit.models.inputs import Inputs, pad
 from encoderkit.models.xlnet import Order, Xlnet, seeds_before
 from encoderkit.objectives.config import PermutedConfig
 from encoderkit.objectives.likelihood import Probe, log_likelihoods
@@ -64,11 +64,7 @@ class Permuted(nn.Module):
         slots = max(1, round(self.length / self.config.one_in))
         orders = [self.draw(row, rng, slots) for row, rng in zip(examples, rngs, strict=True)]
         labels = [row.ids[order.places] for row, order in zip(examples, orders, strict=True)]
-        inputs = Inputs(
-            pad([row.ids for row in examples], self.length, self.vocabulary.pad),
-            pad([row.documents for row in examples], self.length, 0),
-            pad([row.positions for row in examples], self.length, 0),
-        ).seeded(drawn(rngs))
+        inputs = Inputs.laid(examples, self.length, self.vocabulary.pad, rngs)
         targets = {
             "ranks": pad([order.ranks for order in orders], self.length, 0),
             "places": pad([_with_idle(order.places, row, slots) for row, order in zip(examples, orders, strict=True)], slots, 0),
@@ -144,8 +140,7 @@ class Permuted(nn.Module):
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean loss in nats and accuracy over the guessed tokens."""
-        means = {name: float(values.mean(dtype=np.float64)) for name, values in observed.items()}
-        return {"loss": means["nats"], "accuracy": means["right"]}
+        return guessed(observed)
 
     def fill(self, inputs: Inputs, places: Tensor) -> Tensor:
         """(B, T) texts and (B, P) places -> (B, P, V): each guessed from all tokens but those at the places."""
@@ -181,10 +176,7 @@ class Permuted(nn.Module):
 
     def exported(self) -> Export | str:
         """The content stream with its head: logits over the vocabulary at every place."""
-        return Export("permuted", self.state_dict(), self._everywhere)
-
-    def _everywhere(self, inputs: Inputs) -> Tensor:
-        return self.head(self.encoder(inputs), self.encoder.tokens.weight)  # (B, T, V)
+        return Export("permuted", self.state_dict(), lambda inputs: self.head(self.encoder(inputs), self.encoder.tokens.weight))
 
 
 def _with_idle(places: np.ndarray, row: Row, slots: int) -> np.ndarray:

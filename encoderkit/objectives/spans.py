@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from encoderkit.data.blocks import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Vocabulary, directions, pad
+from encoderkit.learner import IGNORE, Batch, Encoder, Export, Likelihood, Masking, Vocabulary, directions
+from encoderkit.metrics import guessed
 from encoderkit.models.build import build_encoder
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import Decoder, Seeds, Writing
-from encoderkit.models.dropout import drawn
-from encoderkit.models.inputs import Inputs
+from encoderkit.models.inputs import Inputs, pad
 from encoderkit.objectives.config import SpansConfig
 from encoderkit.objectives.likelihood import Probe, in_turn, log_likelihoods
 
@@ -75,11 +75,7 @@ class Spans(nn.Module):
         """Rows to a batch; `progress` changes nothing here."""
         pairs = [self.corrupt(row, rng) for row, rng in zip(examples, rngs, strict=True)]
         width = self.length if self.encoder.packs else max(len(pair.ids) for pair in pairs)
-        inputs = Inputs(
-            pad([pair.ids for pair in pairs], width, self.vocabulary.pad),
-            pad([pair.documents for pair in pairs], width, 0),
-            pad([pair.positions for pair in pairs], width, 0),
-        ).seeded(drawn(rngs))
+        inputs = Inputs.laid(pairs, width, self.vocabulary.pad, rngs)
         most = -(-max(len(pair.given) for pair in pairs) // STEP) * STEP
         targets = {
             "given": pad([pair.given for pair in pairs], most, self.vocabulary.pad),
@@ -138,10 +134,7 @@ class Spans(nn.Module):
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean loss in nats and accuracy over the tokens of the targets."""
-        return {
-            "loss": float(observed["nats"].mean(dtype=np.float64)),
-            "accuracy": float(observed["right"].mean(dtype=np.float64)),
-        }
+        return guessed(observed)
 
     def log_likelihoods(self, texts: Sequence[Row], masking: Masking | None, tokens: int) -> np.ndarray:
         """(N,) pseudo-log-likelihoods (Salazar et al. 2020): the sum over the tokens of a text, each taken out in turn.

@@ -21,9 +21,9 @@ from encoderkit.interop.layout import Head
 from encoderkit.interop.sentence_transformers import modules
 from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
 from encoderkit.interop.vectors import written
-from encoderkit.learner import Export, pad
+from encoderkit.learner import Export
 from encoderkit.models.config import AlbertConfig, BertConfig, RobertaConfig, longest
-from encoderkit.models.inputs import Inputs
+from encoderkit.models.inputs import Inputs, pad
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.preflight import find_step
 from encoderkit.stages.embeddings import listed

@@ -16,13 +16,13 @@ from torch.nn.functional import linear
 from encoderkit.console import warn
 from encoderkit.data.labelled import Row
 from encoderkit.errors import UsageError
-from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, pad
+from encoderkit.learner import IGNORE, Batch, Export, Vocabulary
 from encoderkit.models.chunked import judged, summed_nats
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.decoder import DECODER, Decoder, Seeds, Writing
 from encoderkit.models.decoding import Sampling, beam_search, greedy, sample
 from encoderkit.models.dropout import along, fold
-from encoderkit.models.inputs import Inputs
+from encoderkit.models.inputs import Inputs, pad
 from encoderkit.models.pooling import apart, text_seeds
 from encoderkit.tasks import wording
 from encoderkit.tasks.config import GenerateConfig

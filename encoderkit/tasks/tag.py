@@ -19,12 +19,12 @@ from torch.nn.utils.rnn import pad_sequence
 from encoderkit.data.conll import joined
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, shown
-from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, directions, pad
+from encoderkit.learner import IGNORE, Batch, Export, Vocabulary, directions
 from encoderkit.metrics import bootstrap_counts, confusion, objects, per_class, single_label, tally
 from encoderkit.models.build import build_tagging_head
 from encoderkit.models.config import EncoderConfig
 from encoderkit.models.crf import TOGETHER, Scores, Transitions, forbidding, marginals, nats, together, viterbi
-from encoderkit.models.inputs import Inputs
+from encoderkit.models.inputs import Inputs, pad
 from encoderkit.tasks.annotations import known, read_entities, read_tags
 from encoderkit.tasks.config import TagConfig
 from encoderkit.tasks.losses import class_weights, disagreement, in_passes, labelled, weights_of
