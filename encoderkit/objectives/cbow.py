@@ -119,9 +119,9 @@ class Cbow(Sampled):
         """(N,), or their sum; by compiled code, where there is some for these tables, almost twice as fast as by torch."""
         around, others = Means.found("around", targets), Places.found("others", targets)
         words, share = self.word_rows(around.rows), self.config.negatives / self.config.draws
-        fits = words.device.type == "cpu" and words.dtype == self.outputs.dtype == torch.float32
+        fits = words.device.type == "cpu" and words.dtype == self.contexts.dtype == torch.float32
         if fits and (tell := compiled(_tell, fastmath=True)) is not None:
-            given = words, sparse_rows(self.outputs, others.rows), tell, around, others.which, self.config.draws, share
+            given = words, sparse_rows(self.contexts, others.rows), tell, around, others.which, self.config.draws, share
             return _Told.apply(*given) if summed else _told(*given)[0]  # pyright: ignore[reportReturnType]
         scored = _Scores.apply(averaged(words, around), self.outputs_at(others), self.config.block)
         own, drawn = scored  # pyright: ignore[reportGeneralTypeIssues]

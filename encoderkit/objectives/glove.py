@@ -17,12 +17,10 @@ from encoderkit.console import say
 from encoderkit.data.blocks import Rows
 from encoderkit.data.cooccurrence import Cells, Portion, cooccurrences
 from encoderkit.errors import DataError, UsageError
-from encoderkit.learner import Batch, Export, PairSteps, Vocabulary, directions
-from encoderkit.models.build import build_encoder
-from encoderkit.models.config import StaticConfig
+from encoderkit.learner import Batch, PairSteps, Vocabulary
 from encoderkit.models.inputs import Inputs
-from encoderkit.models.static import Static
 from encoderkit.objectives.config import GloveConfig
+from encoderkit.objectives.windows import WordVectors
 
 TILE = 1024
 """Words, and contexts, of which an example has all the counts."""
@@ -47,29 +45,23 @@ class _Told(torch.autograd.Function):
         return (None,) * 7
 
 
-class Glove(nn.Module):
-    """Two tables and two columns of biases; the context table is the encoder's where `model.context` is `add`.
+class Glove(WordVectors):
+    """Two tables and two columns of biases.
 
     Its updates are `Stepwise`: there are no gradients, and so no norm of them.
     """
 
+    config: GloveConfig
+
     def __init__(self, config: GloveConfig, encoder: Any, vocabulary: Vocabulary, length: int) -> None:
-        super().__init__()
-        assert isinstance(encoder, StaticConfig), "the recipe says so to the user"
-        self.config, self.encoder_config, self.vocabulary, self.length = config, encoder, vocabulary, length
-        self.encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
-        assert isinstance(self.encoder, Static)
-        self.head = nn.Identity() if self.encoder.contexts else nn.Embedding(vocabulary.size, encoder.dim)
+        super().__init__(config, encoder, vocabulary, length)
         self.bias, self.context_bias = (nn.Parameter(torch.zeros(vocabulary.size)) for _ in range(2))
-        with torch.no_grad():
-            if isinstance(self.head, nn.Embedding):
-                self.head.weight.uniform_(-0.5 / encoder.dim, 0.5 / encoder.dim)
-            for table in (self.encoder.tokens.weight, self.contexts):
-                table[list(vocabulary[1:6])] = 0  # [UNK] and the like: no text trains them
         self.steps: list[PairSteps] = []
-        self.weights = {"glove": 1.0}
-        self.directions = directions(*config.metrics)
-        self.monitor = "loss"
+
+    def begin(self) -> None:
+        """As those of words; the encoder's has its values already."""
+        if isinstance(self.head, nn.Embedding):
+            self.head.weight.uniform_(-0.5 / self.encoder.dim, 0.5 / self.encoder.dim)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the steps as well."""
@@ -79,21 +71,12 @@ class Glove(nn.Module):
     @property
     def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Words, contexts, and the biases of both."""
-        assert isinstance(self.encoder, Static)
         return self.encoder.tokens.weight, self.contexts, self.bias, self.context_bias
 
     @property
     def single_threaded(self) -> bool:
         """Whether there is compiled code for the steps, which come one after the other."""
         return compiled(_squares, fastmath=True) is not None
-
-    @property
-    def contexts(self) -> Tensor:
-        """(V, D): the vectors of words as contexts."""
-        assert isinstance(self.encoder, Static)
-        table = self.encoder.contexts if self.encoder.contexts is not None else self.head
-        assert isinstance(table, nn.Embedding)
-        return table.weight
 
     def survey(self, rows: Rows) -> Cells:
         """Count which words are near one another; portions of the counts are the examples."""
@@ -144,10 +127,6 @@ class Glove(nn.Module):
     def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted square of each error."""
         return {"squares": self._squares(targets)}
-
-    def exported(self) -> Export | str:
-        """Not to transformers, which has no class for word vectors."""
-        return "word vectors are handed over with --to word2vec"
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """Their mean."""

@@ -1,4 +1,4 @@
-"""Words in windows, told apart from drawn words: what skip-gram and CBOW have in common.
+"""Words in windows, told apart from drawn words: what skip-gram and CBOW have in common, and their tables with GloVe.
 
 Mikolov et al. 2013, "Distributed Representations of Words and Phrases", sections 2.2 and 2.3; word2vec.c. A row of text is
 thinned (frequent words are dropped, unknown ones too) and cut into blocks of neighbouring words. A block is told apart from
@@ -41,32 +41,50 @@ class Thinned(NamedTuple):
     """(G, K) int64: words drawn from the noise."""
 
 
-class Sampled(nn.Module):
-    """The tables, the frequencies and the collation; a subclass has the loss."""
+class WordVectors(nn.Module):
+    """Two tables of word vectors; the second is the encoder's where `model.context` is `add`."""
 
-    def __init__(self, config: SkipGramConfig | CbowConfig, encoder: Any, vocabulary: Vocabulary, length: int) -> None:
+    def __init__(self, config: Any, encoder: Any, vocabulary: Vocabulary, length: int) -> None:
         super().__init__()
         assert isinstance(encoder, StaticConfig), "the recipe says so to the user"
         self.config, self.encoder_config, self.vocabulary, self.length = config, encoder, vocabulary, length
-        self.encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
-        assert isinstance(self.encoder, Static)
-        self.head: nn.Module = nn.Identity() if self.encoder.contexts else nn.Embedding(vocabulary.size, encoder.dim)
+        made = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        assert isinstance(made, Static)
+        self.encoder = made
+        self.head: nn.Module = nn.Identity() if made.contexts else nn.Embedding(vocabulary.size, encoder.dim)
         with torch.no_grad():
-            nn.init.zeros_(self.outputs)
-            self.encoder.tokens.weight[list(vocabulary[1:6])] = 0  # [UNK] and the like: no text trains them
-        self.frequency = nn.Buffer(torch.zeros(vocabulary.size, dtype=torch.int64))
+            self.begin()
+            for table in (made.tokens.weight, self.contexts):
+                table[list(vocabulary[1:6])] = 0  # [UNK] and the like: no text trains them
         self.weights = {config.kind: 1.0}
         self.directions = directions(*config.metrics)
         self.monitor = "loss"
-        self._tables: tuple[np.ndarray, np.ndarray] | None = None
+
+    def begin(self) -> None:
+        """Give the second table its first values."""
+        nn.init.zeros_(self.contexts)
 
     @property
-    def outputs(self) -> Tensor:
-        """(V, D): the vectors of words as targets."""
-        assert isinstance(self.encoder, Static)
+    def contexts(self) -> Tensor:
+        """(V, D): the vectors of words as contexts, or as targets."""
         table = self.encoder.contexts if self.encoder.contexts is not None else self.head
         assert isinstance(table, nn.Embedding)
         return table.weight
+
+    def exported(self) -> Export | str:
+        """Not to transformers, which has no class for word vectors."""
+        return "word vectors are handed over with --to word2vec"
+
+
+class Sampled(WordVectors):
+    """The frequencies and the collation; a subclass has the loss."""
+
+    config: SkipGramConfig | CbowConfig
+
+    def __init__(self, config: SkipGramConfig | CbowConfig, encoder: Any, vocabulary: Vocabulary, length: int) -> None:
+        super().__init__(config, encoder, vocabulary, length)
+        self.frequency = nn.Buffer(torch.zeros(vocabulary.size, dtype=torch.int64))
+        self._tables: tuple[np.ndarray, np.ndarray] | None = None
 
     def survey(self, rows: Rows) -> Rows:
         """Count the words; the rows are the examples."""
@@ -118,16 +136,11 @@ class Sampled(nn.Module):
 
     def word_rows(self, rows: Tensor) -> Tensor:
         """(R,) -> (R, D): the vectors of single words as inputs."""
-        assert isinstance(self.encoder, Static)
         return self.encoder.words(rows, sparse=torch.is_grad_enabled())
 
     def outputs_at(self, places: Places) -> Tensor:
         """The vectors of words as targets, (..., D) in the shape of the ids."""
-        return spread(sparse_rows(self.outputs, places.rows), places)
-
-    def exported(self) -> Export | str:
-        """Not to transformers, which has no class for word vectors."""
-        return "word vectors are handed over with --to word2vec"
+        return spread(sparse_rows(self.contexts, places.rows), places)
 
     def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
         """The mean over targets of the loss: that of a target and of its negatives."""

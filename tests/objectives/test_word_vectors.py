@@ -113,11 +113,11 @@ def test_loss_and_gradients_are_those_word_by_word(kind: str, by: str, monkeypat
     batch = learner.collate(ROWS, rngs(), 0.5)
     loss = learner(batch.inputs, batch.targets)[kind]
     loss.backward()
-    words, outputs = (t.detach().double().requires_grad_() for t in (learner.encoder.tokens.weight, learner.outputs))
+    words, outputs = (t.detach().double().requires_grad_() for t in (learner.encoder.tokens.weight, learner.contexts))
     expected, targets = naive(learner, words, outputs)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6) and batch.counts == {kind: targets}
-    for ours, theirs in ((learner.encoder.tokens.weight, words), (learner.outputs, outputs)):
+    for ours, theirs in ((learner.encoder.tokens.weight, words), (learner.contexts, outputs)):
         assert ours.grad is not None and theirs.grad is not None and ours.grad.is_sparse
         torch.testing.assert_close(ours.grad.to_dense().double(), theirs.grad, rtol=1e-5, atol=1e-5)
     observed = {name: t.detach().numpy() for name, t in learner.observe(batch.inputs, batch.targets).items()}
@@ -133,7 +133,7 @@ def test_scores_of_all_sizes_have_the_losses_of_torch(monkeypatch: pytest.Monkey
                 patch.setattr(cbow, "compiled", lambda *_, **__: None)
             learner = sampled("cbow")
             with torch.no_grad():
-                learner.outputs.mul_(scale)
+                learner.contexts.mul_(scale)
             batch = learner.collate(ROWS, rngs(), 0.5)
             loss = learner(batch.inputs, batch.targets)["cbow"]
             (3 * loss).backward()
@@ -147,7 +147,7 @@ def test_what_is_no_number_is_not_hidden_by_compiled_code() -> None:
     pytest.importorskip("numba")
     learner = sampled("cbow")
     with torch.no_grad():
-        learner.outputs[9, 2] = float("nan")
+        learner.contexts[9, 2] = float("nan")
     batch = learner.collate(ROWS, rngs(), 0.5)
     assert learner(batch.inputs, batch.targets)["cbow"].isnan()
 
@@ -215,7 +215,7 @@ def test_words_with_ngrams_are_means_and_all_parts_have_gradients(kind: str) -> 
     batch = learner.collate(ROWS, rngs(), 0.5)
     loss = learner(batch.inputs, batch.targets)[kind]
     loss.backward()
-    expected, _ = naive(learner, torch.cat(parts), learner.outputs.detach().double())
+    expected, _ = naive(learner, torch.cat(parts), learner.contexts.detach().double())
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for ours, theirs in ((encoder.tokens.weight, own), (encoder.ngrams.weight, table)):
@@ -239,7 +239,7 @@ def test_skipgram_finds_the_shifted_mutual_information() -> None:
     for _ in updates(learner, optimizers, source, plan(400, 6)):
         pass
     seen = np.ix_(range(5, 11), range(5, 11))
-    products = (learner.encoder.tokens.weight @ learner.outputs.T).detach().numpy()[seen]
+    products = (learner.encoder.tokens.weight @ learner.contexts.T).detach().numpy()[seen]
     share = counts[seen]
     expected = np.log(share * share.sum() / np.outer(share.sum(1), share.sum(0))) - np.log(2)
     assert np.abs(products - expected).max() < 0.15
@@ -257,7 +257,7 @@ def test_eight_sequences_are_memorised(kind: str) -> None:
     optimizers = build_optimizers(learner, AdagradConfig(lr=0.3 if kind == "cbow" else 0.1), torch.float32)
     for _ in updates(learner, optimizers, source, plan(400, 8)):
         pass
-    words, outputs = (table.detach()[5:].view(8, 8, 48) for table in (learner.encoder.tokens.weight, learner.outputs))
+    words, outputs = (table.detach()[5:].view(8, 8, 48) for table in (learner.encoder.tokens.weight, learner.contexts))
     if kind == "cbow":
         others = (words.sum(1, keepdim=True) - words) / 7
         best = (others.view(64, 48) @ outputs.view(64, 48).T).argmax(1)
