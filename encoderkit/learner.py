@@ -297,12 +297,8 @@ class Mark(NamedTuple):
     """A word begins here."""
 
 
-class Picture(NamedTuple):
-    """A row as the learner meets it."""
-
-    tokens: list[Mark]
-    others: dict[str, list[int]]
-    """What else is read or written, as ids: such as what a decoder is to write; {} if nothing is."""
+Picture = list[Mark]
+"""A row as the learner meets it."""
 
 
 @runtime_checkable

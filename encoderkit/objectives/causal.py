@@ -67,7 +67,7 @@ class Causal(nn.Module):
                 Mark(id, "special" if special else "" if goal == IGNORE else "next", None if goal == IGNORE else goal, start)
                 for id, special, start, goal in parts
             ]
-            found.append(Picture(marks, {}))
+            found.append(marks)
         return found
 
     def neighbours(self, row: Row, step: int) -> np.ndarray:

@@ -71,7 +71,7 @@ def pictures(examples: Sequence[Row], batch: Batch, mask: int, first: int = 0) -
             id, target = int(ids[i, j]), wanted.get(i * width + j)
             role = "mask" if id == mask else "keep" if id == target else "random"
             marks.append(Mark(id, "special" if special else "" if target is None else role, target, start))
-        found.append(Picture(marks, {}))
+        found.append(marks)
     return found
 
 

@@ -42,7 +42,7 @@ def masking(recipe: PretrainRecipe, count: int, looked: int) -> dict[str, Any]:
     shown = range(0, len(numbers), step)[:count]
     return {
         "objective": recipe.objective.kind,
-        "rows": [{"row": numbers[i], **_described(pictures[i], tokenizer)} for i in shown],
+        "rows": [{"row": numbers[i], "tokens": _described(pictures[i], tokenizer)} for i in shown],
         "statistics": statistics(pictures, tokenizer.unk),
     }
 
@@ -56,16 +56,15 @@ def _pictures(material: Material, seed: int, numbers: Sequence[int]) -> Iterator
         yield from learner.picture(examples, [rng(seed, 0, i) for i in part], batch)
 
 
-def _described(picture: Picture, tokenizer: Tokenizer) -> dict[str, Any]:
+def _described(picture: Picture, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     def piece(id: int | None) -> str | None:
         return None if id is None else _piece(tokenizer, id)
 
-    tokens = [
+    return [
         {"piece": piece(mark.id), "id": mark.id, "role": mark.role, "target": piece(mark.target), "word_start": mark.start}
         | {"shown": _spelled(tokenizer, mark), "unknown": tokenizer.unk in (mark.id, mark.target)}
-        for mark in picture.tokens
+        for mark in picture
     ]
-    return {"tokens": tokens, **{name: [piece(id) for id in ids] for name, ids in picture.others.items()}}
 
 
 def _piece(tokenizer: Tokenizer, id: int) -> str:
@@ -99,15 +98,15 @@ def statistics(pictures: Sequence[Picture], unk: int) -> dict[str, Any]:
     runs: Counter[int] = Counter()
     tokens = targets = words = touched = broken = without = unknown = 0
     for picture in pictures:
-        wanted = [mark.target is not None and mark.role != "special" for mark in picture.tokens]
+        wanted = [mark.target is not None and mark.role != "special" for mark in picture]
         without += not any(wanted)
-        for word in _words(picture.tokens):
+        for word in _words(picture):
             hits = sum(mark.target is not None for mark in word)
             words, touched, broken = words + 1, touched + (hits > 0), broken + (0 < hits < len(word))
-        ordinary = [mark for mark in picture.tokens if mark.role != "special"]
+        ordinary = [mark for mark in picture if mark.role != "special"]
         tokens, targets = tokens + len(ordinary), targets + sum(wanted)
         unknown += sum((mark.id if mark.target is None else mark.target) == unk for mark in ordinary)
-        roles.update(mark.role for mark, asked in zip(picture.tokens, wanted, strict=True) if asked)
+        roles.update(mark.role for mark, asked in zip(picture, wanted, strict=True) if asked)
         runs.update(_runs(wanted))
     return {
         "rows": len(pictures),
@@ -160,8 +159,6 @@ def rendered(value: dict[str, Any]) -> Text:
             text.append(between if i else "", "dim")
             text.append(token["shown"], _style(token))
         text.append("\n")
-        for name in row.keys() - {"row", "tokens"}:
-            text.append(f"{name}: {' '.join(row[name])}\n")
     found = value["statistics"]
     touched, runs = max(found["words_touched"], 1), found["run_length"]
     rows = [

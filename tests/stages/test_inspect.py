@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from encoderkit.config import dump
-from encoderkit.learner import Mark, Picture
+from encoderkit.learner import Mark
 from encoderkit.recipe import PretrainRecipe
 from encoderkit.stages.inspect import masking, rendered, statistics
 from encoderkit.stages.pretrain import prepare
@@ -53,7 +53,7 @@ def test_statistics_are_counted_by_hand() -> None:
     """Two words of two tokens and one of one, the first of a document that begins inside a word."""
     special, plain = Mark(2, "special", None, False), Mark(9, "", None, True)
     first = [special, Mark(4, "mask", 7, False), Mark(8, "keep", 8, False), plain, Mark(10, "random", 1, False), special]
-    found = statistics([Picture([*first, special, plain, special], {}), Picture([special, Mark(1, "", None, True)], {})], unk=1)
+    found = statistics([[*first, special, plain, special], [special, Mark(1, "", None, True)]], unk=1)
     assert (found["rows"], found["tokens"], found["rate"]) == (2, 6, 0.5)
     assert found["shares"] == {"keep": 1 / 3, "mask": 1 / 3, "random": 1 / 3}
     assert found["tokens_per_word"] == 6 / 4 and (found["words_touched"], found["words_broken"]) == (2, 1)
