@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,8 +79,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run (its best step), or a step.", show_default=False)]
 
 
-def print_result(value: dict[str, Any], as_json: bool) -> None:
-    """The result of a command on stdout: a table, or one JSON object."""
+def print_result(
+    value: dict[str, Any], as_json: bool, told: Callable[[dict[str, Any]], str] | None = None, end: str = "\n"
+) -> None:
+    """The result of a command on stdout: one JSON object, or what `told` makes of it and `end`, else a table."""
+    if told is not None and not as_json:
+        print(told(value), end=end)
+        return
     from encoderkit.console import result
 
     result(value, as_json)

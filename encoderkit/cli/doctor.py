@@ -70,10 +70,7 @@ def data(
         files = [*paths, *(path for path in (dev, test) if path is not None)]
         patient = stage.of_files(files, text or [], label or [], tokenizer, length)
     result = stage.doctor(patient, out, narrow, overwrite)
-    if json:
-        print_result(result, json)
-    else:
-        print(stage.describe(result))
+    print_result(result, json, stage.describe)
     if strict and result["findings"]:
         how = "the same with --fix --out DIR mends what is safe, and sets aside what training refuses"
         if fix:

@@ -65,7 +65,4 @@ def tokens(
     from encoderkit.stages import inspect as stage
 
     value = stage.tokens(tokenizer, text, loaded.segment)
-    if json:
-        print_result(value, json)
-    else:
-        print(stage.described(value), end="")
+    print_result(value, json, stage.described, end="")

@@ -167,10 +167,7 @@ def compare(
     from encoderkit.stages.compare_table import describe
 
     value = stage.compare(recipes, out, settings or [], then, data, time, suite or [], share)
-    if json:
-        print_result(value, json)
-    else:
-        print(describe(value))
+    print_result(value, json, describe)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -202,11 +199,8 @@ def plan(
     from encoderkit.stages import plan as stage
 
     value = stage.run(loaded, time)
-    if json:
-        print_result(value, json)
-    else:
-        file = recipe / "recipe.yaml" if recipe.is_dir() else recipe
-        print(stage.describe(value, file, settings or []), end="")
+    file = recipe / "recipe.yaml" if recipe.is_dir() else recipe
+    print_result(value, json, lambda value: stage.describe(value, file, settings or []), end="")
 
 
 @app.command(rich_help_panel=LOOK)
@@ -228,10 +222,7 @@ def bench(
     from encoderkit.stages import bench as stage
 
     value = stage.bench(step, length, seconds, precision, batch)
-    if json:
-        print_result(value, json)
-    else:
-        print(stage.describe(value), end="")
+    print_result(value, json, stage.describe, end="")
 
 
 @app.command(rich_help_panel=LEARN)
@@ -273,7 +264,4 @@ def demo(
     from encoderkit.stages import demo as stage
 
     value = stage.run(out, overwrite)
-    if json:
-        print_result(value, json)
-    else:
-        print(stage.describe(value), end="")
+    print_result(value, json, stage.describe, end="")

@@ -177,7 +177,4 @@ def tune(
     from encoderkit.stages import tune as stage
 
     value = stage.tune(loaded, out, search or [], trials, time)
-    if json:
-        print_result(value, json)
-    else:
-        print(stage.describe(value))
+    print_result(value, json, stage.describe)

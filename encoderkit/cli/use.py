@@ -113,7 +113,7 @@ def evaluate(
         from encoderkit.stages import suites
 
         found = suites.evaluate(suite, step, data, precision, batch, other, masking=masking)
-        return print_result(found, json) if json else print(suites.describe(found))
+        return print_result(found, json, suites.describe)
     one = preflight.only_for_suites(data, masking)
     preflight.evaluated(step, one)
     columns = preflight.renamed(step, column or [])
@@ -126,7 +126,7 @@ def evaluate(
     result = stage.evaluate(
         step, one, precision, batch, not no_baselines, other, errors, overwrite, columns, beams, length_penalty, bounds
     )
-    print_result(result, json) if json else print(stage.describe(result))
+    print_result(result, json, stage.describe)
     gate.hold(bounds, result)
 
 
@@ -234,10 +234,7 @@ def generate(
 
     sampling = stage.Sampling(temperature, top_k, top_p)
     result = stage.generate(step, source, text or [], count, max_tokens, sampling, seed, column, precision)
-    if json:
-        print_result(result, json)
-    else:
-        print(stage.describe(result))
+    print_result(result, json, stage.describe)
 
 
 @app.command(rich_help_panel=USE)
