@@ -3,17 +3,15 @@
 import difflib
 import importlib
 import importlib.util
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from encoderkit import __version__, files
+from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.errors import DataError, MissingDependency, PointerError, UsageError, placed
 from encoderkit.inference import build_learner, vocabulary_of
@@ -33,7 +31,7 @@ from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, RegressConfi
 from encoderkit.tasks.schemes import Scheme, written
 from encoderkit.text.foreign import foreign_files, wordpiece_files
 from encoderkit.text.tokenizers import Tokenizer
-from encoderkit.training.checkpoint import FORMAT, load_weights
+from encoderkit.training.checkpoint import Description, config_of, load_weights, write_model
 
 WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """The files of a repository on the hub that are fetched; pickles too where they are trusted."""
@@ -85,7 +83,7 @@ def run(
     files.refuse_existing(out, overwrite)
     if Path(source).is_file() and is_vectors(Path(source)):
         _only(length, {"--config": config, "--vocabulary": vocabulary, "--writes": writes})
-        return import_vectors(Path(source), out, overwrite=overwrite, length=length or LENGTH)
+        return import_vectors(Path(source), out, length or LENGTH, overwrite)
     found = _found(source, trust_pickle, config, vocabulary)
     recognised = _recognised(found)
     if writes and not isinstance(recognised.config, EncoderDecoderConfig):
@@ -97,7 +95,8 @@ def run(
     with placed(found.where):
         described = _config(recognised, tokenizer, ours, bool(thresholds), writes, found.pooling)
         described |= {"length": _length(recognised, length, found.length)}
-    learner = build_learner(described, list(recognised.head.labels) or None, found.where)
+    labels = list(recognised.head.labels) or None
+    learner = build_learner(described, labels, found.where)
     assert isinstance(learner, nn.Module)
     ours = (
         {name: learner.state_dict()[name] for name, _ in learner.named_buffers() if name in learner.state_dict()}
@@ -107,7 +106,7 @@ def run(
     with torch.no_grad():
         load_weights(learner, ours, found.where)
     with files.staged(out, {"from": str(source)}, overwrite) as folder:
-        _write(folder, ours, described, recognised.head.labels, tokenizer)
+        write_model(folder, ours, Description(described, labels, tokenizer.save_files()))
     if isinstance(recognised.config, GptConfig) and recognised.head.labels:
         warn("texts begin with the end token here, and GPT-2's tokenizer puts nothing: the head was published for other input")
     if unused:
@@ -129,18 +128,6 @@ def _only(length: int | None, others: Mapping[str, Any]) -> None:
         raise UsageError("is not for word vectors, which are a file by themselves", where=flag, fix="leave it out")
     if length is not None and length < 3:
         raise UsageError(f"the model reads 3 or more tokens, found {length}", where="--length", fix=f"--length {LENGTH}")
-
-
-def _write(
-    folder: Path, tensors: dict[str, Tensor], described: dict[str, Any], labels: Sequence[str], tokenizer: Tokenizer
-) -> None:
-    files.write_new(folder / "model.safetensors", safetensors.torch.save(tensors))
-    files.write_new(folder / "config.json", json.dumps(described, indent=1, ensure_ascii=False))
-    if labels:
-        files.write_new(folder / "labels.json", json.dumps(labels, indent=1, ensure_ascii=False))
-    files.make_folder(folder / "tokenizer")
-    for name, data in tokenizer.save_files().items():
-        files.write_new(folder / "tokenizer" / name, data)
 
 
 def _found(source: str, trust_pickle: bool, config: Path | None, vocabulary: Path | None) -> Source:
@@ -336,42 +323,35 @@ def _config(
     if isinstance(found.config, EncoderDecoderConfig):
         encoder, task = found.config.encoder, GenerateConfig(decoder=found.config.decoder)
         part = {"task": task} if writes else {"objective": _spans(found.config, tokenizer)}
-        part = {name: learnt.model_dump(mode="json") for name, learnt in part.items()}
     elif pooling is not None:
-        part = {"task": SimilarityConfig(pooling=pooling).model_dump(mode="json")}
+        part = {"task": SimilarityConfig(pooling=pooling)}
     elif head.kind == "causal":
-        part = {"objective": CausalConfig(head=table).model_dump(mode="json")}
+        part = {"objective": CausalConfig(head=table)}
     elif head.kind == "permuted":
-        part = {"objective": PermutedConfig(head=table).model_dump(mode="json")}
+        part = {"objective": PermutedConfig(head=table)}
     elif head.kind in ("masked", "pairs"):
         relation = "none" if head.kind == "masked" else "order" if isinstance(found.config, AlbertConfig) else "next"
-        part = {"objective": MaskedConfig(pairs=relation, head=table).model_dump(mode="json")}
+        part = {"objective": MaskedConfig(pairs=relation, head=table)}
     elif head.kind == "replaced":
-        part = {"objective": ReplacedConfig(generator=None).model_dump(mode="json")}
+        part = {"objective": ReplacedConfig(generator=None)}
     elif head.kind == "classify" and head.numbers:
         names = "score" if len(head.labels) == 1 else list(head.labels)
         values = {"label": names, "pooling": head.pooling, "dropout": head.dropout}
-        part = {"task": RegressConfig.model_validate(values).model_dump(mode="json")}
+        part = {"task": RegressConfig.model_validate(values)}
     elif head.kind == "classify":
         task = ClassifyConfig.model_validate(
             {"multiple": head.several, "pooling": head.pooling, "dropout": head.dropout, "label": "label"}
             | ({"threshold": 0.5} if head.several and not thresholds else {})
         )
-        part = {"task": task.model_dump(mode="json")}
+        part = {"task": task}
     elif head.kind == "tag":
         values = {"scheme": _tags(head.labels)[1], "legal": False, "dropout": head.dropout}
-        part = {"task": TagConfig.model_validate(values).model_dump(mode="json")}
+        part = {"task": TagConfig.model_validate(values)}
     elif head.kind == "span":
-        part = {"task": SpanConfig(unanswerable=thresholds).model_dump(mode="json")}
+        part = {"task": SpanConfig(unanswerable=thresholds)}
     if size > tokenizer.vocab_size:
         say(f"{size - tokenizer.vocab_size} rows of the embeddings belong to no piece of the tokenizer, and are kept")
-    return {
-        "format": FORMAT,
-        "encoderkit": __version__,
-        "encoder": encoder.model_dump(mode="json"),
-        **part,
-        "vocabulary": {**vocabulary._asdict(), "size": size},
-    }
+    return config_of(encoder, {**vocabulary._asdict(), "size": size}, **part)
 
 
 def _length(found: Recognised, wanted: int | None, told: int | None) -> int:

@@ -1,14 +1,12 @@
 """`encoderkit import` of a file of word vectors: a static model with a tokenizer of whole words."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
-from encoderkit import __version__, files
+from encoderkit import files
 from encoderkit.console import say, warn
 from encoderkit.inference import vocabulary_of
 from encoderkit.interop.vectors import WordVectors, read_vectors
@@ -16,13 +14,10 @@ from encoderkit.models.config import StaticConfig
 from encoderkit.text.foreign import word_files
 from encoderkit.text.special import SPECIAL
 from encoderkit.text.tokenizers import Tokenizer
-from encoderkit.training.checkpoint import FORMAT
-
-LENGTH = 512
-"""Tokens of a text that the model reads, which for word vectors is a matter of choice."""
+from encoderkit.training.checkpoint import Description, config_of, write_model
 
 
-def import_vectors(src: Path, out: Path, overwrite: bool = False, length: int = LENGTH) -> dict[str, Any]:
+def import_vectors(src: Path, out: Path, length: int, overwrite: bool = False) -> dict[str, Any]:
     """Write the word vectors in the file `src` to `out` as a model directory, which reads `length` tokens of a text.
 
     Returns the JSON of the command.
@@ -33,19 +28,9 @@ def import_vectors(src: Path, out: Path, overwrite: bool = False, length: int = 
     parts, kept = word_files(found.words)
     tokenizer = Tokenizer(parts, src)
     config, tensors = _tensors(found, kept)
-    described = {
-        "format": FORMAT,
-        "encoderkit": __version__,
-        "encoder": config.model_dump(mode="json"),
-        "vocabulary": vocabulary_of(tokenizer)._asdict(),
-        "length": length,
-    }
+    described = {**config_of(config, vocabulary_of(tokenizer)._asdict()), "length": length}
     with files.staged(out, {"from": str(src)}, overwrite) as folder:
-        files.write_new(folder / "model.safetensors", safetensors.torch.save(tensors))
-        files.write_new(folder / "config.json", json.dumps(described, indent=1, ensure_ascii=False))
-        files.make_folder(folder / "tokenizer")
-        for name, data in tokenizer.save_files().items():
-            files.write_new(folder / "tokenizer" / name, data)
+        write_model(folder, tensors, Description(described, None, tokenizer.save_files()))
     if found.broken or found.repeated:
         warn(f"{found.broken:,} words are not valid UTF-8, {found.repeated:,} were there already and were left out")
     say(f"{src}: {found.form}; text is {'folded to lower case' if _folds(kept) else 'read as it is written'}")

@@ -26,7 +26,7 @@ from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.stages.disk import check_room
 from encoderkit.text.tokenizers import Tokenizer
 from encoderkit.training.average import build_average, too_few
-from encoderkit.training.checkpoint import FORMAT, Description, State, newest, publish, restore, set_aside, step_path
+from encoderkit.training.checkpoint import Description, State, config_of, newest, publish, restore, set_aside, step_path
 from encoderkit.training.config import MuonConfig, TrainingConfig
 from encoderkit.training.distributed import by_first, joined
 from encoderkit.training.loop import Plan, Source
@@ -366,11 +366,7 @@ def _config(recipe: PretrainRecipe | FinetuneRecipe, material: Material) -> dict
     task: Any = learner  # its config may have taken something from the checkpoint that the recipe leaves open
     part = {"objective": recipe.objective} if isinstance(recipe, PretrainRecipe) else {"task": task.config}
     return {
-        "format": FORMAT,
-        "encoderkit": __version__,
-        "encoder": learner.encoder_config.model_dump(mode="json"),
-        **{name: config.model_dump(mode="json") for name, config in part.items()},
-        "vocabulary": learner.vocabulary._asdict(),
+        **config_of(learner.encoder_config, learner.vocabulary._asdict(), **part),
         **({"target_vocabulary": task.target._asdict()} if material.target else {}),
         "length": material.length,
         "recipe": _identity(recipe),

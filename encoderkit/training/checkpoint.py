@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from encoderkit import files, world
+from encoderkit import __version__, files, world
 from encoderkit.config import Config
 from encoderkit.console import warn
 from encoderkit.errors import DataError, DivergedError, UserError, refuse_pointer
@@ -84,6 +84,25 @@ def _own(learner: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return chain(learner.named_parameters(remove_duplicate=False), learner.named_buffers(remove_duplicate=False))
 
 
+def config_of(encoder: Config, vocabulary: Mapping[str, Any], **parts: Config) -> dict[str, Any]:
+    """How a config.json begins; `parts`: the task or the objective."""
+    made = {name: part.model_dump(mode="json") for name, part in {"encoder": encoder, **parts}.items()}
+    return {"format": FORMAT, "encoderkit": __version__, **made, "vocabulary": vocabulary}
+
+
+def write_model(folder: Path, weights: dict[str, Tensor], description: Description) -> None:
+    """The files of a model, in a folder that is staged."""
+    files.write_new(folder / "model.safetensors", safetensors.torch.save(weights))
+    files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))
+    if description.labels is not None:
+        files.write_new(folder / "labels.json", json.dumps(description.labels, indent=1, ensure_ascii=False))
+    for place, content in (("tokenizer", description.tokenizer), (TARGET, description.target)):
+        if content is not None:
+            files.make_folder(folder / place)
+        for name, data in (content or {}).items():
+            files.write_new(folder / place / name, data)
+
+
 def save(
     run: Path, learner: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State, description: Description
 ) -> Path:
@@ -114,15 +133,7 @@ def save(
             raise DivergedError(f"{name} is no longer finite at update {state.update}; what was saved before is intact")
     again = target.exists()  # with an evaluation that was still due
     with files.staged(target, {"format": FORMAT, "update": state.update}, overwrite=again, step=True) as folder:
-        files.write_new(folder / "model.safetensors", safetensors.torch.save(weights))
-        files.write_new(folder / "config.json", json.dumps(description.config, indent=1, ensure_ascii=False))
-        if description.labels is not None:
-            files.write_new(folder / "labels.json", json.dumps(description.labels, indent=1, ensure_ascii=False))
-        for place, content in (("tokenizer", description.tokenizer), (TARGET, description.target)):
-            if content is not None:
-                files.make_folder(folder / place)
-            for name, data in (content or {}).items():
-                files.write_new(folder / place / name, data)
+        write_model(folder, weights, description)
         files.make_folder(folder / "resume")
         files.write_new(folder / "resume" / "optimizer.safetensors", safetensors.torch.save(moments))
         if others:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tokenizers import ByteLevelBPETokenizer
 from torch import nn
@@ -268,10 +269,10 @@ def test_old_names_and_repeated_tensors(tmp_path: Path) -> None:
     }
     before["cls.predictions.decoder.weight"] = from_now["bert.embeddings.word_embeddings.weight"].clone()
     before["bert.embeddings.position_ids"] = torch.arange(40)[None]
-    path.write_bytes(import_model.safetensors.torch.save(before))
+    path.write_bytes(safetensors.torch.save(before))
     assert import_model.run(str(tmp_path / "hf"), tmp_path / "ours")["unused"] == []
     before["cls.predictions.decoder.weight"] += 1  # a head with a table of its own
-    path.write_bytes(import_model.safetensors.torch.save(before))
+    path.write_bytes(safetensors.torch.save(before))
     assert import_model.run(str(tmp_path / "hf"), tmp_path / "untied")["unused"] == []
     learner: Any = open_model(tmp_path / "untied").learner
     assert torch.equal(learner.head.own.weight, learner.encoder.tokens.weight + 1)
@@ -361,7 +362,7 @@ def test_gpt2_with_its_one_special_token(kind: str, tmp_path: Path) -> None:
     if kind == "LMHeadModel":
         tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
         tensors |= {"h.0.attn.bias": torch.ones(1, 1, 40, 40).tril(), "h.0.attn.masked_bias": torch.tensor(-1e4)}
-        path.write_bytes(import_model.safetensors.torch.save(tensors))
+        path.write_bytes(safetensors.torch.save(tensors))
     result = import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
     assert (result["family"], result["unused"]) == ("gpt", [])
     model = open_model(tmp_path / "ours")

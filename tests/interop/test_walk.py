@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import sentencepiece
 import torch
 from torch.nn.functional import cross_entropy
@@ -138,7 +139,7 @@ def test_the_heads_of_microsofts_deberta_are_named(tmp_path: Path, capsys: pytes
     path = tmp_path / "hf" / "model.safetensors"
     tensors = import_model.checkpoint_tensors(path, False)
     more = {f"mask_predictions.{name}": torch.ones(21) for name in ("dense.bias", "LayerNorm.weight", "classifier.weight")}
-    path.write_bytes(import_model.safetensors.torch.save({**tensors, **more}))
+    path.write_bytes(safetensors.torch.save({**tensors, **more}))
     heads = {name for name in tensors if name.startswith("lm_predictions")} | more.keys()
     assert len(heads) == 8
     with torch.no_grad():

@@ -79,7 +79,7 @@ def test_unknown_words_of_fasttext_have_its_vectors(labelled: dict[str, Path], t
     texts = [["the", "film", "was", "lovely", "awful", "机器"]] * 30
     model = FastText(texts, vector_size=12, min_count=1, bucket=200, min_n=2, max_n=4, epochs=2, seed=1, workers=1)
     save_facebook_model(model, str(tmp_path / "fasttext.bin"))
-    assert import_vectors(tmp_path / "fasttext.bin", tmp_path / "model")["ngrams"] == 200
+    assert import_vectors(tmp_path / "fasttext.bin", tmp_path / "model", 512)["ngrams"] == 200
     import_model(str(tmp_path / "fasttext.bin"), tmp_path / "longer", length=2000)
     assert open_model(tmp_path / "longer").config["length"] == 2000
     for more, flag in (({"length": 2}, "--length"), ({"writes": True}, "--writes"), ({"config": tmp_path}, "--config")):
