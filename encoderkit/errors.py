@@ -4,6 +4,7 @@ A message says where, what was found and why it matters; `fix` is what to do abo
 a `UserError` is a bug of ours and ends with exit code 1 and how to report it.
 """
 
+import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -132,6 +133,13 @@ def fault_of_one(error: BaseException) -> str | None:
     if isinstance(error, DivergedError):
         return error.message
     return "memory ran out" if out_of_memory(error) else None
+
+
+def need(package: str, said: str, extra: str, where: str | None = None) -> None:
+    """Raise `MissingDependency` where the package of an extra is not installed; `said`: what needs it."""
+    if importlib.util.find_spec(package) is None:
+        message = f"{said} {package}, which is not installed"
+        raise MissingDependency(message, where=where, fix=f"pip install 'encoderkit[{extra}]'")
 
 
 class Interrupted(UserError):

@@ -1,7 +1,6 @@
 """What can be told from the recipe and the file system alone: checked before torch is even imported."""
 
 import difflib
-import importlib.util
 import json
 import os
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from encoderkit import files, world
 from encoderkit.console import warn
 from encoderkit.data.parallel import Given, paths_of
-from encoderkit.errors import ANEW, DataError, MissingDependency, ResourceError, UsageError, shown
+from encoderkit.errors import ANEW, DataError, ResourceError, UsageError, need, shown
 from encoderkit.models.config import DecoderConfig, EncoderConfig, longest
 from encoderkit.objectives.config import misfit
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe, unfit
@@ -183,8 +182,7 @@ def finetune_inputs(recipe: FinetuneRecipe) -> list[Path]:
 
 def tune(recipe: FinetuneRecipe, out: Path) -> None:
     """A search has a dev set to judge by, all that its trials read is there, and so is Optuna; the test set is not looked at."""
-    if importlib.util.find_spec("optuna") is None:
-        raise MissingDependency("tune needs optuna, which is not installed", fix="pip install 'encoderkit[tune]'")
+    need("optuna", "tune needs", "tune")
     if not recipe.data.dev:
         raise UsageError("tune judges by a dev set, and the recipe has none", where="data.dev", fix="--set data.dev=10%")
     output(out, resume=True, overwrite=False)

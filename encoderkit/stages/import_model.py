@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from encoderkit import files
 from encoderkit.console import say, warn
-from encoderkit.errors import DataError, MissingDependency, PointerError, UsageError, placed
+from encoderkit.errors import DataError, PointerError, UsageError, need, placed
 from encoderkit.inference import build_learner, vocabulary_of
 from encoderkit.interop import uer
 from encoderkit.interop.families import Recognised, recognise, rules
@@ -188,9 +187,7 @@ def _uer(path: Path, trust_pickle: bool, config: Path | None, vocabulary: Path |
 
 def _fetched(name: str, trust_pickle: bool) -> Path:
     """The directory of a repository on the Hugging Face hub, downloaded once."""
-    if importlib.util.find_spec("huggingface_hub") is None:
-        message = "there is no such file or directory, and names on the hub need huggingface_hub, which is not installed"
-        raise MissingDependency(message, where=name, fix="pip install 'encoderkit[hub]'")
+    need("huggingface_hub", "there is no such file or directory, and names on the hub need", "hub", name)
     hub = importlib.import_module("huggingface_hub")
     say(f"fetching {name} from the Hugging Face hub")
     try:

@@ -6,7 +6,6 @@ two share), with which DRCD is measured too.
 """
 
 import importlib
-import importlib.util
 import re
 import string
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from encoderkit.data.labelled import Row
 from encoderkit.data.records import check_text
-from encoderkit.errors import DataError, MissingDependency, shown
+from encoderkit.errors import DataError, need, shown
 
 Language = Literal["english", "chinese"]
 """By whose script answers are compared: SQuAD's, or that of CMRC 2018."""
@@ -169,7 +168,5 @@ def _longest_run(one: Sequence[str], other: Sequence[str]) -> int:
 @cache
 def word_cutter() -> Callable[[str], list[str]]:
     """How CMRC 2018's script cuts what is not Chinese into words; raises `MissingDependency` where nltk is not installed."""
-    if importlib.util.find_spec("nltk") is None:
-        message = "CMRC 2018's measure of Chinese answers needs nltk, which is not installed"
-        raise MissingDependency(message, fix="pip install 'encoderkit[text]'")
+    need("nltk", "CMRC 2018's measure of Chinese answers needs", "text")
     return importlib.import_module("nltk.tokenize.destructive").NLTKWordTokenizer().tokenize

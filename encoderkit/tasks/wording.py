@@ -1,7 +1,6 @@
 """How near texts are to the texts that they should be: BLEU and chrF by sacrebleu, ROUGE here, since it must know Chinese."""
 
 import importlib
-import importlib.util
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from encoderkit.errors import MissingDependency
+from encoderkit.errors import MissingDependency, need
 from encoderkit.tasks.answers import is_chinese
 from encoderkit.tasks.config import Wording
 
@@ -24,8 +23,7 @@ RESAMPLES = 1000
 
 @cache
 def _sacrebleu() -> Any:
-    if importlib.util.find_spec("sacrebleu") is None:
-        raise MissingDependency("BLEU and chrF need sacrebleu, which is not installed", fix="pip install 'encoderkit[text]'")
+    need("sacrebleu", "BLEU and chrF need", "text")
     return importlib.import_module("sacrebleu")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from encoderkit import files, preflight
+from encoderkit import files
 from encoderkit.cli import main as cli
 from encoderkit.config import dump, load
 from encoderkit.data.labelled import read_rows
@@ -178,6 +178,6 @@ def test_the_command(
     assert json.loads(capsys.readouterr().out)["best"]["number"] == 0
     monkeypatch.setattr(sys, "argv", [*words, "--set", "data.dev=null"])
     assert cli.run() == 2 and "data.dev=10%" in capsys.readouterr().err
-    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", words)
     assert cli.run() == MissingDependency.exit_code and "encoderkit[tune]" in capsys.readouterr().err
