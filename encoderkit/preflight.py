@@ -289,13 +289,15 @@ def only_for_rows(**given: object) -> None:
         raise UsageError("is for labelled rows, not for a suite", where=flag, fix="leave it out")
 
 
-def only_for_suites(data: list[Path], masking: str | None) -> Path | dict[str, str]:
-    """What a model is evaluated on without a suite: one thing, or COLUMN=FILE for each column.
-
-    Raises `UsageError` for what only suites have.
-    """
-    if masking is not None:
+def masked(kind: str | None, masking: str | None) -> dict[str, str]:
+    """The setting of a suite that `--masking` is, if it was given; raises `UsageError` where nothing is hidden."""
+    if masking is not None and kind != "minimal_pairs":
         raise UsageError("is for --suite minimal_pairs", where="--masking", fix="leave it out")
+    return {} if masking is None else {"masking": masking}
+
+
+def without_suite(data: list[Path]) -> Path | dict[str, str]:
+    """What a model is evaluated on without a suite: one thing, or COLUMN=FILE for each column."""
     if len(data) == 1:
         return data[0]
     pairs = [str(path).partition("=") for path in data]

@@ -107,14 +107,14 @@ def evaluate(
     bounds = gate.bounds(least or [], most or [])
     step = preflight.find_step(model)
     other = None if against is None else preflight.find_step(against)
+    settings = preflight.masked(suite, masking)
     if suite is not None:
         preflight.only_for_rows(column=column, beams=beams, length_penalty=length_penalty, min=least, max=most)
         preflight.suite(suite, step, data, other, errors)
         from encoderkit.stages import suites
 
-        found = suites.evaluate(suite, step, data, precision, batch, other, masking=masking)
-        return print_result(found, json, suites.describe)
-    one = preflight.only_for_suites(data, masking)
+        return print_result(suites.evaluate(suite, step, data, precision, batch, other, **settings), json, suites.describe)
+    one = preflight.without_suite(data)
     preflight.evaluated(step, one)
     columns = preflight.renamed(step, column or [])
     if errors is not None and errors.suffix.lower() in (".csv", ".tsv"):

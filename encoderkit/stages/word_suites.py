@@ -18,7 +18,6 @@ from encoderkit.console import say, table
 from encoderkit.data.streams import Compression, Source, blocks, texts
 from encoderkit.errors import DataError, UsageError, shown
 from encoderkit.inference import Engine, Model
-from encoderkit.learner import Masking
 from encoderkit.metrics import Answered, numbers
 from encoderkit.stages.embeddings import look_up, table_rows
 
@@ -66,9 +65,9 @@ def _fields(line: str, place: str) -> list[str]:
         raise DataError(f"no line of words: {error}", where=place, fix=fix) from None
 
 
-def wordsim(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> Answered:
+def wordsim(engine: Engine, data: Sequence[Path]) -> Answered:
     """Spearman's correlation over the pairs of a file of which both words have vectors; of several files their mean too."""
-    paths = _files(data, masking)
+    paths = _files(data)
     alike = len({path.stem for path in paths}) < len(paths)
     parts = {str(path) if alike else path.stem: _similarity(engine.model, path) for path in paths}
     found = {name: figures for name, (figures, _, _) in parts.items()}
@@ -120,14 +119,14 @@ def read_questions(path: Path) -> dict[str, list[list[str]]]:
     return sections
 
 
-def analogy(engine: Engine, data: Sequence[Path], masking: Masking | None = None) -> Answered:
+def analogy(engine: Engine, data: Sequence[Path]) -> Answered:
     """The share of questions that are answered right, of those whose four words have vectors; by section as well.
 
     Answers are looked for among the whole words of the vocabulary and all words of the file. What is spelled by the same
     tokens is the same word, so that Athens is right where the model knows athens.
     """
     model, sections = engine.model, dict[str, list[list[str]]]()
-    for path in _files(data, masking):
+    for path in _files(data):
         for name, questions in read_questions(path).items():
             sections.setdefault(name, []).extend(questions)
     names = sorted({word for questions in sections.values() for question in questions for word in question})
@@ -195,9 +194,7 @@ def describe(result: dict[str, Any]) -> str:
     return table(rows)
 
 
-def _files(data: Sequence[Path], masking: Masking | None) -> Sequence[Path]:
-    if masking is not None:
-        raise UsageError("is for --suite minimal_pairs", where="--masking", fix="leave it out")
+def _files(data: Sequence[Path]) -> Sequence[Path]:
     for path in data:
         if path.is_dir():
             raise UsageError("is a directory; a file of words is expected", where=path, fix="name the file in it")

@@ -61,14 +61,14 @@ def test_parallel_files(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path
 
 
 def test_a_file_for_each_column_on_the_command_line() -> None:
-    assert preflight.only_for_suites([Path("a=b.jsonl")], None) == Path("a=b.jsonl")
-    assert preflight.only_for_suites([Path("source=x/a=b.en"), Path("target=a.de")], None) == {
+    assert preflight.without_suite([Path("a=b.jsonl")]) == Path("a=b.jsonl")
+    assert preflight.without_suite([Path("source=x/a=b.en"), Path("target=a.de")]) == {
         "source": "x/a=b.en",
         "target": "a.de",
     }
     for paths in (["a.en", "a.de"], ["source=a", "source=b"], ["source=a", "=b"]):
         with pytest.raises(UsageError, match="a file for each column, found 2"):
-            preflight.only_for_suites([Path(path) for path in paths], None)
+            preflight.without_suite([Path(path) for path in paths])
 
 
 @pytest.mark.parametrize("form", ["{label}\t{text}\n", "__label__{label} {text}\n"])

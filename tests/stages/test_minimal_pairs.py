@@ -18,7 +18,7 @@ from encoderkit.metrics import Answered, bootstrap_shares
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.config import SpansConfig
 from encoderkit.objectives.spans import Spans
-from encoderkit.preflight import find_step, only_for_suites, suite
+from encoderkit.preflight import find_step, suite, without_suite
 from encoderkit.stages import suites
 from encoderkit.stages.minimal_pairs import read_pairs
 from tests.training.runs import BOTH_WAYS, KINDS, LENGTH, VOCABULARY, causal, encoder, masked, replaced
@@ -213,10 +213,9 @@ def test_what_does_not_fit_is_refused(pretrained_dir: Path, classifier_dir: Path
         suite("minimal_pairs", find_step(pretrained_dir), [file], find_step(classifier_dir))
     with pytest.raises(UsageError, match="no such file"):
         suite("minimal_pairs", find_step(pretrained_dir), [tmp_path / "nothing.jsonl"])
-    assert only_for_suites([file], None) == file
-    for data, masking in (([file, file], None), ([file], "token")):
-        with pytest.raises(UsageError, match="suite"):
-            only_for_suites(data, masking)
+    assert without_suite([file]) == file
+    with pytest.raises(UsageError, match="suite"):
+        without_suite([file, file])
     assert set(get_args(Suite)) == set(suites.SUITES) == set(suites.TOLD) == set(suites.SCORES)
 
 
