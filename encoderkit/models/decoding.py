@@ -30,12 +30,12 @@ class Reader(Protocol):
 
 
 class Written(NamedTuple):
-    """A text that was written."""
+    """A text that was written by beams."""
 
     ids: list[int]
     """Without what it began with and without the end."""
     score: float
-    """Log probability of its tokens, the end included; of beams, divided by their number to the power of the penalty."""
+    """Log probability of its tokens, the end included, divided by their number to the power of the penalty."""
 
 
 class Sampling(NamedTuple):
@@ -72,7 +72,7 @@ class Sampling(NamedTuple):
         return torch.searchsorted(sums, places * sums[:, -1:], right=True)[:, 0]
 
 
-def greedy(reader: Reader, start: Tensor, end: int, limit: int) -> list[Written]:
+def greedy(reader: Reader, start: Tensor, end: int, limit: int) -> list[list[int]]:
     """The likeliest token, again and again; `start` is (N, S), the tokens that the texts begin with."""
     return _one_by_one(reader, start, end, limit, lambda logits, rows: logits.argmax(-1))
 
@@ -85,7 +85,7 @@ def sample(
     rngs: Sequence[np.random.Generator],
     sampling: Sampling,
     never: Sequence[int] = (),
-) -> list[Written]:
+) -> list[list[int]]:
     """Tokens drawn by their probabilities, those of `never` left out. Each text has its own generator: no other changes it."""
 
     def draw(logits: Tensor, rows: Sequence[int]) -> Tensor:
@@ -111,17 +111,13 @@ def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
 
 def _one_by_one(
     reader: Reader, start: Tensor, end: int, limit: int, choose: Callable[[Tensor, Sequence[int]], Tensor]
-) -> list[Written]:
+) -> list[list[int]]:
     """`choose` is given (n, V) logits and the numbers of the n texts that have not ended."""
     ids: list[list[int]] = [[] for _ in start]
-    scores = [0.0] * len(start)
     rows, tokens = list(range(len(start))), start
     for _ in range(limit):
-        logits = reader.read(tokens).float()
-        chosen = choose(logits, rows)
-        gained = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].tolist()
-        for row, token, gain in zip(rows, chosen.tolist(), gained, strict=True):
-            scores[row] += gain
+        chosen = choose(reader.read(tokens).float(), rows)
+        for row, token in zip(rows, chosen.tolist(), strict=True):
             if token != end:
                 ids[row].append(token)
         going = (chosen != end).nonzero()[:, 0]
@@ -131,7 +127,7 @@ def _one_by_one(
             reader.select(going)
             rows = [rows[i] for i in going.tolist()]
         tokens = chosen[going, None]
-    return [Written(*text) for text in zip(ids, scores, strict=True)]
+    return ids
 
 
 def beam_search(

@@ -162,8 +162,8 @@ class Generate(EncoderTask):
         if self.config.beams == 1:
             written = greedy(*settings)
         else:
-            written = beam_search(*settings, self.config.beams, self.config.length_penalty)
-        found: dict[str, Any] = {"written": [torch.tensor(text.ids, dtype=torch.int64) for text in written]}
+            written = [text.ids for text in beam_search(*settings, self.config.beams, self.config.length_penalty)]
+        found: dict[str, Any] = {"written": [torch.tensor(ids, dtype=torch.int64) for ids in written]}
         if not targets:
             return found
         nats, _ = judged(self._vectors(inputs, packed, targets), self._table(), None, targets["labels"])
@@ -181,8 +181,7 @@ class Generate(EncoderTask):
         assert known is not None, "spell was called"
         never = [*{known.pad, known.unk, known.cls, known.mask} - {known.sep}, *range(known.vocab_size, self.target.size)]
         writing, start = self._writing(self.encoder(inputs), inputs)
-        found = sample(writing, start, self.target.sep, self.config.target_length, rngs, sampling, never)
-        return [text.ids for text in found]
+        return sample(writing, start, self.target.sep, self.config.target_length, rngs, sampling, never)
 
     def search(self, beams: int | None, length_penalty: float | None) -> None:
         """Follow so many beams from now on, whatever the model was trained with; None: as it was."""

@@ -154,13 +154,13 @@ def test_draws_follow_the_probabilities_and_their_own_generator() -> None:
     rngs = [np.random.default_rng((1, i)) for i in range(4000)]
     start = torch.zeros(4000, 1, dtype=torch.int64)
     drawn = sample(Table(logits, 4000), start, -1, 1, rngs, Sampling(temperature=0.7, top_k=3))
-    counts = np.bincount([text.ids[0] for text in drawn], minlength=5) / 4000
+    counts = np.bincount([ids[0] for ids in drawn], minlength=5) / 4000
     expected = torch.tensor([-math.inf, 1, 2, -math.inf, 0.5]).div(0.7).softmax(0).numpy()
     assert np.abs(counts - expected).max() < 0.03 and counts[0] == counts[3] == 0
     alone = sample(Table(logits, 1), start[:1], 2, 9, [np.random.default_rng(5)], Sampling())
     several = sample(Table(logits, 3), start[:3], 2, 9, [np.random.default_rng(i) for i in (4, 5, 6)], Sampling())
     assert several[1] == alone[0]
-    assert greedy(Table(logits, 2), start[:2], 2, 9) == [([], pytest.approx(float(logits[0].log_softmax(0)[2])))] * 2
+    assert greedy(Table(logits, 2), start[:2], 2, 9) == [[], []]
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, None, 0.6), (0.5, 5, None), (1.7, 8, 0.9), (1.0, 1, 0.01)])
