@@ -23,11 +23,10 @@ from encoderkit.interop.t5 import EncoderDecoderConfig, with_sentinels
 from encoderkit.interop.vectors import written
 from encoderkit.learner import Export
 from encoderkit.models.config import AlbertConfig, BertConfig, RobertaConfig, longest
-from encoderkit.models.inputs import Inputs, pad
 from encoderkit.objectives.replaced import Replaced
 from encoderkit.preflight import find_step
 from encoderkit.stages.embeddings import listed
-from encoderkit.tasks.texts import assemble
+from encoderkit.tasks.texts import assemble, inputs_of
 
 TOLERANCE = 1e-5
 """On logits in fp32, absolute, and relative to the largest of a row: what rounds off is the sums that all of them are of."""
@@ -221,7 +220,7 @@ def _batches(model: Model, limit: int) -> list[list[list[str]]]:
 
 def _difference(model: Model, ours: Export, theirs: Any, tokenizer: Any, rows: Sequence[Sequence[str]], limit: int) -> float:
     """The largest between the logits for one batch of rows; raises `CheckError` where it, or a token, is not what it must be."""
-    inputs = _inputs(model, rows, limit)
+    inputs = inputs_of(assemble(rows, model.tokenizer, limit), model.tokenizer.pad, packed=False)
     arguments = tokenizer(*([*side] for side in zip(*rows, strict=True)), truncation=True, padding=True, return_tensors="pt")
     there = arguments["attention_mask"].bool()  # padding may come first there
     for row, (ids, own) in enumerate(zip(inputs.ids, inputs.mask, strict=True)):
@@ -251,15 +250,6 @@ def _rows(model: Model) -> list[list[str]]:
     rows = [[texts[(i + side) % len(texts)] for side in range(sides)] for i in range(len(texts))]
     # With GPT-2's one special token a row that ends with it seems to transformers to end before: an empty second text does.
     return [row for row in rows if sides == 1 or row[-1] or model.tokenizer.pad != model.tokenizer.sep]
-
-
-def _inputs(model: Model, rows: Sequence[Sequence[str]], length: int) -> Inputs:
-    tokens = assemble(rows, model.tokenizer, length)
-    width = max(len(row.ids) for row in tokens)
-    ids = pad([row.ids for row in tokens], width, model.tokenizer.pad)
-    lengths = torch.tensor([len(row.ids) for row in tokens])
-    second = [row.segments for row in tokens if row.segments is not None]
-    return Inputs.of(ids, torch.arange(width) < lengths[:, None], pad(second, width, 0) if second else None)
 
 
 @contextmanager
