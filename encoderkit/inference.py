@@ -101,28 +101,12 @@ class EncoderAlone(nn.Module):
 
     def collate(self, examples: Sequence[Any], rngs: Sequence[np.random.Generator], progress: float | None) -> Batch:
         """There is nothing to train or to measure."""
-        raise _headless()
-
-    def forward(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """There is nothing to train."""
-        raise _headless()
-
-    def observe(self, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """There is nothing to measure."""
-        raise _headless()
-
-    def metrics(self, observed: dict[str, np.ndarray]) -> dict[str, float]:
-        """There is nothing to measure."""
-        raise _headless()
+        message = "this model is an encoder alone: it has no head that predicts anything"
+        raise UsageError(message, fix="encoderkit embed, or fine-tune it with `checkpoint:` in a recipe")
 
     def exported(self) -> Export | str:
         """The encoder alone."""
         return Export("none", self.state_dict(), self.encoder)
-
-
-def _headless() -> UsageError:
-    message = "this model is an encoder alone: it has no head that predicts anything"
-    return UsageError(message, fix="encoderkit embed, or fine-tune it with `checkpoint:` in a recipe")
 
 
 def build_learner(config: dict[str, Any], labels: list[str] | None, where: Path) -> Learner:
