@@ -108,7 +108,8 @@ def prepare(recipe: FinetuneRecipe, out: Path | None = None) -> Material:
         _tell_shared(learner, split, out)
         _tell_unexported(learner)
     for name, examples in parts.items():
-        _report(name, examples, learner.config.limit(recipe.data.length), learner.vocabulary.unknown)
+        limit, of = learner.config.read(recipe.data.length)
+        _report(name, examples, limit if of == "row" else None, learner.vocabulary.unknown)
         for what, count in (learner.lost(examples) if isinstance(learner, Lossy) else {}).items():
             warn(f"{name}: {count:,} {what}, which the model cannot give")
     learner.prepare(parts["train"])
@@ -230,7 +231,7 @@ def _tell_unexported(learner: Task) -> None:
         say(f"{reason}, so `export --to hf` will not give one that it loads{way}")
 
 
-def _report(name: str, examples: Sequence[Any], limit: str | None, unknown: int) -> None:
+def _report(name: str, examples: Sequence[Any], limit: int | None, unknown: int) -> None:
     rows = by_row(examples)
     account = Account().add_each(rows, unknown)
     if (share := account.unknown / max(account.tokens, 1)) > _MUCH:
@@ -242,6 +243,6 @@ def _report(name: str, examples: Sequence[Any], limit: str | None, unknown: int)
     say(f"{name}: {len(rows):,} rows{windows}, {mean:.1f} tokens each on average")
     if limit and (many := account.truncated):
         warn(
-            f"{name}: {many:,} rows ({many / len(rows):.1%}) have more tokens than are read ({limit}); "
+            f"{name}: {many:,} rows ({many / len(rows):.1%}) have more tokens than are read (data.length = {limit}); "
             f"{account.lost:,} tokens were cut off and are lost"
         )

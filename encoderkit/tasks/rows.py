@@ -84,10 +84,6 @@ class RowsConfig(Config):
             return f"data.length ({length}) has no room for a token of each of {self.sides} texts"
         return None
 
-    def limit(self, length: int) -> str | None:
-        """By what rows are cut, for a warning; None where the task tells it itself."""
-        return f"data.length = {length}"
-
     def read(self, length: int) -> tuple[int, Literal["row", "question"]]:
         """How many tokens at most are read, and of what: that is cut where it has more."""
         return length, "row"

@@ -135,12 +135,8 @@ class SpanConfig(RowsConfig):
         """The answers too."""
         return [*self.columns, self.answers]
 
-    def limit(self, length: int) -> str | None:
-        """The passage is read in windows; of questions that are cut the task tells."""
-        return None
-
     def read(self, length: int) -> tuple[int, Literal["row", "question"]]:
-        """A question is what may be cut."""
+        """A question is what may be cut, of which the task tells itself; the passage is read in windows."""
         return self.question_length, "question"
 
     @property
