@@ -232,8 +232,7 @@ def bootstrap_means(values: dict[str, np.ndarray]) -> dict[str, tuple[float, flo
     """95 % intervals of the mean of each of several (N,) values, by resampling rows; N > 0."""
     table = np.stack([*values.values()], axis=1).astype(np.float64)
     drawn = _resamples(np.ones(len(table), np.int64), len(values))
-    means = np.concatenate([counts @ table / len(table) for counts in drawn])
-    return _intervals([dict(zip(values, means.T, strict=True))])
+    return _intervals([dict(zip(values, (counts @ table / len(table)).T, strict=True)) for counts in drawn])
 
 
 def bootstrap_counts(

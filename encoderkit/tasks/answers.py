@@ -10,6 +10,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
@@ -125,7 +126,7 @@ def compared(right: tuple[str, ...], given: str, language: Language, unanswerabl
 def _f1(right: str, given: str, language: Language, unanswerable: bool) -> float:
     if language == "chinese":
         one, other = _mixed(right), _mixed(given)
-        same = _longest_run(one, other)
+        same = SequenceMatcher(None, one, other, autojunk=False).find_longest_match().size
     else:
         one, other = _plain(right).split(), _plain(given).split()
         same = sum((Counter(one) & Counter(other)).values())
@@ -154,15 +155,6 @@ def _mixed(text: str) -> list[str]:
     for part in re.split(f"({_CHINESE.pattern})", _plain_chinese(text)):
         words += [part] if _CHINESE.fullmatch(part) else cut(part)
     return words
-
-
-def _longest_run(one: Sequence[str], other: Sequence[str]) -> int:
-    """How long the longest run of neighbours is that two sequences have in common."""
-    best, before = 0, [0] * (len(other) + 1)
-    for word in one:
-        now = [0] + [before[i] + 1 if word == found else 0 for i, found in enumerate(other)]
-        best, before = max(best, *now), now
-    return best
 
 
 @cache

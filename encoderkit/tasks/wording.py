@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from encoderkit.errors import MissingDependency, need
+from encoderkit.metrics import RESAMPLES
 from encoderkit.tasks.answers import is_chinese
 from encoderkit.tasks.config import Wording
 
@@ -18,7 +19,6 @@ _WORD = re.compile(rf"{_CJK}|(?:(?!{_CJK})[^\W_])+")
 """A character of Chinese, Japanese or Korean, or else letters and digits as they stand together."""
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 """Letters of languages without spaces between words, but for Chinese: Japanese, Thai, Lao, Burmese, Khmer."""
-RESAMPLES = 1000
 
 
 @cache
