@@ -145,9 +145,9 @@ def need(package: str, said: str, extra: str, where: str | None = None) -> None:
 class Interrupted(UserError):
     """The run was asked to stop by a signal and has saved; `exit_code` tells which."""
 
-    def __init__(self, message: str, *, exit_code: ExitCode, fix: str | None = None) -> None:
+    def __init__(self, message: str, *, exit_code: ExitCode) -> None:
         self.exit_code = exit_code
-        super().__init__(message, fix=fix)
+        super().__init__(message, fix=None)
 
 
 def shown(text: str, limit: int = 80) -> str:

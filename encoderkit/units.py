@@ -42,10 +42,6 @@ def _share(value: object) -> float:
     return share
 
 
-def _share_or_updates(value: object) -> float:
-    return _share(value) if str(value).strip().endswith("%") else float(_count(value))
-
-
 Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
 """A duration: `90s`, `30m`, `6h`, `2d`, or seconds."""
 
@@ -84,8 +80,7 @@ Every = Annotated[str, BeforeValidator(str), AfterValidator(_check_interval)]
 
 
 def _check_span(value: object) -> str | int:
-    size = _share_or_updates(value)
-    return f"{size * 100:g}%" if str(value).strip().endswith("%") else int(size)
+    return f"{_share(value) * 100:g}%" if str(value).strip().endswith("%") else _count(value)
 
 
 Span = Annotated[str | int, BeforeValidator(_check_span, json_schema_input_type=int | str)]

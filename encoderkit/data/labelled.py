@@ -12,7 +12,7 @@ from encoderkit.data.config import misnamed
 from encoderkit.data.corpus import Account, open_content
 from encoderkit.data.parallel import Given, name_of, read_parallel
 from encoderkit.data.records import ONE_ROW, MissingColumn, by_number, check_text, place, read_records, whole_lines
-from encoderkit.data.streams import Encoding, find_sources, texts
+from encoderkit.data.streams import find_sources, texts
 from encoderkit.errors import DataError, UsageError, shown
 
 
@@ -148,7 +148,6 @@ def read_rows(
     given: Given,
     columns: Sequence[str],
     optional: Sequence[str] = (),
-    encoding: Encoding = "auto",
     txt: Literal["line", "conll"] = "line",
 ) -> list[Row]:
     """All rows of .jsonl, .json, .csv, .tsv, .parquet, .conll (also compressed) or `-`, in order, each with `columns`; or of a
@@ -162,27 +161,27 @@ def read_rows(
     if isinstance(given, Mapping):
         if reason := misnamed(given, columns, optional):
             raise UsageError(reason, where=name_of(given), fix=None)
-        rows = [Row(values, line, name_of(given)) for line, values in read_parallel(given, encoding)]
+        rows = [Row(values, line, name_of(given)) for line, values in read_parallel(given, "auto")]
     else:
-        rows = _rows(given, columns, optional, encoding, txt)
+        rows = _rows(given, columns, optional, txt)
     if not rows:
         raise DataError("holds no row", where=name_of(given), fix="name a file with rows")
     return rows
 
 
-def _rows(path: str | Path, columns: Sequence[str], optional: Sequence[str], encoding: Encoding, txt: str) -> list[Row]:
+def _rows(path: str | Path, columns: Sequence[str], optional: Sequence[str], txt: str) -> list[Row]:
     (found,) = find_sources([path])
     source, content = open_content(found, Account())
     if source.format == "txt" and txt == "conll":
         source = source._replace(format="conll")
     if source.format == "txt" and len(columns) == 1:
-        numbered = whole_lines(source, texts(source, encoding, content))
+        numbered = whole_lines(source, texts(source, "auto", content))
         return [Row({columns[0]: text}, number, source.name) for number, text in numbered]
     if source.format == "txt" and not by_number(columns):
         message = f"a .txt names no columns, and {', '.join(columns)} are needed"
         fix = "columns by number (of a .txt without tabs 1 is the first word and 2 the text behind it), or .jsonl, .csv or .tsv"
         raise DataError(message, where=source.name, fix=fix)
-    rows = [Row(values, line, source.name) for line, values in read_records(source, columns, encoding, content, optional)]
+    rows = [Row(values, line, source.name) for line, values in read_records(source, columns, "auto", content, optional)]
     if rows and by_number(columns) and source.format in ("csv", "tsv", "txt"):
         first = ", ".join(f"{name}: {shown(str(value), 30)}" for name, value in list(rows[0].values.items())[:20])
         say(f"{source.name}: columns by number, so no line is a header; the first row: {first}")

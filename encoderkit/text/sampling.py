@@ -72,8 +72,6 @@ class Sample(NamedTuple):
 
     training: Kept
     held_out: Kept
-    seen: Amount
-    """Everything that came in, in whole documents."""
     not_used: Amount
     """Documents (or parts) that were neither sampled nor kept for measuring."""
     dropped: dict[str, int]
@@ -83,12 +81,12 @@ class Sample(NamedTuple):
 def draw(texts: Iterator[str], capacity: int, seed: int) -> Sample:
     """Take the sample of at most `capacity` bytes from `texts`; memory is bounded by it, not by the corpus."""
     training, held_out = Kept(capacity), Kept(min(HELD_OUT_BYTES, capacity))
-    documents = parts = size = 0
+    parts = size = 0
     dropped = {"nul": 0, "not_unicode": 0}
     key = seed.to_bytes(8, "little")
     for text in texts:
         data = _clean(text, dropped)
-        documents, size = documents + 1, size + len(data)
+        size += len(data)
         if not data:
             continue
         digest = hashlib.blake2b(data, digest_size=16, key=key).digest()
@@ -103,8 +101,7 @@ def draw(texts: Iterator[str], capacity: int, seed: int) -> Sample:
     held_out.shrink()
     used, kept = training.amount, held_out.amount
     not_used = Amount(parts - used.documents - kept.documents, size - used.bytes - kept.bytes)
-    seen = Amount(documents, size + sum(dropped.values()))
-    return Sample(training, held_out, seen, not_used, {reason: n for reason, n in dropped.items() if n})
+    return Sample(training, held_out, not_used, {reason: n for reason, n in dropped.items() if n})
 
 
 def _clean(text: str, dropped: dict[str, int]) -> bytes:
