@@ -12,7 +12,7 @@ from encoderkit.text.alphabet import is_han
 from encoderkit.text.normalization import words_decoder
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.pieces import pieces_files
-from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
+from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK, files_of
 
 KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
@@ -229,12 +229,7 @@ def _with_layout(found: dict[str, bytes], where: Path) -> dict[str, bytes]:
 def _files(tokenizer: Tokenizer, names: dict[str, str]) -> dict[str, bytes]:
     special = [AddedToken(token, lstrip=role == "mask_token" and token == "<mask>") for role, token in names.items()]
     tokenizer.add_special_tokens(special)
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
-    return {
-        "tokenizer.json": tokenizer.to_str().encode(),
-        "tokenizer_config.json": json.dumps(described, indent=1).encode(),
-        "special_tokens_map.json": json.dumps(names, indent=1).encode(),
-    }
+    return files_of(tokenizer, names)
 
 
 def _names(usual: dict[str, str], said: dict[str, Any] | None) -> dict[str, str]:

@@ -5,7 +5,6 @@ tokens it adds and where, stands in the code of its authors, and here. The ids a
 special tokens have no spelling, and symbols that the authors defined ("(", "-", ...) are pieces like others.
 """
 
-import json
 import struct
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from tokenizers.models import Unigram
 
 from encoderkit.errors import DataError
 from encoderkit.text.exact import NORMALIZED_BY
-from encoderkit.text.special import unspelled
+from encoderkit.text.special import files_of, unspelled
 from encoderkit.text.unigram import decoder
 
 _MARKS = "[" + "".join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code))) + "]"
@@ -75,16 +74,10 @@ def pieces_files(model: bytes, model_type: str, said: Mapping[str, Any], where: 
         fix = "load it again; of BPE a tokenizer.json is read"
         raise DataError(f"cannot be read as a unigram model of sentencepiece ({error})", where=str(where), fix=fix) from None
     names = {f"{role}_token": name for role, name in _names(family, said).items()}
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
-    described["padding_side"] = "left" if family.single.endswith("cls:2") else "right"
+    more = {"padding_side": "left" if family.single.endswith("cls:2") else "right"}
     if isinstance(next(iter(_steps(found, family, said)), None), normalizers.Precompiled):
-        described[NORMALIZED_BY] = "sentencepiece"
-    return {
-        "tokenizer.json": tokenizer.to_str().encode(),
-        "tokenizer_config.json": json.dumps(described, indent=1).encode(),
-        "special_tokens_map.json": json.dumps(names, indent=1).encode(),
-        "tokenizer.model": model,
-    }
+        more[NORMALIZED_BY] = "sentencepiece"
+    return {**files_of(tokenizer, names, **more), "tokenizer.model": model}
 
 
 def _names(family: Family, said: Mapping[str, Any]) -> dict[str, str]:

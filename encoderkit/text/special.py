@@ -1,10 +1,11 @@
 """The special tokens: the same five, with the same ids, in every tokenizer that is trained here."""
 
+import json
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-from tokenizers import Regex
+from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import PreTokenizer, Split
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -18,6 +19,16 @@ class SpecialIds(NamedTuple):
     cls: int = 2
     sep: int = 3
     mask: int = 4
+
+
+def files_of(tokenizer: Tokenizer, names: Mapping[str, str], **more: Any) -> dict[str, bytes]:
+    """The files of a tokenizer for transformers; `names`: the special tokens by role, `more`: what else it is to know."""
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False, **more}
+    parts = {"tokenizer_config.json": described, "special_tokens_map.json": names}
+    return {
+        "tokenizer.json": tokenizer.to_str().encode(),
+        **{name: json.dumps(part, indent=1).encode() for name, part in parts.items()},
+    }
 
 
 def unspelled(names: Iterable[str], byte_pieces: bool = False) -> PreTokenizer:

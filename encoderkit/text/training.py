@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -15,7 +15,7 @@ from encoderkit.text.merging import Laid, learn
 from encoderkit.text.normalization import SPACE, characters_normalizer, normalizer, words_decoder
 from encoderkit.text.panics import panics_explained
 from encoderkit.text.sampling import Kept, Sample, draw
-from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK
+from encoderkit.text.special import CLS, MASK, PAD, SEP, SPECIAL, UNK, files_of
 from encoderkit.text.unigram import SPELLING, train_unigram
 
 KEPT_CHINESE, KEPT_BYTES = 64, 96
@@ -186,24 +186,10 @@ def _finished(tokenizer: Tokenizer) -> Tokenizer:
 
 def _files(tokenizer: Tokenizer, config: TokenizerConfig) -> dict[str, bytes]:
     names = {"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
-    for_transformers = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **names,
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-    }
     options = config.model_dump(mode="json")
     ours = {"format": 1, "encoderkit": encoderkit.__version__, "kind": config.kind, "options": options}
-    return {
-        "tokenizer.json": tokenizer.to_str(pretty=False).encode(),
-        "tokenizer_config.json": _json(for_transformers),
-        "special_tokens_map.json": _json(names),
-        "encoderkit.json": _json(ours),
-    }
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=1).encode()
+    files = files_of(tokenizer, names, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    return {**files, "encoderkit.json": json.dumps(ours, ensure_ascii=False, indent=1).encode()}
 
 
 def _unigram(texts: Kept, config: TokenizerConfig) -> tuple[Tokenizer, bytes, dict[str, int]]:
