@@ -16,6 +16,7 @@ from encoderkit import preflight
 from encoderkit.config import validate
 from encoderkit.data.order import rng
 from encoderkit.errors import DataError, UsageError
+from encoderkit.models.decoder import Seeds
 from encoderkit.models.dropout import Dropout
 from encoderkit.models.pooling import token_seeds
 from encoderkit.preflight import find_step
@@ -105,10 +106,11 @@ def targets(name: str, task: Any, source: list[Any], batch: Any) -> list[tuple[T
             kept = np.flatnonzero(one.allowed)
             found += [(own[kept, side], int(np.searchsorted(kept, one.target[side]))) for side in (0, 1)]
         return found
-    labels = batch.targets["labels"]
+    given, documents = batch.targets["given"], batch.targets["documents"]  # a pair a row: the encoder does not pack
     read = batch.inputs.documents, task.encoder(batch.inputs), task.encoder.tokens
-    logits = task.head(batch.targets["given"], (labels >= 0).long(), *read, token_seeds(batch.inputs))
-    return list(zip(logits[labels >= 0], labels[labels >= 0].tolist(), strict=True))
+    seeds = Seeds.of(token_seeds(batch.inputs), given.shape[1])
+    logits = task.head.logits(task.head.vectors(given, documents, *read, seeds), task.encoder.tokens)
+    return list(zip(logits[documents > 0], batch.targets["labels"].tolist(), strict=True))
 
 
 def halved(name: str, task: Any, source: list[Any], batch: Any, alpha: float) -> Tensor:
