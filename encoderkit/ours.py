@@ -82,11 +82,15 @@ def _is_run(folder: Path) -> bool:
     """Whether it is a run, several, or what is left of one while it is removed: `{}` stands for its plan then."""
     about = _read(folder / "manifest.json")
     known = (isinstance(about, dict) and {"encoderkit", "inputs"} <= about.keys()) or several(folder)
-    saved = (_committed(path) for path in folder.iterdir() if _STEP.fullmatch(path.name)) if folder.is_dir() else ()
-    if (folder / "recipe.yaml").is_file() and (known or any(saved)):
+    if (folder / "recipe.yaml").is_file() and (known or any(map(_saved, folder.iterdir()))):
         return True
     plan = _read(folder / "plan.json")
     return isinstance(plan, dict) and (not plan or {"updates", "batch", "micro_batch"} <= plan.keys())
+
+
+def _saved(path: Path) -> bool:
+    """Whether it is a whole checkpoint, or one of several runs."""
+    return bool(_STEP.fullmatch(path.name) and _committed(path)) or bool(_ONE_OF_SEVERAL.fullmatch(path.name) and _is_run(path))
 
 
 def several(folder: Path) -> list[str]:

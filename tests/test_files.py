@@ -212,6 +212,10 @@ def test_a_run_of_several_is_not_torn(tmp_path: Path) -> None:
     files.refuse_existing(tmp_path / "seed-3", overwrite=True, resume=True)
     with pytest.raises(UsageError, match="is one of several runs, which would be torn"):
         files.refuse_existing(tmp_path / "seed-1", overwrite=True, resume=True)
+    (tmp_path / "recipe.yaml").touch()
+    files.refuse_existing(tmp_path, overwrite=True, resume=True)
+    (tmp_path / "manifest.json").write_text("", encoding="utf-8")  # damaged, and still several runs
+    files.refuse_existing(tmp_path, overwrite=True, resume=True)
 
 
 def test_names_that_are_no_text_are_kept_in_json(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from encoderkit.errors import DataError
 
 DOCUMENT = "-DOCSTART-"
-_COMMENT = re.compile(r"# ?\w+ = |# new(doc|par)( id = .*)?\s*$")
+_COMMENT = re.compile(r"# ?[\w.\[\]]+ = |# new(doc|par)( id = .*)?\s*$")
 """Of CoNLL-U, before a sentence."""
 _UNSPACED = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003fffd]"
 _BEGINS, _ENDS = re.compile(_UNSPACED), re.compile(_UNSPACED + r"\Z")

@@ -69,8 +69,9 @@ class Row(NamedTuple):
     def labels(self, column: str) -> list[str]:
         """The labels of a row that may have several: a list of them, in .csv as JSON, or a single one."""
         value = self._value(column)
-        listed = isinstance(value, str) and (_WRITTEN.match(value) or value.strip() == "[]")
-        if listed and (value := _listed(value)) is None:
+        if isinstance(value, str) and (listed := _listed(value)) is not None:
+            value = listed
+        elif isinstance(value, str) and _WRITTEN.match(value):
             raise self._wrong(column, 'a list of labels (as JSON: ["a", "b"]), or a column of 0 and 1 for each label')
         found = [_label(item) for item in value] if isinstance(value, list) else [_label(value)]
         labels = [label for label in found if label is not None]
@@ -129,7 +130,7 @@ _WRITTEN = re.compile(r"""\s*\[\s*['"].*\]\s*$""", re.DOTALL)
 def _listed(text: str) -> list[Any] | None:
     """The list that a text is as JSON, if it is one."""
     try:
-        found = json.loads(text)
+        found = json.loads(text) if text.lstrip().startswith("[") else None
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, list) else None

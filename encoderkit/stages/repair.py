@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -153,12 +155,29 @@ def _narrowed(value: Any) -> Any:
     return variants.narrowed(value) if isinstance(value, str) else value
 
 
+def _finite(value: Any) -> Any:
+    """With null for numbers that JSON has none of, as .parquet may hold them."""
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _other(name: str, value: Any) -> str:
+    """Of .parquet, what JSON has no form for, such as a date; raises `UsageError` for bytes."""
+    if isinstance(value, bytes):
+        fix = "copy it without the columns of bytes first"
+        raise UsageError("holds bytes, as of pictures, and copies are .jsonl, which cannot", where=name, fix=fix)
+    return str(value)
+
+
 def _written(found: Found, values: Mapping[str, Any]) -> tuple[str, ...]:
     """A row in the form of its file, or of its copy; of files of columns one text each."""
     if isinstance(found.given, Mapping):
         return tuple(values[name] for name in found.given)
     if found.source.format in ("jsonl", "json", "parquet"):
-        return (json.dumps(values, ensure_ascii=False, default=str),)
+        return (json.dumps(_finite(values), ensure_ascii=False, default=partial(_other, found.name)),)
     if found.source.format == "csv":
         target = io.StringIO()
         csv.writer(target, lineterminator="").writerow(values.values())

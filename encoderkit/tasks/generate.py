@@ -104,11 +104,13 @@ class Generate(EncoderTask):
         self, examples: Sequence[Example], rngs: Sequence[np.random.Generator] = (), progress: float | None = None
     ) -> Batch:
         """Sources packed where the encoder can, and targets as they are; nothing is drawn but dropout, in training."""
-        inputs, size = self.batched([example.texts for example in examples], rngs)
-        known = [example.target for example in examples if example.target is not None]
+        texts, known = [example.texts for example in examples], [e.target for e in examples if e.target is not None]
         if len(known) < len(examples):
+            inputs, size = self.batched(texts, rngs)
             return Batch(inputs, {}, {}, size)
-        order, sizes = inputs.order(), 1 + np.array([len(target) for target in known])
+        sizes = 1 + np.array([len(target) for target in known])
+        inputs, size = self.batched(texts, rngs, sizes.tolist())
+        order = inputs.order()
         owners = np.concatenate(order)  # of the targets, as they are laid
         given = [np.concatenate([[self.start, *known[i]] for i in row]) for row in order]
         documents = [np.repeat(1 + np.arange(len(row)), sizes[row]) for row in order]

@@ -92,13 +92,16 @@ class EncoderTask(nn.Module):
             return assemble_apart(texts, tokenizer, self.length)
         return [(row,) for row in assemble(texts, tokenizer, self.length)]
 
-    def batched(self, texts: Sequence[Sequence[Tokens]], rngs: Sequence[np.random.Generator]) -> tuple[Inputs, int]:
+    def batched(
+        self, texts: Sequence[Sequence[Tokens]], rngs: Sequence[np.random.Generator], beside: Sequence[int] = ()
+    ) -> tuple[Inputs, int]:
         """The texts of all examples one after the other, packed where the encoder can, and how many tokens they have.
 
-        Nothing is drawn but what their dropout goes by, in training.
+        Nothing is drawn but what their dropout goes by, in training. `beside`: see `inputs_of`.
         """
         rows, seeds = [text for own in texts for text in own], drawn(rngs, [len(own) for own in texts])
-        return inputs_of(rows, self.vocabulary.pad, self.encoder.packs).seeded(seeds), sum(len(row.ids) for row in rows)
+        inputs = inputs_of(rows, self.vocabulary.pad, self.encoder.packs, beside)
+        return inputs.seeded(seeds), sum(len(row.ids) for row in rows)
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens, of N rows, to (N, L): the head on the vector of each, or on how those of its two texts compare."""

@@ -86,16 +86,20 @@ def named(texts: Sequence[str]) -> dict[str, str]:
     return dict(zip(names_of(texts), texts, strict=True))
 
 
-def inputs_of(rows: Sequence[Tokens], padding: int, packed: bool) -> Inputs:
+def inputs_of(rows: Sequence[Tokens], padding: int, packed: bool, beside: Sequence[int] = ()) -> Inputs:
     """Texts as one batch; `padding` is the id that fills up the rows, `packed` whether a row may hold several texts.
 
     Packed, rows are as wide as the longest text, or as several of it that `WIDTH` has room for: there is next to no padding,
     neither among texts of any lengths nor where all are about as long as the longest. Otherwise each text has its own row.
+    `beside`: how long what belongs to each text is, which is laid in the same rows elsewhere and must have room there too.
     """
     sizes = np.array([len(row.ids) for row in rows])
-    longest = int(sizes.max())
-    width = longest * max(1, min(WIDTH, int(sizes.sum())) // longest) if packed else longest
-    row = pack(sizes, width) if packed else np.arange(len(rows))
+    needed = np.maximum(sizes, beside) if len(beside) else sizes
+    longest = int(needed.max())
+    width = longest * max(1, min(WIDTH, int(needed.sum())) // longest) if packed else int(sizes.max())
+    row = pack(needed, width) if packed else np.arange(len(rows))
+    if packed and len(beside):
+        width = int(np.bincount(row, sizes).max())
     order = np.argsort(row, kind="stable")
     ends = np.cumsum(sizes[order])
     first = np.searchsorted(row[order], np.arange(row.max() + 1))  # the first text of each row, in that order

@@ -42,7 +42,7 @@ def test_values_as_a_task_needs_them(tmp_path: Path) -> None:
             read(column)
     with pytest.raises(DataError, match="a list of labels"):
         Row({"labels": "['joy', 'love']"}, 1, "a.csv").labels("labels")
-    for text, labels in (('["joy", "love"]', ["joy", "love"]), ("[]", []), ("[joy]", ["[joy]"])):
+    for text, labels in (('["joy", "love"]', ["joy", "love"]), ("[]", []), ("[1, 2]", ["1", "2"]), ("[joy]", ["[joy]"])):
         assert Row({"labels": text}, 1, "a.csv").labels("labels") == labels
     words = Row({"tokens": '["New York", "is"]', "code": "[] ["}, 1, "a.csv")
     assert words.words("tokens") == ["New York", "is"] and words.words("code") == ["[]", "["]
@@ -103,7 +103,8 @@ def test_spaces_of_other_kinds_are_tokens_of_conll(tmp_path: Path) -> None:
 
 def test_hashtags_are_no_comments_of_conll(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
-    text = "#newparty\tO\nis\tO\n\n# newdoc id = 3\n# text = Ada is\n#newdoc42\tO\nAda\tB-PER\n\n# newpar\nx\tO\n"
+    text = "#newparty\tO\nis\tO\n\n# newdoc id = 3\n# text[en] = Ada is\n# global.columns = FORM\n#newdoc42\tO\nAda\tB-PER\n\n"
+    text += "# newpar\nx\tO\n"
     path.write_text(text, encoding="utf-8")
     assert [row.values["tokens"] for row in read_rows(path, ["tokens"])] == [["#newparty", "is"], ["#newdoc42", "Ada"], ["x"]]
 

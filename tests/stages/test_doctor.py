@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,15 @@ def test_all_columns_of_parquet_are_kept(tmp_path: Path) -> None:
     assert fixed["dropped"] == {"empty": 1, "duplicate": 0}
     copy = (tmp_path / "out" / "a.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in copy] == rows[:-1]
+    more = {"day": [date(2026, 1, 2)] * 2, "share": [0.5, float("nan")], "raw": [b"x"] * 2}
+    for columns in (["day", "share"], ["raw"]):
+        table = {"text": ["a", "b"], **{name: more[name] for name in columns}}
+        parquet.write_table(pytest.importorskip("pyarrow").table(table), tmp_path / f"{columns[0]}.parquet")
+    doctor(of_files([tmp_path / "day.parquet"], [], [], None, None), tmp_path / "days")
+    copied = [json.loads(line) for line in (tmp_path / "days" / "day.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert copied[0] == {"text": "a", "day": "2026-01-02", "share": 0.5} and copied[1]["share"] is None
+    with pytest.raises(UsageError, match=r"holds bytes, as of pictures, and copies are \.jsonl"):
+        doctor(of_files([tmp_path / "raw.parquet"], [], [], None, None), tmp_path / "raw")
 
 
 def test_held_out_rows_of_a_label_that_is_not_trained_on_are_set_aside(tmp_path: Path, tokenizer_dir: Path) -> None:

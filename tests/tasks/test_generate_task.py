@@ -94,6 +94,18 @@ def test_smoothing_is_that_of_torch(kind: str) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_long_targets_of_short_sources_do_not_widen_the_rows() -> None:
+    learner = Generate(GenerateConfig(), runs.encoder("t5"), runs.VOCABULARY, runs.LENGTH).eval()
+    draw = np.random.default_rng(0)
+    source = [Example(Tokens(draw.integers(5, 40, 4), None, 0), draw.integers(5, 40, n), "", n) for n in range(20, 150, 5)]
+    batch = learner.collate(source)
+    assert batch.targets["given"].shape[1] <= 146 and batch.inputs.ids.shape[1] < 40, "the longest is 145 and its start"
+    assert (batch.targets["given"] != learner.target.pad).float().mean() > 0.8
+    found = learner.observe(batch.inputs, batch.targets)["nats"]
+    alone = learner.collate(source[7:8])
+    torch.testing.assert_close(learner.observe(alone.inputs, alone.targets)["nats"], found[7:8], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["lstm", "t5"])
 def test_a_pair_is_dropped_alike_whatever_it_is_packed_with(kind: str) -> None:
     torch.manual_seed(1)
