@@ -148,14 +148,7 @@ class Decoder(nn.Module):
         owner = blocks if self.tokens is not None else encoder
         self.scale = blocks.dim**-0.5 if isinstance(owner, T5Config) and self.out is None else 1.0
 
-    def forward(
-        self,
-        ids: Tensor,
-        documents: Tensor,
-        sources: Tensor,
-        memory: Tensor,
-        shared: nn.Embedding,
-    ) -> Tensor:
+    def forward(self, ids: Tensor, documents: Tensor, sources: Tensor, memory: Tensor, shared: nn.Embedding) -> Tensor:
         """As `vectors`, to the (B, U, V) logits of the tokens after each."""
         return self.logits(self.vectors(ids, documents, sources, memory, shared), shared)
 
