@@ -237,7 +237,8 @@ def overridden(model: type[C], data: dict[str, Any], settings: Sequence[str], wh
         return validate(model, override(data, settings), where, lines, settings)
     except UsageError as error:
         try:
-            validate(model, data, where, lines)
+            if settings:
+                validate(model, data, where, lines)
         except UsageError as alone:
             if alone.message == error.message:
                 raise alone from None
