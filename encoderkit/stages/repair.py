@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -148,20 +148,21 @@ def _wide(value: Any) -> bool:
 
 
 def _narrowed(value: Any) -> Any:
+    return _each(value, lambda part: variants.narrowed(part) if isinstance(part, str) else part)
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The value with all that is no list and no mapping changed."""
     if isinstance(value, list):
-        return [_narrowed(part) for part in value]
-    if isinstance(value, dict):
-        return {name: _narrowed(part) for name, part in value.items()}
-    return variants.narrowed(value) if isinstance(value, str) else value
+        return [_each(part, change) for part in value]
+    if isinstance(value, Mapping):
+        return {name: _each(part, change) for name, part in value.items()}
+    return change(value)
 
 
 def _finite(value: Any) -> Any:
     """With null for numbers that JSON has none of, as .parquet may hold them."""
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return _each(value, lambda part: None if isinstance(part, float) and not math.isfinite(part) else part)
 
 
 def _other(name: str, value: Any) -> str:
