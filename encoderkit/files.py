@@ -22,7 +22,7 @@ from typing import Any
 
 from encoderkit.console import warn
 from encoderkit.errors import DataError, ResourceError, UsageError, refuse_pointer
-from encoderkit.ours import MANIFEST, OURS, STAGING, TRASH, refuse_foreign
+from encoderkit.ours import LEFT, MANIFEST, OURS, STAGING, TRASH, refuse_foreign
 
 _AGAIN = "copy the directory again from where it was made; a run has older steps beside it"
 _CHUNK = 4 * 1024 * 1024
@@ -225,7 +225,7 @@ def sweep(folder: Path) -> None:
     """Remove what a killed process left half done in `folder`."""
     if folder.is_dir():
         for path in folder.iterdir():
-            if path.name.startswith((STAGING, TRASH)):
+            if LEFT.fullmatch(path.name):
                 with suppress(OSError):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -254,7 +254,7 @@ def refuse_existing(
         what = "holds the working directory" if here else "is a mount point"
         raise UsageError(f"{what} and would be replaced as a whole", where=path, fix=f"{flag} {path / 'NAME'}")
     names = (p.name for p in path.iterdir()) if path.is_dir() else ()
-    held = [name for name in names if name != "lock" and not name.startswith((STAGING, TRASH))]
+    held = [name for name in names if name != "lock" and not LEFT.fullmatch(name)]
     if path.is_dir() and not held:
         return
     if path.is_file() and not file:

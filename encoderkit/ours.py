@@ -17,7 +17,7 @@ _OF_A_RUN = {"recipe.yaml", "manifest.json", "plan.json", "summary.json", "metri
 _STEP, _ONE_OF_SEVERAL = re.compile(r"(damaged-)?step-\d{7,}"), re.compile(r"seed-\d+(-fold-\d+)?|fold-\d+")
 _OF_A_STEP = {MANIFEST, "model.safetensors", "config.json", "labels.json", "tokenizer", "target_tokenizer", "resume"}
 """What stands in a checkpoint."""
-_LEFT = re.compile(rf"({re.escape(STAGING)}|{re.escape(TRASH)}).+\.\d+")
+LEFT = re.compile(rf"({re.escape(STAGING)}|{re.escape(TRASH)}).+\.\d+")
 """What a command leaves that was killed."""
 
 
@@ -42,7 +42,7 @@ def refuse_foreign(path: Path, held: list[str], known: Collection[str], resume: 
 
 def _foreign(folder: Path) -> set[Path]:
     """What no command of ours wrote into a directory, by its place there; all of it where none has written the directory."""
-    held = {path.name: path for path in folder.iterdir() if path.name != "lock" and not _LEFT.fullmatch(path.name)}
+    held = {path.name: path for path in folder.iterdir() if path.name != "lock" and not LEFT.fullmatch(path.name)}
     if MANIFEST in held:
         wrote = _committed(folder)
         return {Path(name) for name in held} if wrote is None else _files(folder) - wrote
@@ -65,7 +65,7 @@ def _foreign(folder: Path) -> set[Path]:
 def _files(folder: Path) -> set[Path]:
     """All but directories, by their places in a directory; but for what a command leaves that was killed."""
     inside = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
-    return {p.relative_to(folder) for p in inside if p.name != "lock" and not _LEFT.fullmatch(p.name)}
+    return {p.relative_to(folder) for p in inside if p.name != "lock" and not LEFT.fullmatch(p.name)}
 
 
 def _committed(folder: Path) -> set[Path] | None:
