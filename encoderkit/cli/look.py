@@ -71,11 +71,12 @@ def export(
     model: Model,
     out: Out,
     to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="hf: a directory that transformers loads; word2vec, word2vec-text.")
+        str,
+        typer.Option("--to", metavar="FORMAT", help="hf (transformers loads it), word2vec, word2vec-text; several with commas."),
     ] = "hf",
     part: Annotated[
         Literal["model", "encoder", "generator"],
-        typer.Option("--part", help="The encoder without its head; the generator of a model of replaced tokens."),
+        typer.Option("--part", help="encoder: without its head; generator: of ELECTRA."),
     ] = "model",
     overwrite: Overwrite = False,
     json: Json = False,
@@ -134,7 +135,8 @@ def compare(
     out: Out,
     settings: Settings = None,
     then: Annotated[
-        Path | None, typer.Option("--finetune", metavar="RECIPE", help="For what was pretrained.", show_default=False)
+        Path | None,
+        typer.Option("--finetune", metavar="RECIPE", help="Fine-tune each pretrained model by it.", show_default=False),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Labelled rows; the recipe's test or dev file if not given.", show_default=False)
@@ -179,7 +181,7 @@ def plan(
         typer.Option(
             "--budget",
             metavar="TIME",
-            help="30m, 6h: not the recipe's length; pretrain: compares sizes.",
+            help="30m, 6h: for the recipe's own; pretrain: sizes compared.",
             show_default=False,
         ),
     ] = None,

@@ -164,7 +164,7 @@ def tune(
     settings: Settings = None,
     json: Json = False,
 ) -> None:
-    """Search for the best values of a fine-tuning recipe's keys, on dev alone; again: goes on."""
+    """Search for better values of a fine-tuning recipe, on dev alone; run again to go on."""
     from encoderkit import preflight
     from encoderkit.recipe import FinetuneRecipe
     from encoderkit.stages import space

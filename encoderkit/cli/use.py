@@ -19,7 +19,7 @@ BatchOption = Annotated[
 ]
 Beams = Annotated[
     int | None,
-    typer.Option("--beams", min=1, max=100, help="Of a model that writes: beginnings to follow at a time.", show_default=False),
+    typer.Option("--beams", min=1, max=100, help="Beam search with so many beams, for models that write.", show_default=False),
 ]
 LengthPenalty = Annotated[
     float | None,
@@ -32,7 +32,7 @@ Least = Annotated[
 Most = Annotated[
     list[str] | None,
     typer.Option(
-        "--max", metavar="METRIC=VALUE", help="Or if it is more; truncated=0 is of rows that are cut.", show_default=False
+        "--max", metavar="METRIC=VALUE", help="End with 4 if it is more; truncated: share of rows cut.", show_default=False
     ),
 ]
 Masking = Annotated[
@@ -156,18 +156,16 @@ def predict(
     temperature: Annotated[
         float | None,
         typer.Option(
-            "--temperature", min=0, help="A model that writes draws tokens, below 1 likelier ones more often.", show_default=False
+            "--temperature", min=0, help="Draw tokens, for models that write; below 1 favours likely ones.", show_default=False
         ),
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option("--top-p", help="It draws from the likeliest tokens that make up this probability.", show_default=False),
+        typer.Option("--top-p", help="Draw only from the likeliest that make up this probability.", show_default=False),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            "--seed", min=0, max=2**63 - 1, help="It draws, and every draw follows from this; else 17.", show_default=False
-        ),
+        typer.Option("--seed", min=0, max=2**63 - 1, help="Every draw follows from it; 17 if not given.", show_default=False),
     ] = None,
     beams: Beams = None,
     length_penalty: LengthPenalty = None,

@@ -8,7 +8,7 @@ corpus.txt is raw text (paragraphs, blank lines between documents), train.jsonl 
 the peers run in processes of their own, in turn, so that what else the machine does falls on both; peak memory is that
 of each process. `share` has the machine itself as peer: one large matrix product in the same arithmetic. `growth` has a
 table of its own, of ever more text. Needs the extra `test`; sentence-transformers, ONNX Runtime (with onnx and onnxscript)
-and OpenVINO have rows where they are installed. Takes about forty minutes on two cores.
+and OpenVINO have rows where they are installed. Takes about an hour on two cores.
 """
 
 import argparse
