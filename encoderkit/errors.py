@@ -104,12 +104,20 @@ class ResourceError(UserError):
 
 _FULL = re.compile(r"can't allocate memory|could not create a (primitive|memory object|memory)$|bad_?alloc", re.MULTILINE)
 """How torch, oneDNN and C++ say that the memory of the CPU is at its end."""
+_GPU_FULL = re.compile(r"CU(BLAS|DNN)_STATUS_ALLOC_FAILED|CUDA error: out of memory")
+"""How a GPU's libraries and driver say so, where it was not torch that asked (`OutOfMemoryError`)."""
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the CPU or (`OutOfMemoryError`, of torch) on a GPU."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    return bool(kinds & {"MemoryError", "OutOfMemoryError"} or ("RuntimeError" in kinds and _FULL.search(str(error))))
+    return "MemoryError" in kinds or gpu_is_full(error) or ("RuntimeError" in kinds and bool(_FULL.search(str(error))))
+
+
+def gpu_is_full(error: BaseException) -> bool:
+    """Whether it is the memory of a GPU that ran out."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" in kinds or ("RuntimeError" in kinds and bool(_GPU_FULL.search(str(error))))
 
 
 class MissingDependency(UserError):

@@ -16,7 +16,7 @@ from encoderkit import __version__, world
 from encoderkit.cli import doctor, inspect, look, make, use
 from encoderkit.cli.app import app, drop_output
 from encoderkit.console import tell
-from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, out_of_memory, shown
+from encoderkit.errors import ExitCode, Interrupted, ResourceError, UsageError, UserError, gpu_is_full, out_of_memory, shown
 
 COMMANDS = (make, use, look, inspect, doctor)
 """Importing them is what gives the application its commands, in the order of `--help`."""
@@ -123,7 +123,7 @@ def run() -> int:
         return _system(error)
     except Exception as error:
         if out_of_memory(error):
-            where = "the GPU" if type(error).__name__ == "OutOfMemoryError" else "this machine"
+            where = "the GPU" if gpu_is_full(error) else "this machine"
             fix = FEWER.get(sys.argv[1] if len(sys.argv) > 1 else "", "a smaller training.micro_batch, data.length or model")
             return _fail(ResourceError(f"{where} is out of memory", fix=fix))
         return _bug(error)

@@ -8,6 +8,7 @@ Two directions are joint, each layer reading both directions of the one below, o
 et al. 2018, "Deep contextualized word representations", section 3.1).
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,11 +45,17 @@ class RecurrentLayer(nn.Module):
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
         """`order` is from `reversal`."""
         parts = x.chunk(self.lanes, dim=-1)
-        left, _ = self.forwards(parts[0])
+        left, _ = _run(self.forwards, parts[0])
         if self.backwards is None:
             return left
-        right, _ = self.backwards(_read(parts[-1], order))
+        right, _ = _run(self.backwards, _read(parts[-1], order))
         return torch.cat((left, _read(right, order)), dim=-1)
+
+
+def _run(cell: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    """A cell over (B, T, E), on a GPU in fp32: autocast to bf16 would give cuDNN's cells fp16, too small for gradients."""
+    with torch.autocast(x.device.type, enabled=False) if x.is_cuda else nullcontext():
+        return cell(x.float() if x.is_cuda else x, state)
 
 
 def _read(x: Tensor, order: Tensor) -> Tensor:
@@ -95,7 +102,7 @@ class Recurrent(nn.Module):
         x, after = self.tokens(ids), []
         layer: Any
         for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):
-            x, left = layer.forwards(x, before)
+            x, left = _run(layer.forwards, x, before)
             after.append(left)
         return x, after
 

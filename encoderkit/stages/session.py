@@ -243,7 +243,7 @@ def _resumed(plan: Plan, training: TrainingConfig, learner: Learner, out: Path) 
     if training.compile != "auto":
         plan = plan.model_copy(update={"compile": training.compile == "on"})
     check_compiler(plan.compile, plan.device)
-    if isinstance(training.micro_batch, int):
+    if isinstance(training.micro_batch, int) and training.micro_batch != _asked(out):  # else the plan knows what fitted
         plan = plan.model_copy(update={"micro_batch": min(training.micro_batch, plan.batch)})
     if training.attention != "auto":
         plan = plan.model_copy(update={"attention": training.attention})
@@ -252,6 +252,12 @@ def _resumed(plan: Plan, training: TrainingConfig, learner: Learner, out: Path) 
     if plan.compile and not sharded(learner):
         learner.compile()
     return plan
+
+
+def _asked(out: Path) -> object:
+    """The micro-batch of the recipe with which the run was begun."""
+    before: Any = parse_yaml((out / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")[0]
+    return (before.get("training") or {}).get("micro_batch")
 
 
 def fit(recipe: PretrainRecipe | FinetuneRecipe, learner: nn.Module) -> None:

@@ -107,6 +107,15 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
     return [bool(flag) for flag in raised.tolist()]
 
 
+def least(value: int) -> int:
+    """The smallest of all processes."""
+    if world.size() == 1:
+        return value
+    found = torch.tensor(value)
+    dist.all_reduce(found, dist.ReduceOp.MIN)
+    return int(found)
+
+
 class Sum:
     """The gradients of an update, which become their sums over all processes, or none where no process has one.
 
@@ -147,9 +156,11 @@ class Sum:
         part = self._parts[len(self._sent)]
         # What is sparse in one process may be empty in another: rows are added up as whole tables.
         held = [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in part]
-        there = torch.tensor([float(g is not None) for g in held], device=part[0].device)
+        there = (p.new_full((1,), g is not None) for p, g in zip(part, held, strict=True))  # a GPU fills them, unwaited for
         gradients = (torch.zeros_like(p) if g is None else g for p, g in zip(part, held, strict=True))
-        joint = torch.cat([*(gradient.reshape(-1) for gradient in gradients), there])
+        joint = torch.cat([*(gradient.reshape(-1) for gradient in gradients), *there])
+        for parameter in part:
+            parameter.grad = None  # not twice in memory
         work = dist.all_reduce(joint, async_op=True)
         assert work is not None
         self._sent.append((joint, work))
@@ -158,11 +169,14 @@ class Sum:
         """Send what is left, and wait for all of it."""
         while len(self._sent) < len(self._parts):
             self._send()
-        for part, (joint, work) in zip(self._parts, self._sent, strict=True):
+        for _, work in self._sent:
             work.wait()
-            *sums, there = joint.split([*(p.numel() for p in part), len(part)])
-            for parameter, found, known in zip(part, sums, there.tolist(), strict=True):
-                parameter.grad = found.view_as(parameter) if known else None  # what is not used is not decayed either
+        ends = [joint[-len(part) :] for part, (joint, _) in zip(self._parts, self._sent, strict=True)]
+        known = iter(torch.cat(ends).tolist() if ends else [])
+        for part, (joint, _) in zip(self._parts, self._sent, strict=True):
+            *sums, _ = joint.split([*(p.numel() for p in part), len(part)])
+            for parameter, found in zip(part, sums, strict=True):
+                parameter.grad = found.view_as(parameter) if next(known) else None  # what is not used is not decayed either
 
 
 def in_order(steps: Sequence[PairSteps], tables: tuple[Tensor, Tensor, Tensor, Tensor]) -> PairSteps | None:

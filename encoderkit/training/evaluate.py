@@ -1,6 +1,7 @@
 """Held-out metrics: over all targets at once, so that neither batch size nor padding changes them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -13,16 +14,21 @@ from encoderkit.data.order import rng
 from encoderkit.errors import out_of_memory
 from encoderkit.learner import Learner, Objective
 from encoderkit.tasks.task import Observed, Task, Tunable, is_task
-from encoderkit.training.distributed import concatenated, gathered
+from encoderkit.training.distributed import concatenated, gathered, least
 from encoderkit.training.loop import Source, sizes
 from encoderkit.training.machine import DTYPES
+from encoderkit.training.sharding import sharded
 
 T = TypeVar("T")
 DEV_SEED = 271_828
 """Corruption of held-out data depends on this and the example alone, so that all runs are measured on the same."""
 
 
-@torch.inference_mode()
+def _reading(learner: nn.Module) -> AbstractContextManager[object]:
+    """Without gradients. Weights in parts are gathered into memory that training uses after it, so it may not be inference's."""
+    return torch.no_grad() if sharded(learner) else torch.inference_mode()
+
+
 def observe(
     learner: Objective, source: Source, batches: Iterable[Sequence[int]], device: str, precision: str
 ) -> dict[str, np.ndarray]:
@@ -33,14 +39,13 @@ def observe(
     for numbers in batches:
         examples = [source[i] for i in numbers or _ANY]
         made = learner.collate(examples, [rng(DEV_SEED, 0, i) for i in numbers or _ANY], None).to(device)
-        with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
+        with _reading(learner), torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
             seen = learner.observe(made.inputs, made.targets)
         for name, value in seen.items() if numbers else ():
             parts.setdefault(name, []).append(value.cpu().numpy())
     return gathered({name: np.concatenate(values) for name, values in parts.items()})
 
 
-@torch.inference_mode()
 def outputs(task: Task, examples: Sequence[Any], batches: Iterable[Sequence[int]], device: str, precision: str) -> Observed:
     """What the task observes of every example, in their order, computed in `batches` of their numbers.
 
@@ -52,7 +57,7 @@ def outputs(task: Task, examples: Sequence[Any], batches: Iterable[Sequence[int]
     parts: dict[str, list[Any]] = {}
     for numbers in batches:
         made = task.collate([examples[i] for i in (numbers if len(numbers) else _ANY)], [], None).to(device)
-        with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
+        with _reading(task), torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
             seen = task.observe(made.inputs, made.targets)
         order.extend(int(i) for i in numbers)
         for name, value in seen.items() if len(numbers) else ():
@@ -108,7 +113,8 @@ def evaluate(
     """
 
     def in_memory(compute: Callable[[Iterable[list[int]]], T]) -> T:
-        return _in_memory(lambda rows: compute(_shortest_first(source, rows, halted)), batch, device)
+        # What ran out of memory in one process alone has left it with smaller batches, and all must do as many.
+        return _in_memory(lambda rows: compute(_shortest_first(source, rows, halted)), least(batch), device)
 
     if is_task(learner):
         examples = [source[i] for i in range(len(source))]

@@ -31,7 +31,8 @@ class Change(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """(R, C) the frozen matrix to the one that is used: (R, C)."""
-        change = self.scale * (self.up @ self.down)  # (parts, R, C)
+        with torch.autocast(weight.device.type, enabled=False):  # what is trained is to the last digit what `merged` gives
+            change = self.scale * (self.up @ self.down)  # (parts, R, C)
         return weight.unflatten(0, (self.of, -1)).index_add(0, self.parts, change).flatten(0, 1)
 
 

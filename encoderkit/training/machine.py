@@ -55,7 +55,8 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Li
 
 def has_bf16() -> bool:
     """Whether the processor has instructions for bfloat16, as torch sees it."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+    # Builds for Apple's processors have no oneDNN, and so no such operator.
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # pyright: ignore[reportPrivateUsage]
 
 
 def check_precision(module: nn.Module, precision: Literal["fp32", "bf16"], device: str) -> None:

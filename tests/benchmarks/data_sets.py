@@ -1,7 +1,7 @@
 """The data sets of the table of `tests.benchmarks.tasks`: where their rows lie, which recipe is theirs, what is known.
 
-A folder for each, with .jsonl files (.xz or not), the tables of CSL or the parallel lines of Multi30k: `read` of a set in `SETS` has
-the names of its folder and of its files.
+A folder for each, with .jsonl files (.xz or not), the tables of CSL or the parallel lines of Multi30k: `read` of a set in
+`SETS` has the names of its folder and of its files.
 """
 
 import json

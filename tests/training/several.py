@@ -19,7 +19,8 @@ from encoderkit import world
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
 from encoderkit.training import distributed
 from encoderkit.training.config import AdamWConfig
-from encoderkit.training.distributed import Sum, joined, total
+from encoderkit.training.distributed import Sum, any_of, joined, total
+from encoderkit.training.evaluate import evaluate
 from encoderkit.training.loop import updates
 from encoderkit.training.optim import build_optimizers
 from encoderkit.training.sharding import place
@@ -102,7 +103,7 @@ def shares() -> dict[str, list[float]]:
 def early_sums(failing: bool) -> tuple[int, dict[str, Tensor]]:
     """Two updates in portions that hold little: how many of them went out in the last pass of each, and the weights.
 
-    `failing`: the second process runs out of memory once, when two are under way.
+    `failing`: the second process runs out of memory once, when two are under way, and is left with smaller batches.
     """
     distributed.PORTION = 2000
     learner, sent, failed = masked("bert"), 0, not failing or world.rank() == 0
@@ -126,6 +127,9 @@ def early_sums(failing: bool) -> tuple[int, dict[str, Tensor]]:
     for parameter in learner.parameters():
         parameter.register_post_accumulate_grad_hook(fail)
     Sum.sending = watched
-    list(updates(learner, build_optimizers(learner, AdamWConfig(lr=1e-3, eps=1e-3), torch.float32), rows(16), plan(2, 8, 2)))
-    assert failed
+    optimizers = build_optimizers(learner, AdamWConfig(lr=1e-3, eps=1e-3), torch.float32)
+    *_, last = updates(learner, optimizers, rows(16), plan(2, 8, 2))
+    assert failed and last.micro_batch == (1 if failing and world.rank() else 2)
+    # Each asks the others before each of its batches, so that all must have as many.
+    evaluate(learner, rows(7), last.micro_batch, "cpu", "fp32", halted=lambda: any_of([False])[0])
     return sent, learner.state_dict()

@@ -12,7 +12,7 @@ from encoderkit.stages import suites
 from encoderkit.stages.embed import embed
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.predict import predict
-from tests.training.runs import finetuning, go, go_until, pretraining, weights
+from tests.training.runs import finetuning, go, go_until, masked, pretraining, rows, weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 MODELS: list[dict[str, Any]] = [
@@ -37,6 +37,20 @@ def test_an_update_is_that_of_the_cpu(model: dict[str, Any], tokenizer_dir: Path
         recipe = pretraining(tokenizer_dir, store_dir, model=model, training={"updates": 3, "device": device})
         go(recipe, tmp_path / device)
     close(tmp_path / "cpu", tmp_path / "cuda", 2e-3)
+
+
+def test_cells_are_not_computed_in_fp16() -> None:
+    """Gradients as small as those of a large batch are not lost where the rest is in bf16."""
+    learner = masked("lstm").cuda()
+    batch = learner.collate(rows(4), [np.random.default_rng(i) for i in range(4)], None).to("cuda")
+    found = []
+    for scale in (1.0, 1e-7):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = learner(batch.inputs, batch.targets)["masked"]
+        learner.zero_grad()
+        (scale * loss).backward()
+        found.append([p.grad / scale for p in learner.encoder.layers.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b, rtol=0.05, atol=1e-2 * float(a.abs().max())) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -243,10 +243,11 @@ def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPat
     assert capsys.readouterr().err.count("memory ran out with a micro-batch of 8 rows; going on with 4") == 1
 
 
+@pytest.mark.parametrize("size", ["auto", 8])
 def test_what_did_not_fit_is_not_tried_again(
-    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str | int
 ) -> None:
-    """Neither in an evaluation nor when the run goes on."""
+    """Neither in an evaluation nor when the run goes on, unless another size is asked for."""
     forward, asked = Classify.forward, []
 
     def cramped(self: Classify, inputs: Inputs, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -256,12 +257,16 @@ def test_what_did_not_fit_is_not_tried_again(
         return forward(self, inputs, targets)
 
     monkeypatch.setattr(Classify, "forward", cramped)
-    recipe = finetuning(tokenizer_dir, labelled, training={"updates": 4, "micro_batch": "auto"})
+    recipe = finetuning(tokenizer_dir, labelled, training={"updates": 6, "micro_batch": size})
     go_until(recipe, tmp_path / "run", 2)
     assert json.loads((tmp_path / "run" / "plan.json").read_bytes())["micro_batch"] == 4
     asked.clear()
-    go(recipe, tmp_path / "run", resume=True)
-    assert asked and max(asked) <= 4
+    go_until(recipe, tmp_path / "run", 4)
+    assert asked and max(asked) == 4
+    asked.clear()
+    training = recipe.training.model_copy(update={"micro_batch": 2})
+    go(recipe.model_copy(update={"training": training}), tmp_path / "run", resume=True)
+    assert asked and max(asked) == 2
 
 
 def test_one_row_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,6 +249,10 @@ def test_loras_change_is_alpha_by_rank_times_the_product() -> None:
     for number, part in ((0, 0), (1, 2)):
         torch.testing.assert_close(after[part], own[part] + 6 / 2 * change.up[number] @ change.down[number])
     assert torch.equal(after[1], own[1])
+    with torch.autocast("cpu", torch.bfloat16):  # the weight, not the product with it, is in full
+        assert torch.equal(attention.qkv.weight, torch.cat(after))
+        attention.qkv(torch.ones(1, 2, before["layers.0.attention.qkv.weight"].shape[1])).sum().backward()
+    assert change.up.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "t5", "deberta", "lstm", "cnn"])

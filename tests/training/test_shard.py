@@ -83,8 +83,10 @@ def two(recipes: dict[str, PretrainRecipe | FinetuneRecipe], folder: Path) -> li
     again = recipes["muon"]
     go_until(again, folder / "on", HALF)
     more = [Run(again, folder / "on"), Run(again, folder / "off", HALF), Run(again, folder / "exact", HALF)]
+    due = recipes["masked"].model_copy(update={"every": recipes["masked"].every.model_copy(update={"save": "1 update"})})
+    more += [Run(due, folder / "due", HALF, evaluated=True), Run(due, folder / "due")]
     runs = [Run(recipe, folder / f"2-{name}") for name, recipe in recipes.items()]
-    said = several(2, [*runs, *more, Run(again, folder / "exact")])
+    said = several(2, [*runs, *more, Run(again, folder / "exact")])  # "due": an evaluation comes first
     go(again, folder / "off", resume=True)
     return said
 
