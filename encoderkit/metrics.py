@@ -13,7 +13,7 @@ RESAMPLES = 1000
 """Of a bootstrap: the ends of an interval then move by about a twentieth of its width from seed to seed."""
 
 _CELLS = 4_000_000  # counts that a bootstrap holds at once
-_ALIKE = 1e-5  # scores of candidates
+_ALIKE = 1e-5  # scores of candidates: the last digits of one text's differ from batch to batch
 
 
 def objects(values: Sequence[Any]) -> np.ndarray:
@@ -179,8 +179,8 @@ def candidates(keys: np.ndarray) -> Candidates:
 def searched(similar: Callable[[slice], np.ndarray], found: Candidates) -> np.ndarray:
     """For each anchor the ranks, from 1 in order, of its right candidates: (N,) arrays.
 
-    Of equally similar ones, wrong ones stand before right ones. `similar` gives for some of the anchors the similarity
-    with each candidate, (n, C).
+    Of equally similar ones, to `_ALIKE`, wrong ones stand before right ones. `similar` gives for some of the anchors the
+    similarity with each candidate, (n, C).
     """
     count, portion = len(found.relevant), max(1, _CELLS // len(found.where))
     result = np.empty(count, dtype=object)
@@ -191,7 +191,7 @@ def searched(similar: Callable[[slice], np.ndarray], found: Candidates) -> np.nd
             wrong[right] = False
             wrong[found.itself[i]] &= found.itself[i] < 0
             others = np.sort(-scores[wrong])
-            result[i] = np.searchsorted(others, np.sort(-scores[right]), "right") + np.arange(1, len(right) + 1)
+            result[i] = np.searchsorted(others, np.sort(-scores[right]) + _ALIKE, "right") + np.arange(1, len(right) + 1)
     return result
 
 
@@ -210,7 +210,7 @@ def ranked(relevance: np.ndarray, query: np.ndarray, scores: np.ndarray) -> dict
     """(N,) each, of candidates: average precision, reciprocal rank and nDCG of the queries that have a relevant one, (Q,).
 
     Of candidates with equal scores, less relevant ones stand before more relevant ones. Scores no more than `_ALIKE` from the
-    next are equal, as the last digits of one text's differ from batch to batch. Gains are the relevance itself.
+    next are equal. Gains are the relevance itself.
     """
     gain = 1 / np.log2(np.arange(2, 12))
     found: dict[str, list[float]] = {"map": [], "mrr": [], "ndcg_at_10": []}

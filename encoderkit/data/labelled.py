@@ -141,7 +141,8 @@ def _label(value: object) -> str | None:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    label = str(value).strip() if isinstance(value, str | int | float) else ""
+    finite = not isinstance(value, float) or math.isfinite(value)  # that of .parquet's empty places is no class of its own
+    label = str(value).strip() if finite and isinstance(value, str | int | float) else ""
     return label or None
 
 

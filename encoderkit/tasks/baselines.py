@@ -19,6 +19,7 @@ from encoderkit.metrics import candidates, objects, searched
 from encoderkit.tasks import slots
 from encoderkit.tasks.schemes import entities, tags
 from encoderkit.tasks.task import Baseline
+from encoderkit.text.alphabet import marks
 
 MOST_CHARACTERS = 20_000_000
 """Of text that TF-IDF is fitted on; of more, evenly spaced rows are taken."""
@@ -184,7 +185,7 @@ def _features(train: Texts, texts: Texts) -> tuple[Any, Any] | None:
 
 def words(train: Texts) -> TfidfVectorizer:
     """TF-IDF of words and pairs of words, or of characters, as the texts are written; not yet fitted."""
-    pairs = {"token_pattern": r"\w+|[^\w\s]", "ngram_range": (1, 2)}
+    pairs = {"token_pattern": rf"[\w{marks()}]+|[^\w\s]", "ngram_range": (1, 2)}
     kind = pairs if spaced(train) else {"analyzer": "char", "ngram_range": (1, 3)}
     return TfidfVectorizer(sublinear_tf=True, max_features=FEATURES, **kind)
 

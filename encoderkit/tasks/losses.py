@@ -34,13 +34,15 @@ def class_weights(
     """(L,) the weight of each label in the loss, float32: what is given, or 1; balanced: N / (L n), as scikit-learn has it.
 
     `counts` (L,) is how often each stands in the training data; of several labels a row also in how many `rows`: balanced is
-    then (N - n) / n, by which having a label weighs as much as not having it. Raises `DataError` for a label that there is not.
+    then (N - n) / n, by which having a label weighs as much as not having it. What never stands there weighs 1 and is none of
+    the L. Raises `DataError` for a label that there is not.
     """
     if given == "balanced" and rows is not None:
         shares = np.where(counts > 0, (rows - counts) / np.maximum(counts, 1), 1.0)
         return torch.tensor(np.maximum(shares, 1e-3), dtype=torch.float32)
     if given == "balanced":
-        return torch.tensor(counts.sum() / (len(labels) * np.maximum(counts, 1)), dtype=torch.float32)
+        found = np.where(counts > 0, counts.sum() / (max(1, np.count_nonzero(counts)) * np.maximum(counts, 1)), 1.0)
+        return torch.tensor(found, dtype=torch.float32)
     if unknown := set(given) - set(labels):
         message = f"task.class_weights names {shown(min(unknown))}, which is not one of the labels: {listed(labels)}"
         raise DataError(message, fix="correct it in the recipe")
@@ -48,10 +50,13 @@ def class_weights(
 
 
 def labelled(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float, power: float) -> Tensor:
-    """(N, L) logits to the cross-entropy of (N,) labels, each times its weight of (L,): smoothed as torch has it, or focal."""
-    if power:
-        return weights[labels] * focal(cross_entropy(logits, labels, reduction="none"), power)
-    return cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
+    """(N, L) logits to the cross-entropy of (N,) labels, smoothed or focal, each times the weight of its label, of (L,).
+
+    Not as torch has it, which weighs what smoothing gives to the other labels by *their* weights: a rare one then becomes the
+    likeliest of frequent ones' rows (of 990 and 10 rows, with 0.1, its probability is best at 0.84).
+    """
+    nats = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return weights[labels] * (focal(nats, power) if power else nats)
 
 
 def focal(nats: Tensor, gamma: float) -> Tensor:

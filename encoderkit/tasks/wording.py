@@ -13,10 +13,9 @@ from encoderkit.errors import MissingDependency, need
 from encoderkit.metrics import RESAMPLES
 from encoderkit.tasks.answers import is_chinese
 from encoderkit.tasks.config import Wording
+from encoderkit.text.alphabet import composed, marks
 
 _CJK = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
-_WORD = re.compile(rf"{_CJK}|(?:(?!{_CJK})[^\W_])+")
-"""A character of Chinese, Japanese or Korean, or else letters and digits as they stand together."""
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 """Letters of languages without spaces between words, but for Chinese: Japanese, Thai, Lao, Burmese, Khmer."""
 
@@ -96,8 +95,14 @@ def rouge(right: Sequence[str], written: Sequence[str]) -> dict[str, np.ndarray]
     return {name: np.array(values) for name, values in found.items()}
 
 
+@cache
+def _word() -> re.Pattern[str]:
+    """A character of Chinese, Japanese or Korean, or else letters with their marks and digits as they stand together."""
+    return re.compile(rf"{_CJK}|(?:(?!{_CJK})[^\W_][{marks()}]*)+")
+
+
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return _word().findall(composed(text.lower()))
 
 
 def _shared(right: list[str], written: list[str], n: int) -> float:

@@ -46,6 +46,12 @@ def word_class(character: str) -> int:
     return WORD if category[0] in "LN" else OWN
 
 
+@cache
+def marks() -> str:
+    """The marks of letters (accents, vowel signs of Indic scripts), for a class of a regular expression, whose \\w has none."""
+    return "".join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.category(chr(code))[0] == "M")
+
+
 _UNSEEN = 255
 _CLASSES = np.full(0x110000, _UNSEEN, np.uint8)  # filled in as characters are met: all of them take two seconds
 

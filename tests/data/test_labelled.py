@@ -1,6 +1,7 @@
 """Labelled rows: all of them, or the one that is wrong."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_pairs_of_spacy(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     rows = read_rows(tmp_path / name, ["text", "entities"])
     assert [row.values for row in rows] == [{"text": text, **known} for text, known in pairs]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_none_is_no_label(value: float) -> None:
+    row = Row({"label": value}, 7, "train.parquet")
+    for read in (row.label, row.labels):
+        with pytest.raises(DataError, match="not empty"):
+            read("label")
 
 
 def test_labels_are_text_too(tmp_path: Path) -> None:

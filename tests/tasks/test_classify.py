@@ -12,6 +12,7 @@ from encoderkit.learner import Vocabulary
 from encoderkit.models.config import BertConfig
 from encoderkit.tasks.classify import Classify, Example
 from encoderkit.tasks.config import ClassifyConfig
+from encoderkit.tasks.losses import class_weights, labelled
 from encoderkit.tasks.texts import Tokens, _fit
 
 VOCABULARY = Vocabulary(size=50, pad=0, unk=1, cls=2, sep=3, mask=4)
@@ -74,16 +75,20 @@ def test_several_labels_from_a_list_and_from_columns(capsys: pytest.CaptureFixtu
         columns.target(rows({"toxic": "yes", "spam": "0"})[0])
 
 
-def test_weights_and_smoothing_are_torchs() -> None:
-    made = learner(["a", "b", "c"], class_weights={"a": 2.0, "c": 0.5}, label_smoothing=0.1)
-    made.prepare([])
-    batch = made.collate([example(i % 3, 3 + i) for i in range(7)])
-    weights = torch.tensor([2.0, 1.0, 0.5])
-    expected = torch.nn.functional.cross_entropy(
-        made.logits(batch.inputs), batch.targets["labels"], weights, label_smoothing=0.1, reduction="mean"
-    )
-    loss = made(batch.inputs, batch.targets)["classify"] / batch.counts["classify"]
-    torch.testing.assert_close(loss, expected)
+def test_weights_are_torchs_and_smoothing_does_not_favour_a_rare_label() -> None:
+    weights, logits, labels = torch.tensor([2.0, 1.0, 0.5]), torch.randn(7, 3), torch.arange(7) % 3
+    nats = torch.nn.functional.cross_entropy(logits, labels, weights, reduction="none")
+    torch.testing.assert_close(labelled(logits, labels, weights, 0.0, 0.0), nats)
+    counts = np.array([990, 10, 0])
+    balanced = class_weights("balanced", ["often", "rare", "never"], counts)
+    assert balanced.tolist() == pytest.approx([1000 / (2 * 990), 1000 / (2 * 10), 1])
+    logits = torch.zeros(3, requires_grad=True)  # of a row that is always of the frequent label
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        labelled(logits[None], torch.tensor([0]), balanced, 0.1, 0.0).sum().backward()
+        optimizer.step()
+    assert logits.softmax(-1).tolist() == pytest.approx([1 - 0.2 / 3, 0.1 / 3, 0.1 / 3], abs=1e-3)
 
 
 def test_balanced_weights_are_scikit_learns() -> None:

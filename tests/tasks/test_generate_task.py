@@ -134,6 +134,8 @@ def test_rouge_is_that_of_google() -> None:
     assert wording.rouge(*CHINESE)["rouge_2"][0] == pytest.approx(2 * 3 / 9)  # 在垫 垫子 子上
     mixed = wording.rouge(["2008年北京举行iPhone会议"], ["2008年上海举行iPhone会议"])  # numbers and Latin words are one each
     assert mixed["rouge_1"][0] == pytest.approx(7 / 9)
+    marked = wording.rouge(["कि", "बाल", "cafe\u0301s", "यह किताब"], ["की", "बोली", "cafés", "वह किताब"])  # marks are of words
+    assert marked["rouge_l"].tolist() == [0, 0, 1, 0.5]
 
 
 def test_so_it_is_on_anything_written_in_ascii() -> None:

@@ -202,6 +202,9 @@ def test_retrieval_is_scikit_learns() -> None:
             assert metrics["mrr"][i] == pytest.approx(label_ranking_average_precision_score([truth[kept]], [scores[kept]]))
     equal = searched(lambda rows: np.zeros_like(similar[rows]), found)
     assert equal[3].tolist() == [len(texts)], "what is right does not win by chance"
+    noise = 1e-7 * np.random.default_rng(0).standard_normal(similar.shape)  # as batches of another size make
+    nearly = searched(lambda rows: noise[rows], found)
+    assert [ranks.tolist() for ranks in nearly] == [ranks.tolist() for ranks in equal]
 
 
 def test_simple_models_beside_it() -> None:
@@ -211,6 +214,15 @@ def test_simple_models_beside_it() -> None:
     assert found == pytest.approx([1, 0, 0], abs=1e-9)
     places = baselines.search(train, np.ones(2), [["cat sat", "the cat sat"], ["fell rain", "rain fell"], ["none", "of it"]])
     assert [p.tolist() for p in places] == [[1], [1], [3]]
+
+
+def test_words_keep_their_marks_in_simple_models() -> None:
+    """Vowel signs of Hindi and decomposed accents are parts of words: these texts have no word in common."""
+    train = [["यह किताब", "वह बोली"], ["cafe\u0301s fermés", "thés"]]
+    found = baselines.cosine(
+        train, np.zeros(2), [["कि", "की"], ["बाल", "बोली"], ["cafe\u0301s", "cafe s"], ["किताब", "यह किताब"]]
+    )
+    assert found[:3] == pytest.approx([0, 0, 0], abs=1e-9) and found[3] > 0.3
 
 
 def file(path: Path, rows: list[dict[str, object]]) -> Path:
