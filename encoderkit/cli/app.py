@@ -114,3 +114,10 @@ def _read(unit: Any, text: str, where: str) -> float:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         fix = f"{where} with another value; encoderkit COMMAND --help says what it takes"
         raise UsageError(f"{message}, found {shown(text)}", where=where, fix=fix) from None
+
+
+def lines_of_json(out: Path | None, flag: str) -> None:
+    """The name of a file of lines of JSON does not say that it is a table, or compressed; raises `UsageError`."""
+    if out is not None and out.suffix.lower() in (".csv", ".tsv", ".json", ".parquet", ".gz", ".xz", ".bz2", ".zst"):
+        plain = out.with_suffix("") if out.with_suffix("").suffix == ".jsonl" else out.with_suffix(".jsonl")
+        raise UsageError(f"is called {out.suffix}, and what is written are lines of JSON", where=out, fix=f"{flag} {plain}")

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from encoderkit.cli.app import USE, Json, Model, app, print_result
-from encoderkit.errors import UsageError
+from encoderkit.cli.app import USE, Json, Model, app, lines_of_json, print_result
 
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"], typer.Option("--precision", help="auto: bf16 where this machine is faster with it.")
@@ -109,7 +108,9 @@ def evaluate(
     other = None if against is None else preflight.find_step(against)
     settings = preflight.masked(suite, masking)
     if suite is not None:
-        preflight.only_for_rows(column=column, beams=beams, length_penalty=length_penalty, min=least, max=most)
+        preflight.only_for_rows(
+            column=column, beams=beams, length_penalty=length_penalty, min=least, max=most, no_baselines=no_baselines
+        )
         preflight.suite(suite, step, data, other, errors)
         from encoderkit.stages import suites
 
@@ -117,9 +118,7 @@ def evaluate(
     one = preflight.without_suite(data)
     preflight.evaluated(step, one)
     columns = preflight.renamed(step, column or [])
-    if errors is not None and errors.suffix.lower() in (".csv", ".tsv"):
-        fix = f"--errors {errors.with_suffix('.jsonl')}"
-        raise UsageError("is called a table, and what is written are lines of JSON", where=errors, fix=fix)
+    lines_of_json(errors, "--errors")
     preflight.file_out(errors, one, "--errors", overwrite)
     from encoderkit.stages import evaluate as stage
 
@@ -183,16 +182,14 @@ def predict(
     from encoderkit.stages import predict as stage
 
     sampling = stage.Sampling(1.0 if temperature is None else temperature, top, top_p) if drawn else None
-    kept, form = None if drawn else top, form or _form(out)
+    form = form or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl")
+    if form == "jsonl":
+        lines_of_json(out, "--out")
+    kept = None if drawn else top
     first = 17 if seed is None else seed
     stage.predict(
         step, source, rows, out, form, column, kept, precision, batch, overwrite, sampling, first, beams, length_penalty
     )
-
-
-def _form(out: Path | None) -> Literal["jsonl", "csv"]:
-    """That of which the name of the file tells."""
-    return "csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"
 
 
 @app.command(rich_help_panel=USE)
@@ -219,7 +216,10 @@ def generate(
         typer.Option("--top-p", help="Draw from the likeliest tokens that make up this probability.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Every draw follows from it.")] = 17,
-    column: Annotated[str, typer.Option("--column", metavar="NAME", help="The column of the text, or its number.")] = "text",
+    column: Annotated[
+        str | None,
+        typer.Option("--column", metavar="NAME", help="The column of the text, or its number; else text.", show_default=False),
+    ] = None,
     precision: PrecisionOption = "auto",
     json: Json = False,
 ) -> None:

@@ -95,20 +95,18 @@ def _parsed(source: Source, line: str, number: int) -> Row | tuple[int, str]:
 
 
 def _decoded(data: bytes) -> tuple[str, str, list[int]]:
-    """The text, the name of its encoding, and the lines with bytes that are none."""
-    for name, mark in _MARKS.items():
-        if data.startswith(mark):
-            text = data.decode("utf-8-sig" if "8" in name else "utf-16", "replace")
-            return text, name.strip(), _replaced(text)
-    for name in ("utf-8", "gb18030"):
+    """The text without its mark, the name of its encoding, and the lines with bytes that are none."""
+    marked = {name.strip(): "utf-8-sig" if "8" in name else "utf-16" for name, mark in _MARKS.items() if data.startswith(mark)}
+    codecs = marked or {"UTF-8": "utf-8", "GB18030": "gb18030"}
+    for name, codec in codecs.items():
         try:
-            return data.decode(name), name.upper(), []
+            return data.decode(codec).removeprefix("\ufeff"), name, []
         except UnicodeDecodeError:
             continue
     # The one that more of the lines are in.
-    texts = {name: data.decode(name, "replace") for name in ("utf-8", "gb18030")}
+    texts = {name: data.decode(codec, "replace") for name, codec in codecs.items()}
     name = min(texts, key=lambda name: len(_replaced(texts[name])))
-    return texts[name], name.upper(), _replaced(texts[name])
+    return texts[name], name, _replaced(texts[name])
 
 
 def _replaced(text: str) -> list[int]:

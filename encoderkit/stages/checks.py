@@ -160,7 +160,8 @@ def _answer(
         elif isinstance(value, list):
             labels += sorted(row.labels(name))
         elif len(layout.labels) > 1 and layout.kind in ("any", "classify"):
-            labels += [name] if row.label(name) == "1" else []
+            label = row.label(name)  # of a column for each label, 0 and 1; without a recipe it may be anything
+            labels += [name] if label == "1" else [] if label == "0" or layout.kind == "classify" else [f"{name}: {label}"]
         else:
             labels.append(row.label(name))
     answer = json.dumps([*given.values()] if spans else labels, ensure_ascii=False)

@@ -39,7 +39,7 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         chosen = entry["finetune"]["chosen_by"]  # None without dev; and the loss has no interval
         metric = chosen["metric"] if chosen and chosen["metric"] in entry["metrics"] else next(iter(entry["metrics"]))
         cells |= _figure(entry, metric, f"{metric}, {entry['part']}")
-        cells["p"] = f"{entry['difference'][metric]['p']:.3f}" if "difference" in entry else ""
+        cells["p"] = f"{entry['difference'][metric]['p']:.3f}" if metric in entry.get("difference", {}) else ""
         cells |= _repeats(entry["finetune"], metric)
     elif "finetune" in entry:  # each by its own part of the training data
         done = entry["finetune"]

@@ -34,18 +34,26 @@ def generate(
     most: int = 64,
     sampling: Sampling | None = None,
     seed: int = 17,
-    column: str = "text",
+    column: str | None = None,
     precision: Precision = "auto",
 ) -> dict[str, Any]:
     """Continue the rows of `source` (`-`: standard input), or `texts`, `count` times each; the JSON of the command.
 
-    Draw j of text i depends on the seed, i and j alone. Raises `DataError` or `UsageError` for a text that is as long as the
-    model can read.
+    `column`: that of the texts in the file, "text" if not given. Draw j of text i depends on the seed, i and j alone. Raises
+    `DataError` or `UsageError` for a text that is as long as the model can read.
     """
     sampling = sampling or Sampling()
     sampling.check(count)
+    if source is None and column is not None:
+        raise UsageError("names a column of a file, and --text has none", where="--column", fix="leave it out")
     engine = start(open_model(step), precision)
-    rows = [(place, row[0]) for place, row in open_texts(source, [column]).placed()] if source else [(None, t) for t in texts]
+    rows: list[tuple[str | None, str]] = [(None, text) for text in texts]
+    if source is not None:
+        rows = [(place, row[0]) for place, row in open_texts(source, [column or "text"]).placed()]
+        if not rows:
+            raise DataError(
+                "holds no row", where="standard input" if str(source) == "-" else source, fix="give it at least one text"
+            )
     prompts = _prompts(engine, rows)
     written = []
     with progress("writing", len(rows) * count, "texts") as bar:

@@ -112,7 +112,7 @@ def _repaired(split: Split, twice: set[int], unseen: set[int], layout: Layout, w
             else:
                 twice = twice | {line}
             seen.add(own)
-    dropped = {"empty": len(empty), "duplicate": len(twice - empty)}
+    dropped = {"empty": len(empty - refused), "duplicate": len(twice - empty - refused)}
     return Copy(
         _joined(kept) or [""] * len(paths_of(found.given)), _joined(aside) if refused else [], len(refused), dropped, narrowed
     )
@@ -181,6 +181,6 @@ def _written(found: Found, values: Mapping[str, Any]) -> tuple[str, ...]:
         return (json.dumps(_finite(values), ensure_ascii=False, default=partial(_other, found.name)),)
     if found.source.format == "csv":
         target = io.StringIO()
-        csv.writer(target, lineterminator="").writerow(values.values())
-        return (target.getvalue(),)
+        csv.writer(target).writerow(values.values())  # fields with a line's end are quoted if it is one of its ends
+        return (target.getvalue().removesuffix("\r\n"),)
     return ("\t".join(values.values()),)

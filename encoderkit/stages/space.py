@@ -21,7 +21,7 @@ _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(:log)?")
 
 
-_JUDGES = ("data.dev", "data.test", "training.metric", "seeds", "folds", "fold")
+_JUDGES = ("data.dev", "data.test", "training.metric", "task.normalise", "task.wording", "seeds", "folds", "fold")
 
 
 class Axis(NamedTuple):
@@ -64,7 +64,8 @@ def _axis(text: str, recipe: dict[str, Any]) -> Axis:
     if not equals or not what.strip():
         fix = "--search optimizer.lr=1e-5..1e-3:log, or --search training.epochs=2,3,5"
         raise UsageError(f"expected key=values, found {shown(text)}", where="--search", fix=fix)
-    drawn = key == "seed" and not isinstance(recipe.get("data", {}).get("dev"), str | dict)  # by it the rows of dev are chosen
+    # Of what, and by what, the rows of dev are chosen.
+    drawn = key in ("seed", "data.train") and not isinstance(recipe.get("data", {}).get("dev"), str | dict)
     if key in _JUDGES or drawn:
         raise UsageError(f"{key} is what trials are judged by, and is the same for all of them", where="--search", fix="--set")
     match = _RANGE.fullmatch(what.strip())

@@ -19,7 +19,7 @@ import numpy as np
 from encoderkit import files, preflight
 from encoderkit.config import override, to_yaml, validate
 from encoderkit.console import duration, number, say, table, warn
-from encoderkit.errors import DivergedError, UsageError, fault_of_one
+from encoderkit.errors import DataError, DivergedError, UsageError, fault_of_one
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages.finetune import finetune
 from encoderkit.stages.space import Axis, Params, own, read_space, settings, untried, usual
@@ -151,7 +151,11 @@ def _tried(given: dict[str, Any], trial: Trial, out: Path, proven: bool) -> Tria
     try:
         result = finetune(recipe, _folder(out, trial), resume=True)
     except Exception as error:
-        why = error.message if isinstance(error, UsageError) else fault_of_one(error)
+        begun = (_folder(out, trial) / "plan.json").exists()  # what is wrong with the data of such a run has changed since
+        if isinstance(error, UsageError) or (isinstance(error, DataError) and not begun):
+            why: str | None = error.message
+        else:
+            why = fault_of_one(error)
         # What cannot be is of the values, where the recipe as it is came to an end.
         if why is None or not (proven or isinstance(error, DivergedError)):
             raise

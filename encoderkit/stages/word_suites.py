@@ -65,11 +65,16 @@ def _fields(line: str, place: str) -> list[str]:
         raise DataError(f"no line of words: {error}", where=place, fix=fix) from None
 
 
+def scored_pairs(data: Sequence[Path]) -> dict[Path, list[Pair]]:
+    """The pairs of each file."""
+    return {path: read_pairs(path) for path in _files(data)}
+
+
 def wordsim(engine: Engine, data: Sequence[Path]) -> Answered:
     """Spearman's correlation over the pairs of a file of which both words have vectors; of several files their mean too."""
-    paths = _files(data)
-    alike = len({path.stem for path in paths}) < len(paths)
-    parts = {str(path) if alike else path.stem: _similarity(engine.model, path) for path in paths}
+    read = scored_pairs(data)
+    alike = len({path.stem for path in read}) < len(read)
+    parts = {str(path) if alike else path.stem: _similarity(engine.model, path, pairs) for path, pairs in read.items()}
     found = {name: figures for name, (figures, _, _) in parts.items()}
     mean = float(np.mean([part["spearman"] for part in found.values()]))
     pairs, covered = (sum(part[name] for part in found.values()) for name in ("pairs", "covered"))
@@ -84,8 +89,7 @@ def wordsim_score(gold: np.ndarray, cosines: np.ndarray) -> dict[str, float]:
     return {"spearman": float(np.mean([numbers(gold[own, 1:], cosines[own, None])["spearman"] for own in files]))}
 
 
-def _similarity(model: Model, path: Path) -> Answered:
-    pairs = read_pairs(path)
+def _similarity(model: Model, path: Path, pairs: Sequence[Pair]) -> Answered:
     first, second = (look_up(model, words) for words in ([p.first for p in pairs], [p.second for p in pairs]))
     covered = np.array([bool(a) and bool(b) for a, b in zip(first.ids, second.ids, strict=True)])
     if covered.sum() < 2:
@@ -119,17 +123,23 @@ def read_questions(path: Path) -> dict[str, list[list[str]]]:
     return sections
 
 
+def questions(data: Sequence[Path]) -> dict[str, list[list[str]]]:
+    """The questions of each section, of all files together."""
+    sections: dict[str, list[list[str]]] = {}
+    for path in _files(data):
+        for name, own in read_questions(path).items():
+            sections.setdefault(name, []).extend(own)
+    return sections
+
+
 def analogy(engine: Engine, data: Sequence[Path]) -> Answered:
     """The share of questions that are answered right, of those whose four words have vectors; by section as well.
 
     Answers are looked for among the whole words of the vocabulary and all words of the file. What is spelled by the same
     tokens is the same word, so that Athens is right where the model knows athens.
     """
-    model, sections = engine.model, dict[str, list[list[str]]]()
-    for path in _files(data):
-        for name, questions in read_questions(path).items():
-            sections.setdefault(name, []).extend(questions)
-    names = sorted({word for questions in sections.values() for question in questions for word in question})
+    model, sections = engine.model, questions(data)
+    names = sorted({word for asked in sections.values() for question in asked for word in question})
     asked = look_up(model, names)
     whole = [i for i, word in enumerate(model.tokenizer.pieces_as_words()) if word is not None]
     rows = table_rows(model.learner, np.array(whole, np.int64))

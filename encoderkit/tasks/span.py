@@ -5,6 +5,7 @@ the answer begins with it, and that it ends there. The answer is the span with t
 A window without the answer points to [CLS]; where questions may have no answer, so does the model.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -315,7 +316,7 @@ class Span(EncoderTask):
             told = [answer._replace(score=float(f"{answer.score:.6g}")) for answer in answers]
             answer, start, end, score = told[0]
             yield {
-                **({"id": row.values["id"]} if "id" in row.values else {}),
+                **({"id": _id(row)} if "id" in row.values else {}),
                 **named(self.texts(row)),
                 **{"answer": answer, "start": start, "end": end, "score": score},
                 **({"answers": [{"answer": t, "start": s, "end": e, "score": p} for t, s, e, p in told]} if top else {}),
@@ -339,6 +340,11 @@ class Span(EncoderTask):
             rule="there is no answer where its logits (the two of the first token, added up, the least of all windows) exceed "
             "those of the best span by more than this, the null_score_diff_threshold of run_qa",
         )
+
+
+def _id(row: Row) -> Any:
+    """What a row is called, as JSON can have it: of .parquet it may be a date."""
+    return json.loads(json.dumps(row.values["id"], ensure_ascii=False, default=str).encode("utf-8", "replace"))
 
 
 def _target(example: Example, answer: tuple[int, int] | None) -> tuple[int, int]:

@@ -20,7 +20,8 @@ from encoderkit.errors import DataError, DivergedError, UsageError, fault_of_one
 from encoderkit.metrics import paired_differences
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
-from encoderkit.stages.compare import _check_alike, _drawn, _Plan, compare, over_runs
+from encoderkit.stages.compare import compare, over_runs
+from encoderkit.stages.compare_plans import Plan, check_alike, drawn
 from encoderkit.stages.compare_table import describe
 from encoderkit.stages.evaluate import evaluate
 from encoderkit.stages.finetune import finetune, prepare
@@ -261,6 +262,55 @@ def test_recipes_are_compared_and_a_stopped_comparison_goes_on(
         compare(paths, tmp_path / "sizes", settings, then, same_size=0.1)
     with pytest.raises(UsageError, match="only like"):
         compare([paths[0], _finetuning(tokenizer_dir, labelled, tmp_path)], tmp_path / "mixed")
+    # Suites are asked anew of other files and models, of several files of one kind together.
+    pairs.write_text('{"good": "the film good was.", "bad": "the film was good."}\n', encoding="utf-8")
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"good": "a good film.", "bad": "good film a."}\n' * 3, encoding="utf-8")
+    again = compare(paths, tmp_path / "out", settings, then, suites=[*suites, f"minimal_pairs={other}"])
+    for name, entry in zip(("shallow", "deep"), again["recipes"], strict=True):
+        alone = evaluate_suite("minimal_pairs", find_step(tmp_path / "out" / name / "pretrain"), [pairs, other])
+        assert entry["suites"]["minimal_pairs"]["metrics"] == alone["metrics"] and alone["rows"] == 4
+
+
+def test_what_cannot_be_measured_is_told_before_anything_is_trained(
+    tokenizer_dir: Path, store_dir: Path, labelled: dict[str, Path], tmp_path: Path
+) -> None:
+    recipes = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for path in recipes:
+        path.write_text(dump(pretraining(tokenizer_dir, store_dir)), encoding="utf-8")
+    then = tmp_path / "finetune.yaml"
+    then.write_text(dump(finetuning(tokenizer_dir, labelled, checkpoint="elsewhere")), encoding="utf-8")
+    wrong, out = tmp_path / "wrong.jsonl", tmp_path / "out"
+    wrong.write_text('{"sentence": "a", "label": "positive"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match='no column "sentence_good"'):
+        compare(recipes, out, suites=[f"minimal_pairs={wrong}"])
+    with pytest.raises(DataError, match="expected four words"):
+        compare(recipes, out, suites=[f"analogy={then}"])
+    with pytest.raises(UsageError, match="is a directory"):
+        compare(recipes, out, suites=[f"wordsim={tmp_path}"])
+    with pytest.raises(DataError, match='no column "text"') as error:
+        compare(recipes, out, then=then, data=wrong)
+    assert error.value.fix == "--set finetune.task.text=NAME"
+    tuned = [_finetuning(tokenizer_dir, labelled, tmp_path), tmp_path / "c.yaml"]
+    tuned[1].write_bytes(tuned[0].read_bytes())
+    with pytest.raises(UsageError, match="asks for the likelihood of sentences"):
+        good = tmp_path / "good.jsonl"
+        good.write_text('{"good": "a", "bad": "b"}\n', encoding="utf-8")
+        compare(tuned, out, suites=[f"minimal_pairs={good}"])
+    out.mkdir()
+    (out / "table.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match="no comparison wrote it"):
+        compare(recipes, out)
+    (out / "comparison.json").write_text('{"recipes": [{"name": "a"}, {"name": "z"}], "out": "x"}', encoding="utf-8")
+    with pytest.raises(UsageError, match="holds a comparison of z too"):
+        compare(recipes, out)
+    assert (out / "table.md").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_metric_without_a_difference_has_a_place_in_the_table() -> None:
+    done = {"seconds": 1.0, "chosen_by": {"metric": "map"}, "dev": {}, "test": {}}
+    entry = {"name": "a", "parameters": 1, "finetune": done, "metrics": {"map": 0.5}, "part": "dev", "difference": {}}
+    assert "0.5000" in describe({"recipes": [entry]})
 
 
 def test_equal_time_and_seeds(tokenizer_dir: Path, labelled: dict[str, Path], tmp_path: Path) -> None:
@@ -389,16 +439,16 @@ def test_what_is_measured_alike_can_be_compared(
     one: dict[str, Any], other: dict[str, Any], wrong: str | None, tokenizer_dir: Path, labelled: dict[str, Path]
 ) -> None:
     recipes = [finetuning(tokenizer_dir, labelled, task=task, model={"kind": "lstm", "dim": 8}) for task in (one, other)]
-    plans = [_Plan(f"{i}", recipe, None, 1) for i, recipe in enumerate(recipes)]
+    plans = [Plan(f"{i}", recipe, None, 1) for i, recipe in enumerate(recipes)]
     with nullcontext() if wrong is None else pytest.raises(UsageError, match=wrong):
-        _check_alike(plans, None)
+        check_alike(plans, None)
 
 
 def test_folds_of_other_seeds_are_of_other_rows(tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
-    def drawn(**more: Any) -> tuple[Any, ...]:
-        return _drawn(finetuning(tokenizer_dir, labelled, data={"train": str(labelled["train"]), "dev": 0.1}, folds=5, **more))
+    def of(**more: Any) -> tuple[Any, ...]:
+        return drawn(finetuning(tokenizer_dir, labelled, data={"train": str(labelled["train"]), "dev": 0.1}, folds=5, **more))
 
-    assert drawn(seed=1) != drawn(seed=2) and drawn(seed=1, seeds=[3, 4]) == drawn(seed=2, seeds=[3, 4])
+    assert of(seed=1) != of(seed=2) and of(seed=1, seeds=[3, 4]) == of(seed=2, seeds=[3, 4])
 
 
 def _finetuning(tokenizer: Path, labelled: dict[str, Path], folder: Path) -> Path:

@@ -215,6 +215,41 @@ def test_rows_are_equal_in_all_columns_where_no_label_is_named(tmp_path: Path) -
     assert found(write(tmp_path / "b.jsonl", later))["refused", "b.jsonl"]["lines"] == [1]
 
 
+def test_columns_that_are_no_flags_are_answers_of_their_own(tmp_path: Path) -> None:
+    """Without a recipe two columns may be flags of labels, or scores and groups."""
+    rows = [
+        {"text": "ok", "a": "sport", "b": "pos"},
+        {"text": "ok", "a": "art", "b": "neg"},
+        {"text": "ok", "a": "art", "b": "neg"},
+    ]
+    told = found(write(tmp_path / "a.jsonl", rows), text=["text"], label=["a", "b"])
+    assert told["duplicate", "a.jsonl"]["lines"] == [3] and told["conflict", "a.jsonl"]["lines"] == [2, 3]
+    flags = [{"text": "ok", "a": 1, "b": 0}, {"text": "ok", "a": 0, "b": 0}]
+    told = found(write(tmp_path / "b.jsonl", flags), text=["text"], label=["a", "b"])
+    assert told["conflict", "b.jsonl"]["lines"] == [2]
+
+
+def test_fields_of_several_lines_stay_fields(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"ＡＢ１２\nsecond line",x\nabc,y\nabc,y\n,y\n', encoding="utf-8")
+    [done] = doctor(of_files([path], ["text"], ["label"], None, None), tmp_path / "out", widths=True)["fixed"]
+    copied = [(row.values["text"], row.values["label"]) for row in read_rows(str(tmp_path / "out" / "a.csv"), ["text", "label"])]
+    assert copied == [("AB12\nsecond line", "x"), ("abc", "y")]
+    assert done["dropped"] == {"empty": 1, "duplicate": 1} and done["narrowed"] == 1
+
+
+def test_a_replacement_character_may_be_meant_and_every_mark_goes(tmp_path: Path) -> None:
+    rows = [{"text": f"odd \ufffd {i}", "label": row["label"]} for i, row in enumerate(GOOD)]
+    for encoding in ("utf-8-sig", "utf-16", "gb18030"):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path = tmp_path / f"{encoding}.jsonl"
+        path.write_bytes((text if encoding != "gb18030" else "\ufeff" + text).encode(encoding))
+        told = found(path)
+        assert ("bytes", path.name) not in told and ("refused", path.name) not in told, encoding
+        doctor(of_files([path], [], [], None, None), tmp_path / f"{encoding}.out")
+        assert len(read_rows(str(tmp_path / f"{encoding}.out" / path.name), ["text"])) == len(rows)
+
+
 def test_a_mark_within_a_file_is_refused_as_in_training(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", rows_of_one_text_each())
     with path.open("ab") as file:

@@ -127,6 +127,11 @@ def test_what_cannot_be_is_refused(writer_dir: Path, pretrained_dir: Path, class
     with pytest.raises(DataError) as error:
         generate(step, source, [])
     assert str(error.value.where).endswith("in.txt:2")
+    source.write_bytes(b"")
+    with pytest.raises(DataError, match="holds no row"):
+        generate(step, source, [])
+    with pytest.raises(UsageError, match="names a column of a file"):
+        generate(step, None, ["the"], column="body")
     with pytest.raises(UsageError, match="change nothing"):
         generate(step, None, ["the"], count=2, sampling=GREEDY)
     with pytest.raises(UsageError, match="at most 1"):

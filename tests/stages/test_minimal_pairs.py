@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_refused(pretrained_dir: Path, classifier_dir: Path
     assert without_suite([file]) == file
     with pytest.raises(UsageError, match="suite"):
         without_suite([file, file])
-    assert set(get_args(Suite)) == set(suites.SUITES) == set(suites.TOLD) == set(suites.SCORES)
+    assert set(get_args(Suite)) == set(suites.SUITES)
 
 
 def test_two_models_are_told_apart() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from encoderkit.cli.app import lines_of_json
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import open_model
@@ -37,6 +38,15 @@ def test_a_file_without_rows_is_refused(classifier_dir: Path, tmp_path: Path) ->
     with pytest.raises(DataError, match=r"empty\.txt: holds no row"):
         predict(find_step(classifier_dir), tmp_path / "empty.txt", out=tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["p.tsv", "p.json", "p.parquet", "p.jsonl.gz"])
+def test_lines_of_json_are_not_called_otherwise(name: str) -> None:
+    with pytest.raises(UsageError, match=f"is called .{name.split('.')[-1]}, and what is written are lines of JSON") as error:
+        lines_of_json(Path(name), "--out")
+    assert error.value.fix == "--out p.jsonl"
+    lines_of_json(Path("p.jsonl"), "--out")
+    lines_of_json(Path("p"), "--out")
 
 
 @pytest.mark.parametrize("window", [1, 4, 4096])

@@ -11,7 +11,7 @@ from encoderkit import files
 from encoderkit.cli import main as cli
 from encoderkit.config import dump, load
 from encoderkit.data.labelled import read_rows
-from encoderkit.errors import DivergedError, MissingDependency, UsageError
+from encoderkit.errors import DataError, DivergedError, MissingDependency, UsageError
 from encoderkit.preflight import find_step
 from encoderkit.recipe import FinetuneRecipe
 from encoderkit.stages import tune as stage
@@ -59,6 +59,7 @@ def test_ranges_and_values_are_typed_by_the_schema(tokenizer_dir: Path, labelled
         ("data.test=a,b", "is what trials are judged by"),
         ("seed=1,2", "seed is what trials are judged by"),
         ("training.metric=loss,accuracy", "is what trials are judged by"),
+        ("data.train=a.jsonl,b.jsonl", "data.train is what trials are judged by"),
     ],
 )
 def test_a_space_that_the_recipe_cannot_have(search: str, message: str, tokenizer_dir: Path, labelled: dict[str, Path]) -> None:
@@ -143,7 +144,7 @@ def test_a_small_space_is_tried_whole_and_a_trial_that_fails_is_no_end(
     def diverging(recipe: FinetuneRecipe, out: Path, resume: bool) -> dict[str, Any]:
         if recipe.optimizer.lr > 0.1:
             if getattr(recipe.model, "layers", 0) == 2:
-                raise UsageError("cannot be with two layers", fix=None)
+                raise DataError("cannot be with two layers", where="a.jsonl:1", fix=None)
             raise DivergedError("the loss is no longer finite")
         if recipe.optimizer.lr > 2e-3 and getattr(recipe.model, "layers", 0) == 2:
             raise MemoryError

@@ -4,6 +4,7 @@ import csv
 import json
 import random
 from collections import Counter
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -28,7 +29,7 @@ from encoderkit.tasks.answers import Answer, answers_of, compared, is_chinese, l
 from encoderkit.tasks.calibration import reliability
 from encoderkit.tasks.config import SpanConfig
 from encoderkit.tasks.passages import Example, Passage, bands, threshold, trimmed
-from encoderkit.tasks.span import Span
+from encoderkit.tasks.span import Span, _id
 from encoderkit.tasks.texts import Tokens
 from encoderkit.text.config import TokenizerConfig, TokenizerKind
 from encoderkit.text.tokenizers import Tokenizer, open_tokenizer
@@ -172,6 +173,11 @@ def certain(examples: list[Example], rows: list[Row]) -> list[np.ndarray]:
             scores[example.target[side], side] = 9
         found.append(scores)
     return found
+
+
+@pytest.mark.parametrize(("name", "told"), [(7, 7), ("q1", "q1"), (date(2026, 1, 2), "2026-01-02"), ("a\ud800", "a?")])
+def test_what_a_question_is_called_can_be_written(name: object, told: object) -> None:
+    assert _id(Row({"id": name}, 1, "a.parquet")) == told
 
 
 def test_a_model_that_knows_is_right_to_the_character(tokenizer: Tokenizer) -> None:
