@@ -81,7 +81,7 @@ def run(recipe: Config, budget: float | None) -> dict[str, Any]:
         "runs": len(variants(recipe)) if isinstance(recipe, FinetuneRecipe) else 1,
     }
     if budget is not None and isinstance(recipe, PretrainRecipe) and recipe.model is not None:
-        value["sizes"] = _compare(recipe, material, plan, budget)
+        value["sizes"] = _compare(recipe, material, plan, budget, seconds)
     return value
 
 
@@ -111,26 +111,28 @@ def _parameters(learner: nn.Module) -> dict[str, int]:
     return {"total": sum(parts.values()), **parts}
 
 
-def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: float) -> list[dict[str, Any]]:
-    """How far each size would come within the budget, from the smallest to the first that sees too little text."""
+def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: float, known: float) -> list[dict[str, Any]]:
+    """How far each size would come within the budget, from the smallest to the first that sees too little text.
+
+    `known`: the seconds of an update of the recipe's own size.
+    """
     assert recipe.model is not None
     if isinstance(recipe.model, StaticConfig):
         raise UsageError("--budget compares sizes of layers, and word vectors have none", fix="leave --budget out")
     found: list[dict[str, Any]] = []
     length = by_the_clock(budget)
-    own = (recipe.model.layers, recipe.model.dim)
+    own, gain = (recipe.model.layers, recipe.model.dim), 1.0
+    if plan.compile:  # takes half a minute a size: what it brings is taken to be the same for all
+        gain = known / Trial(_learner(recipe, material, plan, recipe.model), material.train).speed(plan, recipe.optimizer, 1)
+        say(f"the sizes are measured without compiling; an update is taken to need {gain:.0%} of that, as the recipe's own does")
     for layers, dim in sorted({*SIZES, own}, key=lambda size: size[0] * size[1] ** 2):
         model = recipe.model if (layers, dim) == own else _resized(recipe, layers, dim)
         if reason := misfit(recipe.objective, model):
             say(f"{layers} x {dim} is left out: {reason}")
             continue
-        learner: Learner = OBJECTIVES[type(recipe.objective)](
-            recipe.objective, model, material.learner.vocabulary, recipe.data.length
-        )
-        assert isinstance(learner, nn.Module)
-        learner.to(plan.device)
+        learner = _learner(recipe, material, plan, model)
         say(f"measuring {layers} x {dim}")
-        seconds = Trial(learner, material.train).speed(plan, recipe.optimizer, 1)
+        seconds = gain * Trial(learner, material.train).speed(plan, recipe.optimizer, 1)
         tokens = _batches(material, plan).tokens * budget / seconds
         inside = _parameters(learner)["layers"]
         found.append(
@@ -149,6 +151,14 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
             break
     best = min(found, key=lambda size: abs(math.log(size["tokens_per_parameter"] / RATIO)))
     return [size | {"proposed": size is best} for size in found]
+
+
+def _learner(recipe: PretrainRecipe, material: Material, plan: Plan, model: EncoderConfig) -> Any:
+    learner: Learner = OBJECTIVES[type(recipe.objective)](
+        recipe.objective, model, material.learner.vocabulary, recipe.data.length
+    )
+    assert isinstance(learner, nn.Module)
+    return learner.to(plan.device)
 
 
 def _told(before: EncoderConfig, after: EncoderConfig) -> list[str]:
