@@ -79,9 +79,11 @@ def answers(row: Row, config: SpanConfig) -> list[Answer]:
 
 
 def options(row: Row, config: ChoiceConfig) -> list[str]:
-    """The options of a question; raises `DataError` for fewer than two."""
+    """The options of a question, of a column each without empty ones at the end; raises `DataError` for fewer than two."""
     listed = row.texts(config.options) if isinstance(config.options, str) else None
     found = listed if listed is not None else [row.text(column) for column in config.options]
+    while listed is None and found and not found[-1].strip():
+        found = found[:-1]
     if len(found) < 2:
         raise DataError(
             f"a question has two options or more, found {len(found)}", where=row.place, fix="give it another, or take the row out"

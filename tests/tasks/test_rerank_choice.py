@@ -123,6 +123,16 @@ def test_models_are_compared_by_queries() -> None:
     assert (found["low"], found["high"]) == pytest.approx(expected, abs=0.2 * error)
 
 
+def test_a_question_of_a_table_may_have_fewer_options_than_the_table_columns() -> None:
+    """What is empty at the end is none; in between it would move the numbers of those behind it."""
+    config = ChoiceConfig.model_validate({"options": ["a", "b", "c", "d"]})
+    values = {"question": "q", "label": "2"}
+    row = Row({**values, "a": "x", "b": "", "c": "z", "d": " "}, 2, "t.csv")
+    assert truth.options(row, config) == ["x", "", "z"] and truth.option(row, config) == 2
+    with pytest.raises(DataError, match="two options or more, found 1"):
+        truth.options(Row({**values, "a": "x", "b": "", "c": "", "d": ""}, 2, "t.csv"), config)
+
+
 def test_an_option_is_named_by_number_or_letter() -> None:
     task = chooser()
 
