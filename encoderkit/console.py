@@ -90,6 +90,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
 
 
+def many(count: int, what: str) -> str:
+    """A number of things: `1 row`, `2,000 rows`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 class Progress:
     """A counter that shows itself: call `advance` as work is done."""
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from encoderkit import files
-from encoderkit.console import counted
+from encoderkit.console import counted, many
 from encoderkit.data.blocks import Rows
 from encoderkit.data.pairs import ROWS
 from encoderkit.data.store import TokenStore
@@ -314,7 +314,7 @@ class Account(NamedTuple):
 
     def told(self, limit: int, of: Literal["row", "question"] = "row") -> str:
         """For a person; `limit`: the tokens that are read of each `of`."""
-        told = f"{self.rows:,} row{'s' * (self.rows != 1)}, {self.unknown / max(self.tokens, 1):.2%} of their tokens unknown"
+        told = f"{many(self.rows, 'row')}, {self.unknown / max(self.tokens, 1):.2%} of their tokens unknown"
         if self.empty:
             told += f"; {self.empty:,} without a single token"
         if self.truncated:

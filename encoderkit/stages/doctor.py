@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from encoderkit import files
+from encoderkit.console import many
 from encoderkit.data.found import Found, find
 from encoderkit.data.labelled import Row
 from encoderkit.data.parallel import Given, paths_of
@@ -165,7 +166,7 @@ def describe(result: dict[str, Any]) -> str:
         size = fact["length"]
         spread = f"half have at most {size['median']:,}, 99 % at most {size['high']:,}, the longest {size['most']:,}"
         kind = f", {fact['encoding']}" if fact["encoding"] else ""
-        lines.append(f"{fact['file']}: {fact['rows']:,} rows{kind}; {size['mean']:,} {size['unit']} each, {spread}")
+        lines.append(f"{fact['file']}: {many(fact['rows'], 'row')}{kind}; {size['mean']:,} {size['unit']} each, {spread}")
     for fact in result["files"]:
         own = [found for found in result["findings"] if found["file"] == fact["file"]]
         lines += ["", fact["file"]] * bool(own)

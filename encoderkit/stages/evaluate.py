@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from encoderkit import files
-from encoderkit.console import number, say, table, warn
+from encoderkit.console import many, say, table, warn
 from encoderkit.data.duplicates import NEAR, Copies, copies
 from encoderkit.data.labelled import Row, read_rows
 from encoderkit.data.parallel import Given, hash_of, name_of, paths_of
@@ -344,7 +344,7 @@ def _calibration(found: dict[str, Any]) -> str:
 
 
 def _account(result: dict[str, Any]) -> str:
-    lines = [f"{result['data']}: {number(result['rows'])} rows, {result['unknown']['share']:.2%} of the tokens unknown"]
+    lines = [f"{result['data']}: {many(result['rows'], 'row')}, {result['unknown']['share']:.2%} of the tokens unknown"]
     lacking, lost = result.get("truncated", {"rows": 0}), result.get("lost", {})
     if lacking["rows"]:
         lines.append(f"{lacking['rows']:,} rows {cut(lacking['length'], lacking['of'])}; {lacking['tokens']:,} tokens are lost")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from encoderkit import files
-from encoderkit.console import say, warn
+from encoderkit.console import many, say, warn
 from encoderkit.data.duplicates import same
 from encoderkit.data.labelled import Row
 from encoderkit.data.order import Balanced
@@ -240,9 +240,9 @@ def _report(name: str, examples: Sequence[Any], limit: int | None, unknown: int)
     if account.empty:
         warn(f"{name}: {account.empty:,} of the {len(rows):,} rows have no text that the tokenizer knows of")
     windows = f" in {len(examples):,} windows" if len(examples) > len(rows) else ""
-    say(f"{name}: {len(rows):,} rows{windows}, {mean:.1f} tokens each on average")
-    if limit and (many := account.truncated):
+    say(f"{name}: {many(len(rows), 'row')}{windows}, {mean:.1f} tokens each on average")
+    if limit and (cut := account.truncated):
         warn(
-            f"{name}: {many:,} rows ({many / len(rows):.1%}) have more tokens than are read (data.length = {limit}); "
+            f"{name}: {cut:,} rows ({cut / len(rows):.1%}) have more tokens than are read (data.length = {limit}); "
             f"{account.lost:,} tokens were cut off and are lost"
         )

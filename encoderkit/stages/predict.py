@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from encoderkit import files
-from encoderkit.console import progress, say
+from encoderkit.console import many, progress, say
 from encoderkit.data.labelled import Row
 from encoderkit.data.order import rng
 from encoderkit.data.unlabelled import open_texts
@@ -150,7 +150,7 @@ def _rows(
         return lambda: (Row(dict(zip(names, row, strict=True)), i, "--text", typed=True) for i, row in enumerate(texts, start=1))
     named, columns = columns is not None, names if columns is None else columns
     if len(columns) != len(names):
-        message = f"the model reads {len(names)} column{'s' * (len(names) > 1)}, found {len(columns)}"
+        message = f"the model reads {many(len(names), 'column')}, found {len(columns)}"
         raise UsageError(message, where="--column", fix=f"one for each of {', '.join(names)}")
     held = open_texts(source, columns, optional, named)
     if list(columns) == list(names):

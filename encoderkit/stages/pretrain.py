@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from encoderkit import files
-from encoderkit.console import say, warn
+from encoderkit.console import many, say, warn
 from encoderkit.data.blocks import Rows
 from encoderkit.data.store import TokenStore, open_store
 from encoderkit.errors import DataError, UsageError
@@ -76,7 +76,7 @@ def prepare(recipe: PretrainRecipe) -> Material:
     if step is not None:
         inputs["checkpoint"] = files.sha256(step / "model.safetensors")
         go_on_from(learner, step)
-    say(f"{len(train):,} rows of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
+    say(f"{many(len(train), 'row')} of {recipe.data.length} tokens, {train.fill:.1%} filled; {len(dev) if dev else 0:,} held out")
     one_shape = learner.encoder.packs and not isinstance(learner, Coupled)  # rows hold as many texts as they happen to
     surveyed = isinstance(learner, Surveying)
     source = learner.survey(train) if surveyed else train

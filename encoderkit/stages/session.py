@@ -17,7 +17,7 @@ from torch import nn
 
 from encoderkit import __version__, files, world
 from encoderkit.config import dump, parse_yaml
-from encoderkit.console import say, warn
+from encoderkit.console import many, say, warn
 from encoderkit.errors import DataError, ExitCode, UsageError
 from encoderkit.inference import read_config
 from encoderkit.learner import Learner, SingleThreaded
@@ -220,10 +220,10 @@ def _where(plan: Plan) -> str:
     if device == "cpu":
         found = "" if torch.cuda.is_available() else "; torch finds no GPU it can use"
         threads = torch.get_num_threads()
-        device = f"processor ({threads} thread{'s' * (threads > 1)}{found})"
+        device = f"processor ({many(threads, 'thread')}{found})"
     processes = f"by {world.size()} processes, each " if world.size() > 1 else ""
     compiled = ", compiled" if plan.compile else ""
-    return f"computed {processes}on the {device}, in {plan.precision}, {plan.micro_batch} examples at once{compiled}"
+    return f"computed {processes}on the {device}, in {plan.precision}, {many(plan.micro_batch, 'example')} at once{compiled}"
 
 
 def _resumed(plan: Plan, training: TrainingConfig, learner: Learner, out: Path) -> Plan:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoderkit import files
-from encoderkit.console import duration, progress, say, warn
+from encoderkit.console import duration, many, progress, say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.corpus import Account, Document, read_documents
 from encoderkit.data.records import named_by
@@ -105,7 +105,7 @@ def run(
     result = _result(meta, out, time.monotonic() - started, reused=False)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in meta.dropped.items()) or "none"
     say(
-        f"{meta.documents:,} documents, {meta.tokens:,} tokens, {result['bytes_per_token']:.2f} bytes a token, "
+        f"{many(meta.documents, 'document')}, {many(meta.tokens, 'token')}, {result['bytes_per_token']:.2f} bytes a token, "
         f"{result['unknown_rate']:.3%} unknown; dropped: {dropped}; {duration(result['seconds'])}"
     )
     if segmenter is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from encoderkit import files
-from encoderkit.console import say, warn
+from encoderkit.console import many, say, warn
 from encoderkit.data.config import CorpusConfig
 from encoderkit.data.corpus import Account, read_documents
 from encoderkit.data.records import named_by
@@ -72,7 +72,7 @@ def _report(trained: Trained, tokenizer: Tokenizer, account: Account, config: To
 def _tell(report: dict[str, Any]) -> None:
     dropped = ", ".join(f"{n:,} {reason}" for reason, n in report["dropped"].items()) or "none"
     say(
-        f"{report['documents']:,} documents, {report['bytes']:,} bytes: trained on {report['sampled']['bytes']:,}, "
+        f"{many(report['documents'], 'document')}, {many(report['bytes'], 'byte')}: trained on {report['sampled']['bytes']:,}, "
         f"held out {report['held_out']['bytes']:,}, not sampled {report['not_sampled']['bytes']:,}; dropped: {dropped}"
     )
     say(
