@@ -73,6 +73,10 @@ class State(Config):
         """Tokens a second."""
         return self.tokens / max(self.seconds, 1e-9)
 
+    def speed_since(self, before: "State") -> float:
+        """Tokens a second from an earlier state on: this process may be on another machine than the one that began."""
+        return (self.tokens - before.tokens) / max(self.seconds - before.seconds, 1e-9)
+
 
 def step_path(run: Path, update: int) -> Path:
     """The directory of a checkpoint."""

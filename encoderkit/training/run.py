@@ -140,6 +140,7 @@ def train(
     `Interrupted` after a signal, once all is saved.
     """
     assert isinstance(learner, nn.Module)
+    begun = state
     cadences = (every.log, every.evaluate, every.save)
     logs, evaluations, saves = (Due(e, len(source) / plan.batch, state.update) for e in cadences)
     with stopping() as signals, progress("training", plan.updates, "updates", state.update) as bar:
@@ -175,7 +176,7 @@ def train(
             look = look or (goal.patience is not None and update.number == goal.least)  # for what follows may be in vain
             if log or ended:
                 state = _log(out, update, state)
-            bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {state.speed:,.0f} tokens/s")
+            bar.advance(note=f"loss {update.loss:.3f}  lr {update.lr:.1e}  {state.speed_since(begun):,.0f} tokens/s")
             if closed(look or ended, keep):
                 break
         late = halted()
