@@ -42,6 +42,6 @@ class CorpusConfig(Config):
     column: Column = "text"
     """The column or key of the text in .csv, .tsv, .jsonl and .parquet; a number of a .csv or .tsv without a header."""
     encoding: Literal["auto", "utf-8", "gb18030"] = "auto"
-    """auto: UTF-8, or GB18030 if the file is not valid UTF-8 and is valid GB18030; said when it is not UTF-8."""
+    """auto: UTF-8, or GB18030 if the file is not UTF-8, nor mostly so, and is valid GB18030; said when it is not UTF-8."""
     min_chars: int = Field(default=1, ge=0, le=1_000_000)
     """Shorter documents are dropped and counted."""

@@ -227,14 +227,16 @@ def _unpack_zst(source: Source, raw: BinaryIO) -> Iterator[bytes]:
 def texts(source: Source, encoding: Encoding, content: Iterable[bytes]) -> Iterator[str]:
     """`content`, the blocks of `source`, decoded; raises `DataError` with line and byte for what is not text.
 
-    With `auto`, a file that begins as ASCII is decided at its first block with other bytes: UTF-8 if that block is
-    valid UTF-8, else GB18030 if it is valid GB18030. A later byte that does not fit is an error, never a guess.
+    With `auto`, a file that begins as ASCII is decided at its first block with other bytes: UTF-8 if that block is UTF-8, or
+    mostly so, else GB18030 if it is valid GB18030. A later byte that does not fit is an error, never a guess.
     """
     decoder, name = codecs.getincrementaldecoder("utf-8" if encoding == "auto" else encoding)(), encoding
     line, offset = 1, 0
     for block in _decidable(content):
         data = _without_mark(source, block) if offset == 0 else block
-        if name == "auto" and not data.isascii():
+        if name == "auto" and offset == 0 and block.startswith(codecs.BOM_UTF8):
+            name = "utf-8"
+        elif name == "auto" and not data.isascii():
             name = _encoding(source, data)
             decoder = codecs.getincrementaldecoder(name)()
         offset += len(block) - len(data)
@@ -290,11 +292,16 @@ def _encoding(source: Source, block: bytes) -> Literal["utf-8", "gb18030"]:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(block)
     except UnicodeDecodeError as error:
+        # Two bytes of UTF-8 are a character of GB18030 as well: one damaged byte makes no Chinese of a file in other letters.
+        text = block.decode("utf-8", "replace")
+        damaged = text.count("\ufffd")
+        if sum(not character.isascii() for character in text) > 3 * damaged:
+            return "utf-8"  # the error then tells where it is not
         try:
             codecs.getincrementaldecoder("gb18030")().decode(block)
         except UnicodeDecodeError as other:
             if not block[: error.start].isascii() or other.start <= error.start:  # it has been UTF-8 until there
-                return "utf-8"  # neither: the error then tells where it is not UTF-8
+                return "utf-8"  # neither
         _say_once(f"{source.name}: not UTF-8, read as GB18030")
         return "gb18030"
     return "utf-8"

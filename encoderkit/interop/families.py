@@ -82,6 +82,9 @@ def recognise(described: Mapping[str, Any]) -> Recognised:
         known = ", ".join(dict.fromkeys(layout.model_type for layout in every))
         fix = "take a checkpoint of one of these families"
         raise DataError(f"model_type is {shown(found)}; known here: {known}", fix=fix)
+    if described.get("quantization_config"):
+        message = "the weights are quantized (quantization_config), and such are not read"
+        raise DataError(message, fix="take the checkpoint before it was quantized")
     layout = next((layout for layout in layouts if not set(layout.classes.values()).isdisjoint(named)), layouts[0])
     kinds: list[HeadKind] = [kind for kind, name in layout.classes.items() if name in named]
     kind: HeadKind = kinds[0] if kinds else "none"

@@ -69,9 +69,9 @@ def from_hf(config: AnyConfig, head: HeadKind, tensors: Mapping[str, Tensor], pa
         if missing:
             fix = "name in config.json (architectures) the class that the weights were saved with"
             raise DataError(f"tensor {missing[0]} is missing; this is no {config.kind} with a head of kind {head}", fix=fix)
-        whole = next((name for name in rule.theirs if not tensors[name].is_floating_point()), None)
-        if whole is not None:
-            message = f"tensor {whole} holds whole numbers ({tensors[whole].dtype}): quantized weights are not read"
+        packed = next((n for n in rule.theirs if not tensors[n].is_floating_point() or tensors[n].itemsize == 1), None)
+        if packed is not None:
+            message = f"tensor {packed} holds numbers of {tensors[packed].dtype}: quantized weights are not read"
             raise DataError(message, fix="take the checkpoint before it was quantized")
         try:
             ours = torch.cat([_formed(tensors[name][rule.before :], rule.form) for name in rule.theirs]) / rule.scale

@@ -216,9 +216,9 @@ def _number(field: bytes) -> float | None:
 
 def _is_row(line: bytes, width: int, cut: bool) -> bool:
     """Whether a line reads as a word and numbers; `cut`: it may go on after what is seen of it."""
-    fields = line.split(b" ")[1:]
-    numbers = [_number(field) for field in (fields[:-1] if cut else fields) if field]
-    return bool(numbers) and None not in numbers[-width:] and (cut or len(numbers) >= width)
+    fields = line.split()[1:-1] if cut else line.rstrip().rsplit(None, width)[1:]
+    numbers = [_number(field) for field in fields]
+    return bool(numbers) and None not in numbers[-width:] and (cut or len(numbers) == width)
 
 
 def _text(stream: Stream, path: Path, width: int, count: int | None) -> WordVectors:
@@ -262,6 +262,9 @@ def _binary(stream: Stream, path: Path, width: int, count: int) -> WordVectors:
         if found.word(held[:space].lstrip(b"\n")):
             found.row(np.frombuffer(held, "<f4", width, space + 1).copy(), str(path))
         held = held[space + 1 + size :]
+    if (held + stream.read(1 << 20)).strip(b"\r\n"):
+        message = f"the header promises {count:,} vectors of {width} numbers, and more follows"
+        raise DataError(message, where=path, fix="download it again; or it is no file of word vectors")
     return found.done("word2vec binary", path)
 
 

@@ -191,21 +191,27 @@ def _fetched(name: str, trust_pickle: bool) -> Path:
     hub = importlib.import_module("huggingface_hub")
     say(f"fetching {name} from the Hugging Face hub")
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=WANTED + ["*.bin"] * trust_pickle))
+        folder = Path(hub.snapshot_download(name, allow_patterns=WANTED + ["*.bin"] * trust_pickle))
     except Exception as error:  # its own errors, those of the network and of the file system
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"there is no such file or directory, and it cannot be fetched from the hub: {reason}"
         raise UsageError(message, where=name, fix="download it by hand, and give its directory") from None
+    if not trust_pickle and not any(folder.rglob("*.safetensors")):
+        message = "has no .safetensors there, and pickles (.bin) can run anything when they are read"
+        raise UsageError(
+            message, where=name, fix="--trust-pickle, if you know where it comes from; they are read in a closed process"
+        )
+    return folder
 
 
 def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the names that old versions used, and without what is computed anyway; half precision as float32."""
+    """Without the names that old versions used, and without what is computed anyway; half precision, but no less, as float32."""
     result = {}
     for name, tensor in tensors.items():
         for old, new in _OLD.items():
             name = re.sub(rf"{re.escape(old)}$", new, name)
         if not name.endswith(_BUFFERS):
-            result[name] = tensor.float() if tensor.is_floating_point() else tensor
+            result[name] = tensor.float() if tensor.is_floating_point() and tensor.itemsize > 1 else tensor
     return result
 
 

@@ -64,4 +64,4 @@ def _tensors(found: WordVectors, kept: list[str]) -> tuple[StaticConfig, dict[st
     if parts is None:
         return StaticConfig(dim=width), tensors
     tensors["encoder.ngrams.weight"] = torch.from_numpy(np.array(parts.table, np.float32))
-    return StaticConfig(dim=width, ngrams=len(parts.table), ngram_min=parts.low, ngram_max=parts.high), tensors
+    return StaticConfig(dim=width, ngrams=len(parts.table), ngram_min=max(1, parts.low), ngram_max=parts.high), tensors

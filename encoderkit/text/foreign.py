@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from encoderkit.console import warn
 from encoderkit.errors import DataError, refuse_pointer, shown
 from encoderkit.text.alphabet import is_han
 from encoderkit.text.normalization import words_decoder
@@ -38,7 +39,7 @@ def foreign_files(folder: Path) -> dict[str, bytes]:
     if (folder / "tokenizer.json").is_file():
         found = {name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}
         refuse_pointer(found["tokenizer.json"], folder / "tokenizer.json")
-        return _marked(_with_layout(found, folder), folder)
+        return _marked(_as_it_stands(_with_layout(found, folder), folder), folder)
     if (folder / "vocab.txt").is_file():
         described = _described(folder, "vocab.txt")
         found = wordpiece_files(
@@ -60,6 +61,41 @@ def foreign_files(folder: Path) -> dict[str, bytes]:
             return _marked(_with_added(found, folder), folder)
     wanted = "tokenizer.json, vocab.txt, vocab.json with merges.txt, or a model of sentencepiece"
     raise DataError(f"holds no tokenizer: none of {wanted}", where=folder, fix="put the tokenizer's files beside the weights")
+
+
+def _as_it_stands(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
+    """The files of a tokenizer.json, by a class that reads it as it is where that of its family would read otherwise.
+
+    Of BERT's and RoBERTa's, transformers takes the vocabulary alone from it, and all else from what tokenizer_config.json says
+    or leaves open.
+    """
+    tokenizer, said = _object(found["tokenizer.json"], folder / "tokenizer.json"), _said(folder)
+    parts = {name: tokenizer.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer")}
+    kind, usual = parts["model"].get("type"), dict[str, str]()
+    if kind == "WordPiece" and parts["normalizer"].get("type") == "BertNormalizer":
+        flags = {"lowercase": ("do_lower_case", True), "strip_accents": ("strip_accents", None)}
+        flags |= {"handle_chinese_chars": ("tokenize_chinese_chars", True)}
+        usual, there = _BERT, parts["normalizer"]
+    elif kind == "BPE" and parts["pre_tokenizer"].get("type") == "ByteLevel":
+        flags, there = (
+            {"add_prefix_space": ("add_prefix_space", False)},
+            parts["pre_tokenizer"] | {"normalizer": parts["normalizer"]},
+        )
+        usual = _ROBERTA
+    else:
+        return found
+    other = [key for key, (name, default) in flags.items() if there.get(key) != said.get(name, default)]
+    plain = said.get("tokenizer_class") in _PLAIN
+    if plain or not (other or there.get("normalizer")):
+        return found
+    if told := [flags[key][0] for key in other if flags[key][0] in said]:
+        what = " and ".join(f"{name}: {json.dumps(said[name])}" for name in told)
+        warn(f"{folder}: tokenizer_config.json says {what}, and tokenizer.json otherwise, which is what is read")
+    pieces = {token["content"] for token in tokenizer.get("added_tokens") or []} | set(parts["model"].get("vocab") or ())
+    names = {role: name for role, name in usual.items() if role not in said and name in pieces}
+    own = _object(found.get("tokenizer_config.json", b"{}"), folder / "tokenizer_config.json")
+    described = own | names | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return {**found, "tokenizer_config.json": json.dumps(described, indent=1, ensure_ascii=False).encode()}
 
 
 def _described(folder: Path, form: str) -> dict[str, Any]:

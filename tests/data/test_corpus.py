@@ -158,6 +158,23 @@ def test_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "iconv -c -f UTF-8 -t" in converted("UTF-8 with a byte order mark", find_sources([tmp_path / "d.txt"])[0], drop=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "damage"),
+    [
+        ("Müller läßt grüßen\n" * 50, b"Gr\xf6\xdfe\n"),
+        ("Привет, как дела\n" * 30, b"D\xfcsseldorf\n"),
+        ("\ufeffIt’s fine.\n", b"It\x92s not bad.\n"),
+    ],
+)
+def test_a_damaged_byte_makes_no_chinese_of_other_letters(text: str, damage: bytes, tmp_path: Path) -> None:
+    """Most pairs of bytes of UTF-8 are characters of GB18030."""
+    for content in (text.encode() + damage, damage + text.removeprefix("\ufeff").encode()):
+        with pytest.raises(DataError, match="is not valid UTF-8"):
+            read(write(tmp_path, "a.txt", content))
+        if text[0] == "\ufeff":
+            break  # without its mark it is too short to tell
+
+
 def test_empty_lines_are_those_of_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [write(tmp_path, "a.txt", "one\ntwo\n"), write(tmp_path, "b.jsonl", '{"text": ""}\n{"text": "three"}\n')]
     assert len(list(read_documents(paths, CorpusConfig(), Account()))) == 3

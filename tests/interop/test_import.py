@@ -18,6 +18,7 @@ from encoderkit.interop.families import recognise
 from encoderkit.models.inputs import Inputs
 from encoderkit.objectives.causal import Causal
 from encoderkit.objectives.masked import Masked
+from encoderkit.preflight import find_step
 from encoderkit.stages import export, import_model
 from encoderkit.stages.embed import embed
 from encoderkit.stages.evaluate import evaluate
@@ -27,6 +28,7 @@ from encoderkit.tasks.classify import Classify
 from encoderkit.tasks.regress import Regress
 from encoderkit.tasks.schemes import entities
 from encoderkit.tasks.tag import Tag
+from encoderkit.text.foreign import wordpiece_files
 from encoderkit.text.tokenizers import open_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -319,6 +321,34 @@ def test_wordpiece_ids_are_those_of_transformers(lowercase: bool, tmp_path: Path
         assert found == theirs(text, add_special_tokens=False)["input_ids"], text
 
 
+@pytest.mark.parametrize(
+    ("lowercase", "beside", "told"),
+    [
+        (False, None, ""),  # the class of the family reads small letters where nothing is said
+        (True, {"tokenizer_class": "BertTokenizer", "do_lower_case": False}, "do_lower_case: false"),
+        (False, {"do_lower_case": False}, ""),
+        (True, {"tokenizer_class": "BertTokenizer", "tokenize_chinese_chars": False}, "tokenize_chinese_chars: false"),
+    ],
+)
+def test_a_tokenizer_json_is_read_as_it_stands_after_the_export_too(
+    lowercase: bool, beside: dict[str, Any] | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where transformers' class would make up another one of its vocabulary; `export` compares the ids."""
+    folder = tmp_path / "hf"
+    published(folder, "Bert")
+    (folder / "tokenizer.json").write_bytes(wordpiece_files(folder / "vocab.txt", lowercase)["tokenizer.json"])
+    (folder / "tokenizer_config.json").unlink()
+    if beside is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(beside), encoding="utf-8")
+    import_model.run(str(folder), tmp_path / "ours")
+    said = capsys.readouterr().err
+    assert told in said if told else "and tokenizer.json otherwise" not in said
+    export.run(find_step(tmp_path / "ours"), ["hf"], tmp_path / "again")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    ours = open_tokenizer(tmp_path / "ours").encode(["Good CAFÉ 好好"]).ids.tolist()
+    assert theirs("Good CAFÉ 好好", add_special_tokens=False)["input_ids"] == ours
+
+
 def test_byte_bpe_ids_are_those_of_transformers(tmp_path: Path) -> None:
     trained = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -473,6 +503,7 @@ def test_positions_that_are_stretched_are_refused(change: dict[str, Any], tmp_pa
         ({"position_embedding_type": "relative_key", "is_decoder": False}, "position_embedding_type"),
         ({"num_attention_heads": 5}, "must divide"),
         ({"num_hidden_layers": 4}, "is missing"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "the weights are quantized"),
     ],
 )
 def test_what_cannot_be_held_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -482,6 +513,16 @@ def test_what_cannot_be_held_is_refused(change: dict[str, Any], message: str, tm
     with pytest.raises(DataError, match=message):
         import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+def test_weights_of_a_byte_each_are_refused(tmp_path: Path) -> None:
+    published(tmp_path / "hf", "Bert")
+    path = tmp_path / "hf" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    name = next(name for name in tensors if name.endswith("intermediate.dense.weight"))
+    safetensors.torch.save_file(tensors | {name: tensors[name].to(torch.float8_e4m3fn)}, path)
+    with pytest.raises(DataError, match="float8_e4m3fn: quantized weights are not read"):
+        import_model.run(str(tmp_path / "hf"), tmp_path / "ours")
 
 
 @pytest.mark.parametrize(("length", "read"), [(None, 40), (12, 12), (40, 40)])

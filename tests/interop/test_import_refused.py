@@ -60,7 +60,7 @@ def weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], 
         (held("model.safetensors", POINTER), "model.safetensors: is a git-lfs pointer", "git lfs pull"),
         (held("model.safetensors", b"<html>"), "not a readable safetensors file", "download it again"),
         (weights(lambda t: t[:, :20]), "tensors do not fit one another: .*query.weight", "whole"),
-        (weights(lambda t: t.to(torch.int8)), f"tensor {QUERY} holds whole numbers", "before it was quantized"),
+        (weights(lambda t: t.to(torch.int8)), f"tensor {QUERY} holds numbers of torch.int8", "before it was quantized"),
         (weights(lambda t: t / 0), f"tensor {QUERY} is not finite", "download it again"),
         (held("tokenizer_config.json", b'{"do_lower_case": "yes"}'), "do_lower_case should be true or false", "correct it"),
         (held("tokenizer_config.json", b'{"tokenizer_class": "BertJapaneseTokenizer"}'), "BertJapanese", "tokenizer.json"),
@@ -95,6 +95,13 @@ def test_what_is_there_under_another_name_is_not_fetched(tmp_path: Path, monkeyp
             import_model.run(name, tmp_path / "ours")
     with pytest.raises(DataError, match=r"notes\.txt: is no checkpoint"):
         import_model.run("notes.txt", tmp_path / "ours")
+
+
+def test_a_repository_of_pickles_alone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path))
+    with pytest.raises(UsageError, match=r"has no \.safetensors there") as error:
+        import_model.run("someone/bert-old", tmp_path / "ours")
+    assert str(error.value.fix).startswith("--trust-pickle")
 
 
 def test_a_checkpoint_of_transformers_is_to_be_imported_first(tmp_path: Path) -> None:

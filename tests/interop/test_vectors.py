@@ -38,6 +38,18 @@ def test_word2vec(keyed: KeyedVectors, tmp_path: Path, binary: bool, packed: str
     np.testing.assert_allclose(found.table, keyed.vectors, rtol=0 if binary else 1e-6)
 
 
+@pytest.mark.parametrize("mark", ["\t", "  "])
+def test_word2vec_with_other_marks_between(keyed: KeyedVectors, tmp_path: Path, mark: str) -> None:
+    """After the word alone, or between all numbers; not a binary file for that."""
+    for between in (" ", mark):
+        rows = [
+            f"{word}{mark}{between.join(map(str, row))}\n" for word, row in zip(keyed.index_to_key, keyed.vectors, strict=True)
+        ]
+        (tmp_path / "x.vec").write_text(f"{len(rows)} 7\n{''.join(rows)}", encoding="utf-8")
+        found = read_vectors(tmp_path / "x.vec")
+        assert found.form == "word2vec text" and found.words == keyed.index_to_key
+
+
 def test_glove_text_has_no_header_and_words_with_spaces(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_bytes(b"the 1 2.5 -3e-2\n. . . 4 5 6\nat name@domain.com 7 8 9\nthe 0 0 0\n\xe9t\xe9 1 1 1\n")
@@ -53,6 +65,7 @@ def test_glove_text_has_no_header_and_words_with_spaces(tmp_path: Path) -> None:
         (b"3 2\na 1 2\nb 3 4\n", "promises 3 vectors, and there are 2"),
         (b"a 1 2 3\nb 1 2\n", r"cut.txt:2: expected a word and 3 numbers"),
         (b"2 2\na \0\0\0\0\0\0\0\0b \0\0", "promises 2 vectors of 2 numbers, and it ends or goes astray after 1"),
+        (b"1 2\na \0\0\0\0\0\0\0\0\nb \0\0\0\0\0\0\0\0", "promises 1 vectors of 2 numbers, and more follows"),
         (b"Hello, this is a letter.\n", "is no file of word vectors"),
         (b"", "is no file of word vectors"),
         (b"a 1 2\nb nan 2\n", r'cut.txt:2: the vector of "b" is not finite'),
