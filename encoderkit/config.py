@@ -81,6 +81,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=self.peek_event().start_mark)
+        tag = getattr(self.peek_event(), "tag", None)
+        if tag not in (None, "!"):
+            raise yaml.MarkedYAMLError(problem=f"tags ({tag}) are not allowed", problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
 
@@ -92,8 +95,8 @@ _Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence("t
 
 
 for _tag, _pattern, _first in (
-    ("bool", r"true|false|True|False", "tfTF"),
-    ("null", r"null|~|", "n~\0"),
+    ("bool", r"true|false|True|False|TRUE|FALSE", "tfTF"),
+    ("null", r"null|Null|NULL|~|", "nN~\0"),
     ("int", r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
     ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|\.nan|[-+]?\.inf", "-+0123456789."),
 ):
@@ -224,7 +227,7 @@ def validate(model: type[C], data: dict[str, Any], where: str, lines: Lines | No
         left = _left_over(model, error, data, lines or {}, settings)
         names = [".".join(map(str, path)) for path in left]
         if left and all(f"{name}=null" in settings for name in names):
-            return validate(model, _without(data, left), where, lines)
+            return validate(model, _without(data, left), where, lines, settings)
         found = _explain(model, error, data, where, lines or {}, settings)
         if left:
             found.fix = f"{' '.join(f'--set {name}=null' for name in names)} takes out what the file has for the other kind"

@@ -93,7 +93,7 @@ class EncoderAlone(nn.Module):
     def __init__(self, encoder: EncoderConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.encoder_config, self.vocabulary = encoder, vocabulary
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.padding)
         self.head = nn.Identity()
         self.weights: dict[str, float] = {}
         self.directions = directions()

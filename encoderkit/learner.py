@@ -103,6 +103,11 @@ class Vocabulary(NamedTuple):
         """The id of what the vocabulary lacks; -1 where it lacks nothing and another token stands for it, as in GPT-2."""
         return -1 if self.unk in (self.cls, self.sep) else self.unk
 
+    @property
+    def padding(self) -> int | None:
+        """The row of the embeddings that is never read; None where the token of padding stands for another one as well."""
+        return None if self.pad in (self.unk, self.cls, self.sep, self.mask) else self.pad
+
     def pooling(self, wanted: Pooling) -> Pooling:
         """`wanted`, with the vector of [CLS] taken from where it stands."""
         return "last" if wanted == "cls" and self.summary == "last" else wanted

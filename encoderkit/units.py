@@ -1,5 +1,6 @@
 """Numbers as people write them in recipes: `30m`, `5%`, `50M`, `20 updates`."""
 
+import math
 import re
 from typing import Annotated, Literal, NamedTuple
 
@@ -28,7 +29,7 @@ def _seconds(value: object) -> float:
 def _count(value: object) -> int:
     match = _number(value, r"([0-9][0-9_]*\.?[0-9]*(?:e[0-9]+)?)\s*([kMB]?)", "a whole number such as 2000, 10k, 50M")
     number = float(match[1].replace("_", "")) * _COUNTS[match[2]]
-    if number != int(number):
+    if not math.isfinite(number) or number != int(number):
         raise ValueError("should be a whole number")
     return int(number)
 

@@ -145,6 +145,8 @@ def test_what_is_read_is_not_overwritten(
 ) -> None:
     text, read = ["--data", corpus, "--overwrite"], "would be replaced, and this command reads"
     fails(2, "is a file, and a directory is written here", "train-tokenizer", *text, "--out", corpus)
+    twice = ("--kind", "char", "--set", "kind=word")
+    fails(2, "kind=word says what another flag says too", "train-tokenizer", *text, "--out", tmp_path / "t", *twice)
     fails(2, read, "tokenize", "--tokenizer", tokenizer_dir, *text, "--out", tokenizer_dir)
     fails(2, read, "pretrain", pretraining, "--out", store_dir, "--overwrite")
     fails(2, "only what encoderkit wrote is replaced", "pretrain", pretraining, "--out", tmp_path, "--overwrite")

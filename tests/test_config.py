@@ -80,12 +80,13 @@ def test_scalars(text: str, value: Any) -> None:
     [
         ("a: 1\nb: 2\na: 3\n", 't:3: not valid YAML: key "a" stands twice'),
         ("a: &x 1\nb: *x\n", "t:2: not valid YAML: aliases (*name) are not allowed"),
+        ("a: 1\nb: !!bool maybe\n", "t:2: not valid YAML: tags (tag:yaml.org,2002:bool) are not allowed"),
         ("a: [1\nb: 2\n", "t:2: not valid YAML:"),
         ("a: !!python/object:os.system x\n", "t:1: not valid YAML:"),
         ("a: 1\n---\nb: 2\n", "t:"),
         ("[" * 500 + "]" * 500, "t"),
         ("a: \x00", "t: not valid YAML"),
-        ('a: !!int ""', "t: not valid YAML"),
+        ('a: !!int ""', "t:1: not valid YAML"),
         ("\t- a", "t:1: not valid YAML"),
     ],
 )

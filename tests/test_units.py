@@ -58,6 +58,7 @@ def test_read(unit: Any, text: Any, value: Any) -> None:
         (Seconds, ""),
         (Count, "1.5"),
         (Count, "many"),
+        (Count, "1e999k"),
         (Count, "-3"),
         (Count, "3K"),
         (Share, "120%"),

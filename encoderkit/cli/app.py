@@ -121,3 +121,11 @@ def lines_of_json(out: Path | None, flag: str) -> None:
     if out is not None and out.suffix.lower() in (".csv", ".tsv", ".json", ".parquet", ".gz", ".xz", ".bz2", ".zst"):
         plain = out.with_suffix("") if out.with_suffix("").suffix == ".jsonl" else out.with_suffix(".jsonl")
         raise UsageError(f"is called {out.suffix}, and what is written are lines of JSON", where=out, fix=f"{flag} {plain}")
+
+
+def with_flags(settings: list[str] | None, flags: list[str]) -> list[str]:
+    """`--set`, and what other flags stand for; raises `UsageError` where both say the same key."""
+    keys = {flag.partition("=")[0] for flag in flags}
+    if twice := next((setting for setting in settings or () if setting.partition("=")[0] in keys), None):
+        raise UsageError(f"{twice} says what another flag says too", where="--set", fix="leave one of them out")
+    return [*(settings or ()), *flags]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from encoderkit.cli.app import MAKE, Json, Out, Overwrite, Settings, app, print_result, seconds_of
+from encoderkit.cli.app import MAKE, Json, Out, Overwrite, Settings, app, print_result, seconds_of, with_flags
 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or begin it if there is none.")]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see `encoderkit init`.", show_default=False)]
@@ -54,7 +54,7 @@ def train_tokenizer(
     from encoderkit.stages.show import read
 
     flags = [f"{key}={value}" for key, value in (("kind", kind), ("vocab_size", vocab_size)) if value is not None]
-    loaded = read(TokenizerRecipe, recipe, flags + (settings or []))
+    loaded = read(TokenizerRecipe, recipe, with_flags(settings, flags))
     preflight.corpus(data, out, overwrite)
     from encoderkit.stages import train_tokenizer as stage
 
@@ -91,7 +91,7 @@ def tokenize(
 
     chosen = {"segment.kind": segment, "segment.dictionary": None if dictionary is None else str(dictionary)}
     flags = [f"{key}={dumps(value, ensure_ascii=False)}" for key, value in chosen.items() if value is not None]
-    loaded = read(CorpusRecipe, recipe, [*(settings or []), *flags])
+    loaded = read(CorpusRecipe, recipe, with_flags(settings, flags))
     preflight.directory(tokenizer, "a tokenizer directory", "train-tokenizer")
     preflight.corpus(data, out, overwrite=True)  # a store that is there may be the one wanted: the stage looks
     preflight.apart(out, tokenizer)

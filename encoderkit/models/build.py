@@ -56,8 +56,8 @@ ENCODERS: dict[type[Any], type[Any]] = {
 }
 
 
-def build_encoder(config: EncoderConfig, vocab_size: int, pad_id: int) -> AnyEncoder:
-    """The encoder that `config` describes, with fresh weights; `pad_id` is the row of the embeddings that stays zero."""
+def build_encoder(config: EncoderConfig, vocab_size: int, pad_id: int | None) -> AnyEncoder:
+    """The encoder that `config` describes, with fresh weights; `pad_id` is the row of the embeddings that stays zero, if any."""
     return ENCODERS[type(config)](config, vocab_size, pad_id)
 
 

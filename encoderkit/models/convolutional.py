@@ -55,7 +55,7 @@ class Convolutional(nn.Module):
     packs = False
     max_length = None
 
-    def __init__(self, config: CnnConfig, vocab_size: int, pad_id: int) -> None:
+    def __init__(self, config: CnnConfig, vocab_size: int, pad_id: int | None) -> None:
         super().__init__()
         self.dim, width = config.dim, config.embedding_dim or config.dim
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)

@@ -171,7 +171,7 @@ class Deberta(nn.Module):
     rows: Tensor
     """(2 * max_length - 1,) from `buckets`."""
 
-    def __init__(self, config: DebertaConfig, vocab_size: int, pad_id: int) -> None:
+    def __init__(self, config: DebertaConfig, vocab_size: int, pad_id: int | None) -> None:
         super().__init__()
         self.dim, self.max_length, width = config.dim, config.max_length, config.embedding_dim or config.dim
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)

@@ -7,7 +7,7 @@ what it has read (`Writing`), which changes nothing but the time it takes.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Seeds(NamedTuple):
 
 
 UNSEEDED = Seeds()
-DECODER = 1 << 21
+DECODER = 1 << 24
 """The use of a text's seeds that is a decoder's."""
 
 
@@ -129,7 +129,9 @@ class Decoder(nn.Module):
     are the encoder's parameter, saved and optimised once.
     """
 
-    def __init__(self, config: DecoderConfig, encoder: EncoderConfig, vocab_size: int, pad_id: int, shared: int | None) -> None:
+    def __init__(
+        self, config: DecoderConfig, encoder: EncoderConfig, vocab_size: int, pad_id: int | None, shared: int | None
+    ) -> None:
         """`shared`: the width of the encoder's word embeddings; None for a vocabulary of its own."""
         super().__init__()
         blocks = config.blocks(encoder)
@@ -145,8 +147,9 @@ class Decoder(nn.Module):
         else:
             initialise(self)
         # Embeddings from N(0, 1) would make the first logits large: Mesh TensorFlow's T5, where they are tied.
-        owner = blocks if self.tokens is not None else encoder
-        self.scale = blocks.dim**-0.5 if isinstance(owner, T5Config) and self.out is None else 1.0
+        owner: Any = blocks if self.tokens is not None else encoder
+        large = isinstance(owner, T5Config) or getattr(owner, "init", None) == "fan_in"
+        self.scale = blocks.dim**-0.5 if large and self.out is None else 1.0
 
     def forward(self, ids: Tensor, documents: Tensor, sources: Tensor, memory: Tensor, shared: nn.Embedding) -> Tensor:
         """As `vectors`, to the (B, U, V) logits of the tokens after each."""

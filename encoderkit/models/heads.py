@@ -75,8 +75,8 @@ class TableHead(WordHead):
         return hidden
 
 
-HEAD = 1 << 20
-"""The use of a text's seeds that is a head's: no encoder has as many layers."""
+HEAD = 1 << 23
+"""The use of a text's seeds that is a head's: no encoder has as many layers, and XLNet and decoders have other uses."""
 
 
 class ClassificationHead(nn.Module):

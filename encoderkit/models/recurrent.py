@@ -72,7 +72,7 @@ class Recurrent(nn.Module):
     packs = False
     max_length = None
 
-    def __init__(self, config: RecurrentConfig, vocab_size: int, pad_id: int) -> None:
+    def __init__(self, config: RecurrentConfig, vocab_size: int, pad_id: int | None) -> None:
         super().__init__()
         self.dim, width = config.dim, config.embedding_dim or config.dim
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)

@@ -52,7 +52,7 @@ class Static(nn.Module):
     packs = True
     max_length = None
 
-    def __init__(self, config: StaticConfig, vocab_size: int, pad_id: int) -> None:
+    def __init__(self, config: StaticConfig, vocab_size: int, pad_id: int | None) -> None:
         super().__init__()
         self.dim = config.dim
         self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=pad_id)
@@ -64,7 +64,8 @@ class Static(nn.Module):
         with torch.no_grad():
             for table in filter(None, (self.tokens, self.ngrams, self.contexts)):
                 table.weight.uniform_(-0.5 / config.dim, 0.5 / config.dim)
-            self.tokens.weight[pad_id] = 0
+            if pad_id is not None:
+                self.tokens.weight[pad_id] = 0
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(B, T) tokens to their vectors, (B, T, D)."""

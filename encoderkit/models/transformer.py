@@ -101,7 +101,7 @@ class Transformer(nn.Module):
 
     packs = True
 
-    def __init__(self, config: TransformerConfig, vocab_size: int, pad_id: int) -> None:
+    def __init__(self, config: TransformerConfig, vocab_size: int, pad_id: int | None) -> None:
         super().__init__()
         self.dim, self.max_length, width = config.dim, longest(config), config.embedding_dim or config.dim
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_id)

@@ -155,7 +155,7 @@ class Xlnet(nn.Module):
     packs = True
     max_length = None
 
-    def __init__(self, config: XlnetConfig, vocab_size: int, pad_id: int) -> None:
+    def __init__(self, config: XlnetConfig, vocab_size: int, pad_id: int | None) -> None:
         super().__init__()
         self.dim = config.dim
         self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=pad_id)

@@ -38,7 +38,7 @@ class Causal(nn.Module):
         super().__init__()
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
-        made: Any = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        made: Any = build_encoder(encoder, vocabulary.size, vocabulary.padding)
         self.encoder: Reader = made
         self._terms = ("next", "previous") if reading(encoder) == "apart" else ("next",)
         self.head = build_vocabulary_head(encoder, vocabulary.size, encoder.dim // len(self._terms), config.head == "own")

@@ -51,7 +51,7 @@ class HidingConfig(ObjectiveBase):
     """Tokens one by one, whole words, spans of words (SpanBERT, Joshi et al. 2020), or one to three words, with chances of
     1, 1/2 and 1/3 (ALBERT, Lan et al. 2020)."""
     span_mean: float = Field(default=3.0, ge=1)
-    """Mean words in a span; lengths are geometric, at most 10."""
+    """Words in a span: lengths are geometric with this mean, but none above 10 (SpanBERT has 5, and so 3.8 words on average)."""
     mask: Share = 0.8
     """Of the tokens to predict, the share replaced by [MASK]."""
     random: Share = 0.1

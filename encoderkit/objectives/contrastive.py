@@ -41,7 +41,7 @@ class Contrastive(nn.Module):
             raise DataError("this tokenizer has no [MASK] to hide tokens with", fix="--set objective.masked=0")
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.padding)
         self.projection = Projection(encoder.dim) if config.projection == "dense" else nn.Identity()
         self.head: nn.Module = build_vocabulary_head(encoder, vocabulary.size) if config.masked else nn.Identity()
         self.weights = {"contrastive": 1.0, **({"masked": config.masked} if config.masked else {})}
@@ -89,7 +89,7 @@ class Contrastive(nn.Module):
         """The rows with tokens hidden, and the targets of the masked term; `first`: where they begin in (B * T)."""
         hidden, where, labels = [], [], []
         for i, (row, rng) in enumerate(zip(examples, rngs, strict=True)):
-            places = self.masking.places(row, self.config.rate, rng)
+            places = self.masking.places(row, self.config.rate, rng, len(row.ids))
             where.append(first + i * width + places)
             labels.append(row.ids[places])
             hidden.append(self.masking.corrupt(row.ids, places, rng))

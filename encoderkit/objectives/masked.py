@@ -44,7 +44,7 @@ class Masked(nn.Module):
             )
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.padding)
         self.head = build_vocabulary_head(encoder, vocabulary.size, own=config.head == "own")
         self.pairs = build_pairs(config.pairs, encoder, self.encoder)
         self.weights = dict.fromkeys(("masked", *self.pairs.terms), 1.0)
@@ -66,12 +66,12 @@ class Masked(nn.Module):
         # Encoders that take one document a row get no more columns than they need; packed rows are full anyway.
         width = self.length if self.encoder.packs else max(len(row.ids) for row in rows)
         most = rate if progress is None else max(rate, self.config.rate, self.config.final_rate or 0.0)
-        slots = max(1, round(most * width))  # as many throughout the run, so that compiled code has one shape
+        slots = self.masking.slots(most, width)  # as many throughout the run, so that compiled code has one shape
         where = np.zeros((len(rows), slots), dtype=np.int64)
         labels = np.full((len(rows), slots), IGNORE, dtype=np.int64)
         corrupted = []
         for i, (row, rng) in enumerate(zip(rows, rngs, strict=True)):
-            places = self.masking.places(row, rate, rng)[: max(1, round(rate * width))]
+            places = self.masking.places(row, rate, rng, self.masking.slots(rate, width))
             where[i, : len(places)] = i * width + places
             labels[i, : len(places)] = row.ids[places]
             corrupted.append(row._replace(ids=self.masking.corrupt(row.ids, places, rng)))

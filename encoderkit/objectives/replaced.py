@@ -66,7 +66,7 @@ class Replaced(nn.Module):
         super().__init__()
         self.config, self.vocabulary, self.length = config, vocabulary, length
         self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.padding)
         self.head = build_replaced_head(encoder)
         alone = config.generator is None
         self.generator = None if alone else Masked(config.hiding, config.generator_of(encoder), vocabulary, length)

@@ -65,8 +65,9 @@ class Spans(nn.Module):
                 fix="a tokenizer that holds them, with objective.first_sentinel; or null, for rows of their own",
             )
         self.start = vocabulary.cls if config.decoder.start == "cls" else vocabulary.pad
-        self.encoder: Encoder = build_encoder(encoder, size, vocabulary.pad)
-        self.head = Decoder(config.decoder, encoder, size, vocabulary.pad, self.encoder.tokens.embedding_dim)
+        padding = None if config.decoder.start == "pad" else vocabulary.padding  # with which the decoder begins, as T5's
+        self.encoder: Encoder = build_encoder(encoder, size, padding)
+        self.head = Decoder(config.decoder, encoder, size, padding, self.encoder.tokens.embedding_dim)
         self.weights = {"spans": 1.0}
         self.directions = directions(*config.metrics)
         self.monitor = "loss"

@@ -48,7 +48,7 @@ class WordVectors(nn.Module):
         super().__init__()
         assert isinstance(encoder, StaticConfig), "the recipe says so to the user"
         self.config, self.encoder_config, self.vocabulary, self.length = config, encoder, vocabulary, length
-        made = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        made = build_encoder(encoder, vocabulary.size, vocabulary.padding)
         assert isinstance(made, Static)
         self.encoder = made
         self.head: nn.Module = nn.Identity() if made.contexts else nn.Embedding(vocabulary.size, encoder.dim)

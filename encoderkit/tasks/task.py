@@ -63,7 +63,7 @@ class EncoderTask(nn.Module):
         self.choices = 0
         self.listed: tuple[str, ...] = ()
         self.encoder_config = encoder
-        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.pad)
+        self.encoder: Encoder = build_encoder(encoder, vocabulary.size, vocabulary.padding)
 
     @property
     def yardstick(self) -> tuple[str, ...]:

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch.nn.functional import cross_entropy
 
 from encoderkit.data.blocks import Row
 from encoderkit.learner import IGNORE
 from encoderkit.models.chunked import PORTION, judged, summed_nats
 from encoderkit.models.config import EncoderConfig
+from encoderkit.models.heads import TableHead
 from encoderkit.objectives.causal import Causal
 from encoderkit.objectives.config import CausalConfig, MaskedConfig
 from tests.objectives.test_masked import VOCABULARY, make_row, rngs
@@ -88,6 +89,25 @@ def test_where_a_long_document_was_cut_no_end_is_asked_for() -> None:
     packed = make_row(np.random.default_rng(0), [14, 14])._replace(cut=np.array([[True, False], [False, True]]))
     found = made.neighbours(packed, 1)
     assert found[14] == VOCABULARY.sep and (found == VOCABULARY.sep).sum() == 1
+
+
+@pytest.mark.parametrize("head", ["tied", "own"])
+def test_a_token_that_stands_for_padding_as_well_is_trained(head: str) -> None:
+    """GPT-2 has one special token, with which every text begins."""
+    one = VOCABULARY._replace(pad=2, unk=2, cls=2, sep=2, mask=2)
+    torch.manual_seed(0)
+    made = Causal(CausalConfig(), config({**GPT, "init": "normal"}), one, 128)
+    if head == "own":
+        made.head = TableHead(32, one.size, bias=False, own=True)
+    batch = made.collate([make_row(np.random.default_rng(0), [60, 40])], [], None)
+    sum(made(batch.inputs, batch.targets).values()).backward()
+    gradient = made.encoder.tokens.weight.grad
+    assert gradient is not None and float(gradient[2].norm()) > 0 and float(made.encoder.tokens.weight[2].detach().norm()) > 0
+
+
+def test_embeddings_as_wide_as_fan_in_makes_them_are_not_for_a_tied_output() -> None:
+    with pytest.raises(ValidationError, match="which fan_in makes too large for it"):
+        config({**GPT, "init": "fan_in"})
 
 
 @pytest.mark.parametrize("bias", [True, False])

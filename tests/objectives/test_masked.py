@@ -79,9 +79,41 @@ def test_whole_words_are_hidden_whole() -> None:
     rows = [make_row(np.random.default_rng(i), [40, 20, 50], word=0.4) for i in range(50)]
     made = learner(rate=0.25, unit="word")
     for row, rng in zip(rows, rngs(50), strict=True):
-        hidden = set(made.masking.places(row, 0.25, rng).tolist())
+        hidden = set(made.masking.places(row, 0.25, rng, 128).tolist())
         for word in words_of(row):
             assert word <= hidden or not word & hidden
+
+
+@pytest.mark.parametrize("unit", ["word", "ngram", "span"])
+@pytest.mark.parametrize("length", [6, 12, 24])
+def test_whole_words_are_hidden_whole_in_short_rows_too(unit: str, length: int) -> None:
+    """A row has room for a word of eight tokens; of longer ones nothing is hidden."""
+    rows = [make_row(np.random.default_rng(i), [length], word=0.4) for i in range(60)]
+    batch = learner(length=length + 2, rate=0.15, unit=unit).collate(rows, rngs(60), 0.5)
+    where = batch.targets["where"][batch.targets["labels"] != IGNORE].numpy()
+    rows_of, places = np.divmod(where, length + 2)
+    assert len(set(rows_of.tolist())) > 50
+    for i, row in enumerate(rows):
+        hidden = set(places[rows_of == i].tolist())
+        for word in words_of(row):
+            assert word <= hidden or not word & hidden
+
+
+def test_what_hides_a_span_is_drawn_once_and_its_length_as_in_its_paper() -> None:
+    """Joshi et al. 2020, section 3.1: 3.8 words on average for p = 0.2; [MASK], other tokens or the same ones for all of them."""
+    made = learner(rate=0.15, unit="span", span_mean=5).masking
+    sizes = made._sizes(200_000, np.random.default_rng(0))
+    assert sizes.mean() == pytest.approx(3.8, abs=0.02) and sizes.max() == 10
+    kinds = []
+    for i in range(300):
+        row, rng = make_row(np.random.default_rng(i), [100], word=1.0), np.random.default_rng(i)
+        places = made.places(row, 0.15, rng, 100)
+        shown = made.corrupt(row.ids, places, rng)
+        for group in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+            masked, same = shown[group] == VOCABULARY.mask, shown[group] == row.ids[group]
+            assert masked.all() or not masked.any()
+            kinds.append(0 if masked.all() else 2 if same.all() else 1)
+    assert (np.bincount(kinds) / len(kinds)).tolist() == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
 
 
 def test_spans_are_runs_within_a_document() -> None:
@@ -89,7 +121,7 @@ def test_spans_are_runs_within_a_document() -> None:
     runs = []
     for i in range(200):
         row = make_row(np.random.default_rng(i), [60, 60], word=1.0)
-        hidden = made.masking.places(row, 0.3, np.random.default_rng(i))
+        hidden = made.masking.places(row, 0.3, np.random.default_rng(i), len(row.ids))
         groups = np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
         runs += [len(group) for group in groups]
         for group in groups:
@@ -100,7 +132,7 @@ def test_spans_are_runs_within_a_document() -> None:
 
 def _token_runs(seed: int) -> list[np.ndarray]:
     row = make_row(np.random.default_rng(seed), [60, 60], word=1.0)
-    hidden = learner(rate=0.3).masking.places(row, 0.3, np.random.default_rng(seed))
+    hidden = learner(rate=0.3).masking.places(row, 0.3, np.random.default_rng(seed), len(row.ids))
     return np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
 
 
@@ -110,7 +142,7 @@ def test_ngrams_have_one_to_three_words_with_chances_of_one_half_and_a_third() -
     for i in range(100):
         row = make_row(np.random.default_rng(i), [12000, 8000], word=0)
         row.starts[1::2] = ~row.special[1::2]
-        hidden = made.masking.places(row, 0.005, np.random.default_rng(i))
+        hidden = made.masking.places(row, 0.005, np.random.default_rng(i), len(row.ids))
         groups = np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
         sizes = np.array([len(group) for group in groups])
         assert (sizes % 2 == 0).all() and row.starts[[group[0] for group in groups]].all()
@@ -122,7 +154,10 @@ def test_ngrams_have_one_to_three_words_with_chances_of_one_half_and_a_third() -
 def test_the_rate_follows_its_schedule_and_held_out_data_do_not() -> None:
     made = learner(rate=0.3, final_rate=0.15)
     row = make_row(np.random.default_rng(0), [100])
-    counts = [len(made.masking.places(row, made.rate(progress), np.random.default_rng(1))) for progress in (0.0, 0.5, 1.0, None)]
+    counts = [
+        len(made.masking.places(row, made.rate(progress), np.random.default_rng(1), len(row.ids)))
+        for progress in (0.0, 0.5, 1.0, None)
+    ]
     assert counts == [30, 22, 15, 15]
 
 

@@ -16,6 +16,7 @@ from encoderkit import preflight
 from encoderkit.config import validate
 from encoderkit.data.order import rng
 from encoderkit.errors import DataError, UsageError
+from encoderkit.models import dropout
 from encoderkit.models.decoder import Seeds
 from encoderkit.models.dropout import Dropout
 from encoderkit.models.pooling import token_seeds
@@ -34,7 +35,7 @@ from tests.conftest import GOOD, THINGS
 from tests.reliability.small import assert_same, result
 from tests.tasks.test_generate_task import examples as pairs
 from tests.tasks.test_rerank_choice import candidates, questions
-from tests.training.runs import LENGTH, VOCABULARY, encoder, finetuning, go, go_until, sequences
+from tests.training.runs import KINDS, LENGTH, VOCABULARY, encoder, finetuning, go, go_until, sequences
 from tests.training.test_exact import gradients
 
 TAGS = outputs(["x", "y"], "bio")
@@ -208,6 +209,25 @@ def test_a_weight_for_a_tag_that_is_not_there() -> None:
     task = learner("tag", class_weights={"x": 2.0})
     with pytest.raises(DataError, match=r"task\.class_weights names \"x\", .*: O, B-x, I-x, B-y, I-y"):
         task.prepare(examples("tag", task))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_two_places_of_a_model_drop_alike(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head behind an encoder would scale up again what is left, and drop nothing of its own."""
+    torch.manual_seed(1)
+    task = Tag(TagConfig.model_validate({"dropout": 0.1}), encoder(kind, dropout=0.1), VOCABULARY, LENGTH, TAGS)
+    source, drop, seen = examples("tag", task), dropout.drop, list[set[int]]()
+
+    def noted(x: torch.Tensor, rate: float, seeds: torch.Tensor | None) -> torch.Tensor:
+        assert seeds is not None
+        seen.append(set(seeds.flatten().tolist()))
+        return drop(x, rate, seeds)
+
+    monkeypatch.setattr(dropout, "drop", noted)
+    batch = task.collate(source, [np.random.default_rng(i) for i in range(len(source))])
+    task.train()
+    task(batch.inputs, batch.targets)
+    assert len(seen) > 1 and sum(map(len, seen)) == len(set().union(*seen))
 
 
 @pytest.fixture(scope="module")
