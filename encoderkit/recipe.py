@@ -119,6 +119,11 @@ def _check_model(model: EncoderConfig, length: int) -> None:
     if isinstance(model, TransformerConfig) and model.window is not None and model.global_every == 1:
         raise ValueError("model.window is of local layers, and with global_every: 1 all are global; say model.global_every: 3")
     if isinstance(model, TransformerConfig):
+        for name in ("global_every", "rotary_base_local") if model.window is None else ():
+            if getattr(model, name) != type(model).model_fields[name].default:
+                raise ValueError(
+                    f"model.{name} is of layers with a window, and model.window is null; give one, or leave {name} out"
+                )
         for name, position in _OF_POSITIONS.items():
             given = getattr(model, name)
             if model.position != position and given != type(model).model_fields[name].default:

@@ -213,6 +213,10 @@ GOLDEN = [
         "recipe.yaml: model.window is of local layers, and with global_every: 1 all are global",
     ),
     (
+        GOOD.replace("heads: 2", "heads: 2, global_every: 3"),
+        "recipe.yaml: model.global_every is of layers with a window, and model.window is null",
+    ),
+    (
         GOOD.replace("heads: 2", "heads: 2, rotary_base: 500"),
         "recipe.yaml: model.rotary_base (500) is of position: rotary, and with position: learned it says nothing",
     ),
