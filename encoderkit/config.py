@@ -6,6 +6,7 @@ stands, so that a mistake is shown where it was made.
 """
 
 import ast
+import codecs
 import difflib
 import inspect
 import re
@@ -123,8 +124,8 @@ def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, lines: Lines) ->
     return loader.construct_object(node)
 
 
-_COLON = re.compile(r"\s*(?:- )?[\w-]+\s*(?:：|:(?=[^\s:/]))")
-"""How a line begins that was meant to be a key."""
+_COLON = re.compile(r"\s*(?:- )?[\w-]+\s*(?:：|:(?=[^ \t\r\n:/]))")
+"""How a line begins that was meant to be a key; a space of another kind, as of web pages, is none."""
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
@@ -143,7 +144,12 @@ def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
             if _COLON.match(line):
                 message, fix = "a colon of another keyboard, or one without a space behind it", "write it as `key: value`"
                 raise UsageError(f"not valid YAML: {message}", where=f"{where}:{number + 1}", fix=fix) from None
-        raise UsageError(f"not valid YAML: {error.problem}", where=f"{where}:{last + 1}" if mark else where, fix=None) from None
+        problem, fix = str(error.problem), None
+        if problem.startswith("found character '\\t'"):
+            problem, fix = "a tab, and what belongs together is told by spaces", "indent by two spaces"
+        elif problem.endswith("stands twice"):
+            fix = "leave one of them out"
+        raise UsageError(f"not valid YAML: {problem}", where=f"{where}:{last + 1}" if mark else where, fix=fix) from None
     except (yaml.YAMLError, RecursionError, ValueError, IndexError) as error:
         raise UsageError(f"not valid YAML: {str(error).splitlines()[0]}", where=where, fix=None) from None
     finally:
@@ -172,8 +178,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
 def _mapping(data: bytes, path: Path) -> tuple[dict[str, Any], Lines]:
     if len(data) > MAX_BYTES:
         raise UsageError(f"a recipe has at most {MAX_BYTES} bytes, this file has {len(data)}", where=path, fix=None)
-    try:
-        text = data.decode("utf-8-sig")
+    try:  # UTF-16 is what PowerShell writes
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError:
         try:  # a recipe saved by an editor on a Chinese Windows
             text = data.decode("gb18030")

@@ -87,13 +87,15 @@ def test_scalars(text: str, value: Any) -> None:
         ("[" * 500 + "]" * 500, "t"),
         ("a: \x00", "t: not valid YAML"),
         ('a: !!int ""', "t:1: not valid YAML"),
-        ("\t- a", "t:1: not valid YAML"),
+        ("\t- a", "t:1: not valid YAML: a tab"),
     ],
 )
 def test_yaml_that_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_yaml(text, "t")
-    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(message) and "\n" not in caught.value.message
+    told = {"stands twice": "leave one of them out", "a tab": "indent by two spaces"}
+    assert caught.value.fix == next((fix for words, fix in told.items() if words in caught.value.message), None)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,7 @@ def test_yaml_that_is_refused(text: str, message: str) -> None:
         ("a: 1\nb：c\nd: {e: f}\n", 2),
         ("a：1\nb: 2\n", 1),
         ("a: 1\nlength:3\n\n# c\n", 2),
+        ("a:\u00a01\nb: 2\n", 1),
         ("a:\n  b：1\n  c: 2\n", 2),
     ],
 )
@@ -252,6 +255,8 @@ def test_errors_of_files(tmp_path: Path) -> None:
             load(PretrainRecipe, tmp_path / name)
     (tmp_path / "gb.yaml").write_bytes((GOOD + "# 中文注释\n").encode("gb18030"))
     assert load(PretrainRecipe, tmp_path / "gb.yaml").seed == 1
+    (tmp_path / "wide.yaml").write_bytes((GOOD + "# 中文注释\n").encode("utf-16"))
+    assert load(PretrainRecipe, tmp_path / "wide.yaml").seed == 1
 
 
 def test_overrides_are_typed(tmp_path: Path) -> None:
