@@ -10,8 +10,25 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from encoderkit.config import Config
 from encoderkit.data.config import CorpusConfig, RowFiles, misnamed
-from encoderkit.models.config import EncoderConfig, StaticConfig, TransformerConfig, longest, reading
-from encoderkit.objectives.config import GloveConfig, MaskedConfig, ObjectiveConfig, WordVectorConfig, misfit
+from encoderkit.models.config import (
+    DecoderConfig,
+    EncoderConfig,
+    GptConfig,
+    StaticConfig,
+    T5Config,
+    TransformerConfig,
+    longest,
+    reading,
+)
+from encoderkit.objectives.config import (
+    CausalConfig,
+    GloveConfig,
+    MaskedConfig,
+    ObjectiveConfig,
+    SpansConfig,
+    WordVectorConfig,
+    misfit,
+)
 from encoderkit.tasks.config import ClassifyConfig, GenerateConfig, SimilarityConfig, TaskConfig
 from encoderkit.text.config import SegmentConfig, TokenizerConfig
 from encoderkit.training.config import (
@@ -154,6 +171,17 @@ def unfit(model: EncoderConfig, task: TaskConfig, dropout: float | None = None) 
     return None if reason is None else f"task.{reason}"
 
 
+def _check_tied(model: EncoderConfig, part: object, name: str) -> None:
+    """An output that is a product with the word embeddings does not begin with such as fan_in makes; T5 alone scales them."""
+    plain = isinstance(part, DecoderConfig) or (isinstance(part, CausalConfig) and isinstance(model, GptConfig))
+    large = isinstance(model, TransformerConfig) and model.init == "fan_in" and not isinstance(model, T5Config)
+    if plain and large and getattr(part, "head", "") == "tied":
+        raise ValueError(
+            "model.init: fan_in draws embeddings from N(0, 1), too large for an output that is a product with them; "
+            f"say model.init: normal, or {name}.head: own"
+        )
+
+
 def _undropped(model: EncoderConfig, task: TaskConfig, dropout: float | None) -> bool:
     writing = task.writer.dropout if isinstance(task, GenerateConfig) else getattr(task, "dropout", 0)
     return not any((model.dropout if dropout is None else dropout, getattr(model, "attention_dropout", 0), writing))
@@ -256,6 +284,8 @@ class PretrainRecipe(Config):
             _check_model(self.model, self.data.length)
             if reason := misfit(self.objective, self.model):
                 raise ValueError(reason)
+            spans = self.objective.decoder if isinstance(self.objective, SpansConfig) else None
+            _check_tied(self.model, spans or self.objective, "objective.decoder" if spans else "objective")
             if self.dropout is not None:
                 raise ValueError("dropout is for a checkpoint; here set model.dropout")
         elif self.embeddings is not None:
@@ -311,6 +341,8 @@ class FinetuneRecipe(Config):
             _check_model(self.model, self.data.length)
             if reason := unfit(self.model, self.task, self.dropout):
                 raise ValueError(reason)
+            if isinstance(self.task, GenerateConfig):
+                _check_tied(self.model, self.task.writer, "task.decoder")
         elif self.embeddings is not None:
             raise ValueError("embeddings are for a model from random weights; a checkpoint brings its own")
         _check_patience(self.training, self.every, self.data.dev)

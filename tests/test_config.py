@@ -220,6 +220,16 @@ GOLDEN = [
         "recipe.yaml: model.global_every is of layers with a window, and model.window is null",
     ),
     (
+        GOOD.replace("heads: 2", "heads: 2, init: fan_in") + "objective: {kind: spans}\n",
+        "recipe.yaml: model.init: fan_in draws embeddings from N(0, 1), too large for an output that is a product with them; "
+        "say model.init: normal, or objective.decoder.head: own",
+    ),
+    (
+        GOOD.replace("kind: bert", "kind: gpt").replace("heads: 2", "heads: 2, init: fan_in") + "objective: {kind: causal}\n",
+        "recipe.yaml: model.init: fan_in draws embeddings from N(0, 1), too large for an output that is a product with them; "
+        "say model.init: normal, or objective.head: own",
+    ),
+    (
         GOOD.replace("heads: 2", "heads: 2, rotary_base: 500"),
         "recipe.yaml: model.rotary_base (500) is of position: rotary, and with position: learned it says nothing",
     ),

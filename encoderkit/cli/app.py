@@ -116,11 +116,13 @@ def _read(unit: Any, text: str, where: str) -> float:
         raise UsageError(f"{message}, found {shown(text)}", where=where, fix=fix) from None
 
 
-def lines_of_json(out: Path | None, flag: str) -> None:
-    """The name of a file of lines of JSON does not say that it is a table, or compressed; raises `UsageError`."""
-    if out is not None and out.suffix.lower() in (".csv", ".tsv", ".json", ".parquet", ".gz", ".xz", ".bz2", ".zst"):
-        plain = out.with_suffix("") if out.with_suffix("").suffix == ".jsonl" else out.with_suffix(".jsonl")
-        raise UsageError(f"is called {out.suffix}, and what is written are lines of JSON", where=out, fix=f"{flag} {plain}")
+def named_as_written(out: Path | None, form: str, flag: str) -> None:
+    """The name of a file of `form` (jsonl, csv) does not say that it is something else, or compressed; raises `UsageError`."""
+    others = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz", ".xz", ".bz2", ".zst"} - {f".{form}"}
+    if out is not None and out.suffix.lower() in others:
+        plain = out.with_suffix("") if out.with_suffix("").suffix == f".{form}" else out.with_suffix(f".{form}")
+        what = "lines of JSON" if form == "jsonl" else "a table with commas"
+        raise UsageError(f"is called {out.suffix}, and what is written is {what}", where=out, fix=f"{flag} {plain}")
 
 
 def with_flags(settings: list[str] | None, flags: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from encoderkit.cli.app import USE, Json, Model, app, lines_of_json, print_result
+from encoderkit.cli.app import USE, Json, Model, app, named_as_written, print_result
 
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"], typer.Option("--precision", help="auto: bf16 where this machine is faster with it.")
@@ -118,7 +118,7 @@ def evaluate(
     one = preflight.without_suite(data)
     preflight.evaluated(step, one)
     columns = preflight.renamed(step, column or [])
-    lines_of_json(errors, "--errors")
+    named_as_written(errors, "jsonl", "--errors")
     preflight.file_out(errors, one, "--errors", overwrite)
     from encoderkit.stages import evaluate as stage
 
@@ -183,8 +183,7 @@ def predict(
 
     sampling = stage.Sampling(1.0 if temperature is None else temperature, top, top_p) if drawn else None
     form = form or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl")
-    if form == "jsonl":
-        lines_of_json(out, "--out")
+    named_as_written(out, form, "--out")
     kept = None if drawn else top
     first = 17 if seed is None else seed
     stage.predict(

@@ -7,7 +7,7 @@ from encoderkit.data.corpus import Account, open_content
 from encoderkit.data.labelled import Row
 from encoderkit.data.parallel import Given, check_even, name_of
 from encoderkit.data.records import by_number, read_lines, read_records
-from encoderkit.data.streams import Source, find_sources, find_texts
+from encoderkit.data.streams import Source, find_sources, find_texts, mostly_utf8
 from encoderkit.errors import DataError
 
 _MARKS = {"UTF-8 with a byte order mark": b"\xef\xbb\xbf", "UTF-16": b"\xff\xfe", "UTF-16 ": b"\xfe\xff"}
@@ -97,7 +97,7 @@ def _parsed(source: Source, line: str, number: int) -> Row | tuple[int, str]:
 def _decoded(data: bytes) -> tuple[str, str, list[int]]:
     """The text without its mark, the name of its encoding, and the lines with bytes that are none."""
     marked = {name.strip(): "utf-8-sig" if "8" in name else "utf-16" for name, mark in _MARKS.items() if data.startswith(mark)}
-    codecs = marked or {"UTF-8": "utf-8", "GB18030": "gb18030"}
+    codecs = marked or {"UTF-8": "utf-8", **({} if mostly_utf8(data) else {"GB18030": "gb18030"})}
     for name, codec in codecs.items():
         try:
             return data.decode(codec).removeprefix("\ufeff"), name, []

@@ -288,14 +288,20 @@ def _say_once(text: str) -> None:
     say(text)
 
 
+def mostly_utf8(data: bytes) -> bool:
+    """Whether two of three characters beyond ASCII are UTF-8: the others are damage.
+
+    Two bytes of UTF-8 are a character of GB18030 as well: one damaged byte makes no Chinese of a file in other letters.
+    """
+    text = data.decode("utf-8", "replace")
+    return sum(not character.isascii() for character in text) > 3 * text.count("\ufffd")
+
+
 def _encoding(source: Source, block: bytes) -> Literal["utf-8", "gb18030"]:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(block)
     except UnicodeDecodeError as error:
-        # Two bytes of UTF-8 are a character of GB18030 as well: one damaged byte makes no Chinese of a file in other letters.
-        text = block.decode("utf-8", "replace")
-        damaged = text.count("\ufffd")
-        if sum(not character.isascii() for character in text) > 3 * damaged:
+        if mostly_utf8(block):
             return "utf-8"  # the error then tells where it is not
         try:
             codecs.getincrementaldecoder("gb18030")().decode(block)

@@ -7,7 +7,7 @@ what it has read (`Writing`), which changes nothing but the time it takes.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,9 +147,8 @@ class Decoder(nn.Module):
         else:
             initialise(self)
         # Embeddings from N(0, 1) would make the first logits large: Mesh TensorFlow's T5, where they are tied.
-        owner: Any = blocks if self.tokens is not None else encoder
-        large = isinstance(owner, T5Config) or getattr(owner, "init", None) == "fan_in"
-        self.scale = blocks.dim**-0.5 if large and self.out is None else 1.0
+        owner = blocks if self.tokens is not None else encoder
+        self.scale = blocks.dim**-0.5 if isinstance(owner, T5Config) and self.out is None else 1.0
 
     def forward(self, ids: Tensor, documents: Tensor, sources: Tensor, memory: Tensor, shared: nn.Embedding) -> Tensor:
         """As `vectors`, to the (B, U, V) logits of the tokens after each."""

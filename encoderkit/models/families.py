@@ -221,8 +221,6 @@ class GptConfig(TransformerConfig):
             raise ValueError(
                 "gpt's vocabulary head is the word embeddings themselves, which must be dim wide: leave embedding_dim out"
             )
-        if self.init == "fan_in":
-            raise ValueError("gpt's vocabulary head is the word embeddings themselves, which fan_in makes too large for it")
         return self
 
 

@@ -71,7 +71,7 @@ class Masked(nn.Module):
         labels = np.full((len(rows), slots), IGNORE, dtype=np.int64)
         corrupted = []
         for i, (row, rng) in enumerate(zip(rows, rngs, strict=True)):
-            places = self.masking.places(row, rate, rng, self.masking.slots(rate, width))
+            places = self.masking.places(row, rate, rng, self.masking.slots(rate, len(row.ids)))
             where[i, : len(places)] = i * width + places
             labels[i, : len(places)] = row.ids[places]
             corrupted.append(row._replace(ids=self.masking.corrupt(row.ids, places, rng)))

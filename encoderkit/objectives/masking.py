@@ -31,7 +31,7 @@ class Masker:
     def places(self, row: Row, rate: float, rng: np.random.Generator, most: int) -> np.ndarray:
         """The places of a row to predict, in order: `rate` of its ordinary tokens, at least one, and no more than `most`.
 
-        Words are hidden whole; none are where all have more tokens than `most`.
+        Words are hidden whole; only where all have more tokens than `most`, so many of one.
         """
         ordinary = np.flatnonzero(~row.special)
         wanted = max(1, round(rate * len(ordinary)))
@@ -99,13 +99,13 @@ def _runs(order: np.ndarray, sizes: np.ndarray, text: np.ndarray) -> dict[int, N
 
 
 def _whole(words: list[np.ndarray], order: Sequence[int] | np.ndarray | dict[int, None], wanted: int, most: int) -> np.ndarray:
-    """The tokens of words taken in `order`, skipping those that would exceed `wanted`, but the first one `most`."""
-    taken: list[np.ndarray] = [np.zeros(0, np.int64)]
+    """The tokens of words taken in `order`, skipping those that would exceed `wanted`, but the first one `most`; at least one."""
+    taken: list[np.ndarray] = []
     left = wanted
     for i in order:
-        if len(words[i]) <= (left if len(taken) > 1 else most):
+        if len(words[i]) <= (left if taken else most):
             taken.append(words[i])
             left -= len(words[i])
         if left <= 0:
             break
-    return np.sort(np.concatenate(taken))
+    return np.sort(np.concatenate(taken)) if taken else words[next(iter(order))][:most]

@@ -65,9 +65,8 @@ class Spans(nn.Module):
                 fix="a tokenizer that holds them, with objective.first_sentinel; or null, for rows of their own",
             )
         self.start = vocabulary.cls if config.decoder.start == "cls" else vocabulary.pad
-        padding = None if config.decoder.start == "pad" else vocabulary.padding  # with which the decoder begins, as T5's
-        self.encoder: Encoder = build_encoder(encoder, size, padding)
-        self.head = Decoder(config.decoder, encoder, size, padding, self.encoder.tokens.embedding_dim)
+        self.encoder: Encoder = build_encoder(encoder, size, vocabulary.padding)
+        self.head = Decoder(config.decoder, encoder, size, vocabulary.padding, self.encoder.tokens.embedding_dim)
         self.weights = {"spans": 1.0}
         self.directions = directions(*config.metrics)
         self.monitor = "loss"

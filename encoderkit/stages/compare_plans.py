@@ -206,9 +206,11 @@ def check_place(out: Path, plans: Sequence[Plan]) -> None:
     table, known = out / "table.md", out / "comparison.json"
     found = files.read_json(known) if known.exists() else {}
     entries = found.get("recipes") if isinstance(found, dict) else None
-    others = [entry["name"] for entry in entries or () if entry["name"] not in {plan.name for plan in plans}]
-    if (table.exists() or known.exists()) and entries is None:
-        raise UsageError("would be replaced, and no comparison wrote it", where=table, fix="another --out")
+    before = [entry.get("name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    others = [str(name) for name in before if name not in {plan.name for plan in plans}]
+    if (table.exists() or known.exists()) and not before:
+        where = table if table.exists() else known
+        raise UsageError("would be replaced, and no comparison wrote it", where=where, fix="another --out")
     if others:
         message = f"holds a comparison of {' and '.join(others)} too, which the new table would not have"
         raise UsageError(message, where=out, fix="another --out, or name these recipes as well")

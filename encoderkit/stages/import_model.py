@@ -196,8 +196,8 @@ def _fetched(name: str, trust_pickle: bool) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"there is no such file or directory, and it cannot be fetched from the hub: {reason}"
         raise UsageError(message, where=name, fix="download it by hand, and give its directory") from None
-    if not trust_pickle and not any(folder.rglob("*.safetensors")):
-        message = "has no .safetensors there, and pickles (.bin) can run anything when they are read"
+    if not trust_pickle and not any([*folder.glob("*.safetensors"), *folder.glob("0_*/*.safetensors")]):
+        message = "has no .safetensors there, and pickles (.bin), if it has these, can run anything when they are read"
         raise UsageError(
             message, where=name, fix="--trust-pickle, if you know where it comes from; they are read in a closed process"
         )

@@ -151,7 +151,7 @@ def _tried(given: dict[str, Any], trial: Trial, out: Path, proven: bool) -> Tria
     try:
         result = finetune(recipe, _folder(out, trial), resume=True)
     except Exception as error:
-        begun = (_folder(out, trial) / "plan.json").exists()  # what is wrong with the data of such a run has changed since
+        begun = any(_folder(out, trial).rglob("plan.json"))  # what is wrong with the data of such a run has changed since
         if isinstance(error, UsageError) or (isinstance(error, DataError) and not begun):
             why: str | None = error.message
         else:

@@ -65,10 +65,7 @@ class Generate(EncoderTask):
         super().__init__(config, encoder, vocabulary, length, labels)
         shared = self.encoder.tokens.embedding_dim if target is None else None
         self.target = written = vocabulary if target is None else target
-        padding = None if config.writer.start == "pad" else written.padding
-        if shared is not None and padding is None:
-            self.encoder.tokens.padding_idx = None  # the decoder begins with it, as T5's does: it is a token like others
-        self.head = Decoder(config.writer, encoder, written.size, padding, shared)
+        self.head = Decoder(config.writer, encoder, written.size, written.padding, shared)
         self.start = written.cls if config.writer.start == "cls" else written.pad
         self.weights = weights_of("generate", config.rdrop)
         self.monitor = "chrf"

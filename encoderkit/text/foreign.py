@@ -19,6 +19,7 @@ KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "t
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
 """What sentencepiece's file is called in the wild."""
 _PLAIN = ("None", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
+_LAYOUTS = ("TemplateProcessing", "RobertaProcessing", "BertProcessing")
 _CLASSES = {
     "vocab.txt": ("Bert", "Electra", "DistilBert", "ConvBert", "MobileBert", "Lxmert", "LayoutLM", "Retriever"),
     "vocab.json": ("Roberta", "GPT2", "Bart", "Longformer", "Deberta", "LED", "Blenderbot"),
@@ -70,30 +71,30 @@ def _as_it_stands(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     or leaves open.
     """
     tokenizer, said = _object(found["tokenizer.json"], folder / "tokenizer.json"), _said(folder)
-    parts = {name: tokenizer.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer")}
-    kind, usual = parts["model"].get("type"), dict[str, str]()
-    if kind == "WordPiece" and parts["normalizer"].get("type") == "BertNormalizer":
-        flags = {"lowercase": ("do_lower_case", True), "strip_accents": ("strip_accents", None)}
-        flags |= {"handle_chinese_chars": ("tokenize_chinese_chars", True)}
-        usual, there = _BERT, parts["normalizer"]
-    elif kind == "BPE" and parts["pre_tokenizer"].get("type") == "ByteLevel":
-        flags, there = (
-            {"add_prefix_space": ("add_prefix_space", False)},
-            parts["pre_tokenizer"] | {"normalizer": parts["normalizer"]},
-        )
-        usual = _ROBERTA
+    own = _object(found.get("tokenizer_config.json", b"{}"), folder / "tokenizer_config.json")
+    model, *rules = (tokenizer.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer"))
+    laid_out = any(kind in json.dumps(tokenizer.get("post_processor")) for kind in _LAYOUTS)
+    if own.get("tokenizer_class") in _PLAIN or not laid_out:  # what stands around a text is the class's to say
+        return found
+    if model.get("type") == "WordPiece":
+        usual, flags = _BERT, {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+        keys = dict(zip(flags, ("lowercase", "strip_accents", "handle_chinese_chars"), strict=True))
+        expected = {keys[name]: said.get(name, default) for name, default in flags.items()}
+        theirs = [{"type": "BertNormalizer", "clean_text": True, **expected}, {"type": "BertPreTokenizer"}]
+        there = rules[0]
+    elif model.get("type") == "BPE" and '"ByteLevel"' in json.dumps(rules):
+        usual, keys = _ROBERTA, {"add_prefix_space": "add_prefix_space"}
+        expected = {"add_prefix_space": said.get("add_prefix_space", False)}
+        theirs, there = [{}, rules[1] | {"type": "ByteLevel", **expected}], rules[1]
     else:
         return found
-    other = [key for key, (name, default) in flags.items() if there.get(key) != said.get(name, default)]
-    plain = said.get("tokenizer_class") in _PLAIN
-    if plain or not (other or there.get("normalizer")):
+    if rules == theirs:
         return found
-    if told := [flags[key][0] for key in other if flags[key][0] in said]:
+    if told := [name for name, key in keys.items() if name in said and key in there and there[key] != said[name]]:
         what = " and ".join(f"{name}: {json.dumps(said[name])}" for name in told)
         warn(f"{folder}: tokenizer_config.json says {what}, and tokenizer.json otherwise, which is what is read")
-    pieces = {token["content"] for token in tokenizer.get("added_tokens") or []} | set(parts["model"].get("vocab") or ())
-    names = {role: name for role, name in usual.items() if role not in said and name in pieces}
-    own = _object(found.get("tokenizer_config.json", b"{}"), folder / "tokenizer_config.json")
+    pieces = {token["content"] for token in tokenizer.get("added_tokens") or []} | set(model.get("vocab") or ())
+    names = {role: name for role, name in usual.items() if role not in said | own and name in pieces}
     described = own | names | {"tokenizer_class": "PreTrainedTokenizerFast"}
     return {**found, "tokenizer_config.json": json.dumps(described, indent=1, ensure_ascii=False).encode()}
 

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import RobertaProcessing
 from torch import nn
 
 from encoderkit.errors import DataError, UsageError
@@ -327,6 +328,7 @@ def test_wordpiece_ids_are_those_of_transformers(lowercase: bool, tmp_path: Path
         (False, None, ""),  # the class of the family reads small letters where nothing is said
         (True, {"tokenizer_class": "BertTokenizer", "do_lower_case": False}, "do_lower_case: false"),
         (False, {"do_lower_case": False}, ""),
+        (False, {}, ""),
         (True, {"tokenizer_class": "BertTokenizer", "tokenize_chinese_chars": False}, "tokenize_chinese_chars: false"),
     ],
 )
@@ -340,6 +342,11 @@ def test_a_tokenizer_json_is_read_as_it_stands_after_the_export_too(
     (folder / "tokenizer_config.json").unlink()
     if beside is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps(beside), encoding="utf-8")
+    if beside == {}:  # what no flag says: other rules of cutting than those of the class
+        described = json.loads((folder / "tokenizer.json").read_bytes())
+        described["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+        described["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
+        (folder / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
     import_model.run(str(folder), tmp_path / "ours")
     said = capsys.readouterr().err
     assert told in said if told else "and tokenizer.json otherwise" not in said
@@ -347,6 +354,37 @@ def test_a_tokenizer_json_is_read_as_it_stands_after_the_export_too(
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
     ours = open_tokenizer(tmp_path / "ours").encode(["Good CAFÉ 好好"]).ids.tolist()
     assert theirs("Good CAFÉ 好好", add_special_tokens=False)["input_ids"] == ours
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"),
+    [
+        (None, ""),
+        ({"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True}, "add_prefix_space: true"),
+        ({"tokenizer_class": "RobertaTokenizer", "add_prefix_space": False}, ""),
+    ],
+)
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_so_is_one_of_bytes(
+    lowercase: bool, beside: dict[str, Any] | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = ByteLevelBPETokenizer(lowercase=lowercase)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(TEXTS * 3, vocab_size=320, min_frequency=2, special_tokens=special, show_progress=False)
+    config = transformers.RobertaConfig(
+        vocab_size=trained.get_vocab_size(), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    folder = tmp_path / "hf"
+    transformers.RobertaModel(config).save_pretrained(folder)
+    ends = [(name, trained.token_to_id(name)) for name in ("</s>", "<s>")]
+    trained._tokenizer.post_processor = RobertaProcessing(*ends, add_prefix_space=False)
+    trained.save(str(folder / "tokenizer.json"))
+    if beside is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(beside), encoding="utf-8")
+    import_model.run(str(folder), tmp_path / "ours")
+    said = capsys.readouterr().err
+    assert told in said if told else "and tokenizer.json otherwise" not in said
+    export.run(find_step(tmp_path / "ours"), ["hf"], tmp_path / "again")
 
 
 def test_byte_bpe_ids_are_those_of_transformers(tmp_path: Path) -> None:

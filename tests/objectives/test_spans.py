@@ -11,7 +11,7 @@ from encoderkit.config import validate
 from encoderkit.data.order import rng
 from encoderkit.errors import UserError
 from encoderkit.learner import IGNORE
-from encoderkit.models.config import BertConfig, LstmConfig, T5Config
+from encoderkit.models.config import LstmConfig, T5Config
 from encoderkit.objectives.config import SpansConfig
 from encoderkit.objectives.spans import STEP, Spans, noise_mask
 from encoderkit.recipe import PretrainRecipe
@@ -95,19 +95,11 @@ def test_what_is_taken_out_depends_on_the_generator_alone() -> None:
     assert not torch.equal(whole.inputs.ids, made.collate(rows, rngs(8, epoch=1), 0.0).inputs.ids)
 
 
-@pytest.mark.parametrize(
-    ("model", "decoder"),
-    [
-        (TINY, {}),
-        (TINY, {"head": "own"}),
-        (TINY, {"dim": 16, "heads": 2}),
-        (BertConfig(dim=32, layers=2, heads=2, max_length=128, init="fan_in"), {}),
-    ],
-)
-def test_the_loss_starts_near_that_of_guessing(model: Any, decoder: dict[str, Any]) -> None:
+@pytest.mark.parametrize("decoder", [{}, {"head": "own"}, {"dim": 16, "heads": 2}])
+def test_the_loss_starts_near_that_of_guessing(decoder: dict[str, Any]) -> None:
     """Logits of variance 1 cost half a nat more than equal ones."""
     rows = [make_row(np.random.default_rng(i), [60, 40]) for i in range(8)]
-    made = learner(model, decoder=decoder)
+    made = learner(decoder=decoder)
     found = evaluate(made, rows, 3, "cpu", "fp32")
     assert found["loss"] == pytest.approx(math.log(VOCABULARY.size + 100) + 0.5, abs=0.3)
     batch = made.collate(rows, [rng(271_828, 0, i) for i in range(8)], None)

@@ -250,6 +250,15 @@ def test_a_replacement_character_may_be_meant_and_every_mark_goes(tmp_path: Path
         assert len(read_rows(str(tmp_path / f"{encoding}.out" / path.name), ["text"])) == len(rows)
 
 
+def test_a_damaged_byte_makes_no_chinese_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    good = "".join(f'{{"text": "Müller läßt grüßen {i}", "label": "x"}}\n' for i in range(5))
+    path.write_bytes(good.encode() + b'{"text": "Gr\xf6\xdfe", "label": "y"}\n')
+    assert found(path)["bytes", "a.jsonl"]["lines"] == [6]
+    with pytest.raises(UsageError, match="nobody can put back"):
+        doctor(of_files([path], [], [], None, None), tmp_path / "out")
+
+
 def test_a_mark_within_a_file_is_refused_as_in_training(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", rows_of_one_text_each())
     with path.open("ab") as file:

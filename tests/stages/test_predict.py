@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from encoderkit.cli.app import lines_of_json
+from encoderkit.cli.app import named_as_written
 from encoderkit.data.labelled import Row
 from encoderkit.errors import DataError, UsageError
 from encoderkit.inference import open_model
@@ -40,13 +40,15 @@ def test_a_file_without_rows_is_refused(classifier_dir: Path, tmp_path: Path) ->
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["p.tsv", "p.json", "p.parquet", "p.jsonl.gz"])
-def test_lines_of_json_are_not_called_otherwise(name: str) -> None:
-    with pytest.raises(UsageError, match=f"is called .{name.split('.')[-1]}, and what is written are lines of JSON") as error:
-        lines_of_json(Path(name), "--out")
-    assert error.value.fix == "--out p.jsonl"
-    lines_of_json(Path("p.jsonl"), "--out")
-    lines_of_json(Path("p"), "--out")
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+@pytest.mark.parametrize("end", ["tsv", "json", "parquet", "{}.gz"])
+def test_what_is_written_is_not_called_otherwise(form: str, end: str) -> None:
+    name = f"p.{end.format(form)}"
+    with pytest.raises(UsageError, match=f"is called .{name.split('.')[-1]}, and what is written is") as error:
+        named_as_written(Path(name), form, "--out")
+    assert error.value.fix == f"--out p.{form}"
+    named_as_written(Path(f"p.{form}"), form, "--out")
+    named_as_written(Path("p"), form, "--out")
 
 
 @pytest.mark.parametrize("window", [1, 4, 4096])
