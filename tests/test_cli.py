@@ -475,7 +475,7 @@ def test_files_are_what_their_names_say(classifier_dir: Path, labelled: dict[str
     assert encoderkit("predict", classifier_dir, rows, "--out", tmp_path / "x.csv").returncode == 0
     assert (tmp_path / "x.csv").read_text(encoding="utf-8-sig").startswith("text,label,")
     errors = ("evaluate", classifier_dir, "--data", rows, "--errors", tmp_path / "e.csv")
-    fails(2, f"what is written are lines of JSON\n  fix: --errors {tmp_path / 'e.jsonl'}", *errors)
+    fails(2, f"what is written is lines of JSON\n  fix: --errors {tmp_path / 'e.jsonl'}", *errors)
     sheet = write(tmp_path / "rows.xlsx", "PK")
     fails(2, "fix: save it as CSV in UTF-8", "evaluate", classifier_dir, "--data", sheet)
     several = ("evaluate", classifier_dir, "--data", rows, "--data", labelled["train"])

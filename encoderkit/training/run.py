@@ -140,8 +140,7 @@ def train(
     `Interrupted` after a signal, once all is saved.
     """
     assert isinstance(learner, nn.Module)
-    begun = state
-    cadences = (every.log, every.evaluate, every.save)
+    begun, cadences = state, (every.log, every.evaluate, every.save)
     logs, evaluations, saves = (Due(e, len(source) / plan.batch, state.update) for e in cadences)
     with stopping() as signals, progress("training", plan.updates, "updates", state.update) as bar:
         # Clocks and signals differ between processes: what is due in one is done by all.
