@@ -322,9 +322,10 @@ def _decode(source: Source, decoder: codecs.IncrementalDecoder, data: bytes, off
         where = f"{source.name}:{line + data.count(10, 0, max(at, 0))}"  # 10 is "\n"
         found = " ".join(f"{byte:02x}" for byte in error.object[error.start : error.start + 4])
         message = f"is not valid {error.encoding.upper()}: bytes {found} at byte {offset + at} of the file"
-        raise DataError(
-            message, where=where, fix="convert the file to UTF-8 (for a corpus, `encoding` may say what it is)"
-        ) from None
+        fix = "convert the file to UTF-8 (for a corpus, `encoding` may say what it is)"
+        if mostly_utf8(data):
+            fix = f"correct these bytes, or leave out all that are no text: {converted('UTF-8', source, drop=True)}"
+        raise DataError(message, where=where, fix=fix) from None
 
 
 def lines(decoded: Iterable[str], limit: int = LINE) -> Iterator[tuple[int, str, bool]]:
