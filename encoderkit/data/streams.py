@@ -323,7 +323,7 @@ def _decode(source: Source, decoder: codecs.IncrementalDecoder, data: bytes, off
         found = " ".join(f"{byte:02x}" for byte in error.object[error.start : error.start + 4])
         message = f"is not valid {error.encoding.upper()}: bytes {found} at byte {offset + at} of the file"
         fix = "convert the file to UTF-8 (for a corpus, `encoding` may say what it is)"
-        if mostly_utf8(data):
+        if error.encoding == "utf-8" and mostly_utf8(data):
             fix = f"correct these bytes, or leave out all that are no text: {converted('UTF-8', source, drop=True)}"
         raise DataError(message, where=where, fix=fix) from None
 

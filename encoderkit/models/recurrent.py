@@ -8,7 +8,6 @@ Two directions are joint, each layer reading both directions of the one below, o
 et al. 2018, "Deep contextualized word representations", section 3.1).
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -54,8 +53,10 @@ class RecurrentLayer(nn.Module):
 
 def _run(cell: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
     """A cell over (B, T, E), on a GPU in fp32: autocast to bf16 would give cuDNN's cells fp16, too small for gradients."""
-    with torch.autocast(x.device.type, enabled=False) if x.is_cuda else nullcontext():
-        return cell(x.float() if x.is_cuda else x, state)
+    if not x.is_cuda:
+        return cell(x, state)
+    with torch.autocast("cuda", enabled=False):
+        return cell(x.float(), state)
 
 
 def _read(x: Tensor, order: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from encoderkit.objectives.config import MaskedConfig
 LONGEST_SPAN = 10
 LONGEST_NGRAM = 3
 LONG_WORD = 8
+"""Tokens of a word that is hidden whole in however short a row."""
 
 
 class Masker:

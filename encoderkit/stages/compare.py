@@ -21,6 +21,7 @@ from encoderkit.inference import open_model, start
 from encoderkit.metrics import Answered
 from encoderkit.preflight import find_step, finetune_inputs
 from encoderkit.recipe import FinetuneRecipe, PretrainRecipe
+from encoderkit.stages import minimal_pairs
 from encoderkit.stages import suites as tests_of
 from encoderkit.stages.against import Judged, differences
 from encoderkit.stages.compare_plans import (
@@ -158,8 +159,8 @@ def over_runs(
 def _measured(out: Path, plan: Plan, kind: str, paths: Sequence[Path]) -> Answered:
     """What a suite found, kept in a file beside the run; of a model that it cannot ask, why not and no answers."""
     step, kept = find_step(out / ("pretrain" if isinstance(plan.first, PretrainRecipe) else "run")), out / f"{kind}.json"
-    read = [file for path in paths for file in (sorted(path.glob("*.jsonl*")) if path.is_dir() else [path])]
-    about = {"model": files.sha256(step / files.MANIFEST), "data": {str(file): files.sha256(file) for file in read}}
+    read = {str(file): files.sha256(file) for file in minimal_pairs.files_of(paths)}  # other suites have no folders
+    about = {"model": files.sha256(step / files.MANIFEST), "data": read}
     known = files.read_json(kept) if kept.exists() else {}
     answered = "given" in known and "why" not in known["figures"]  # a later version may ask what this one could not
     if not (about.items() <= known.items() and answered):

@@ -192,8 +192,9 @@ def check_sizes(plans: Sequence[Plan], most: float | None) -> None:
 def check_files(plans: Sequence[Plan], data: Path | None, asked: Mapping[str, object]) -> None:
     """The rows of `--data` have the columns of the tasks that are judged on them, and some model is asked what was asked for."""
     tasks = [last.task for plan in plans if isinstance(last := plan.last, FinetuneRecipe)]
-    for task in tasks if data is not None else ():
-        where = NESTED if any(plan.second for plan in plans) else ""
+    where = NESTED if any(plan.second for plan in plans) else ""
+    # Once for all that read the same columns.
+    for task in {str((task.all_columns, task.optional_columns, task.txt)): task for task in tasks}.values() if data else ():
         with named_by({column: way.replace("--set ", f"--set {where}") for column, way in ways(task).items()}):
             read_rows(str(data), task.all_columns, task.optional_columns, txt=task.txt)
     if "minimal_pairs" in asked and all(isinstance(plan.first, FinetuneRecipe) for plan in plans):

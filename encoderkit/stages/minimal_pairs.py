@@ -52,9 +52,14 @@ class Pair(NamedTuple):
     phenomenon: str | None
 
 
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The files, and all .jsonl files in folders."""
+    return [file for path in paths for file in (sorted(path.glob("*.jsonl*")) if path.is_dir() else [path])]
+
+
 def read_pairs(paths: Sequence[Path]) -> list[Pair]:
-    """The pairs of all files, and of all .jsonl files in folders; raises `DataError` for a row that is none."""
-    found = [file for path in paths for file in (sorted(path.glob("*.jsonl*")) if path.is_dir() else [path])]
+    """The pairs of `files_of`; raises `DataError` for a row that is none."""
+    found = files_of(paths)
     if not found:
         raise DataError("this folder holds no .jsonl file", where=paths[0], fix="name the files, or a folder of .jsonl")
     pairs = [pair for path in found for pair in _pairs(path)]

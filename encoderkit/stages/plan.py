@@ -132,8 +132,8 @@ def _compare(recipe: PretrainRecipe, material: Material, plan: Plan, budget: flo
             continue
         learner = _learner(recipe, material, plan, model)
         say(f"measuring {layers} x {dim}")
-        speed = Trial(learner, material.train).speed
-        seconds = known if (layers, dim) == own else gain * speed(plan, recipe.optimizer, 1)
+        trial = Trial(learner, material.train)
+        seconds = known if (layers, dim) == own else gain * trial.speed(plan, recipe.optimizer, 1)
         tokens = _batches(material, plan).tokens * budget / seconds
         inside = _parameters(learner)["layers"]
         found.append(

@@ -19,6 +19,12 @@ KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "t
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
 """What sentencepiece's file is called in the wild."""
 _PLAIN = ("None", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
+_BERT_FLAGS: dict[str, tuple[str, bool | None]] = {
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
+}
+"""What tokenizer_config.json calls them, tokenizer.json's normalizer, and what is taken where nothing is said."""
 _LAYOUTS = ("TemplateProcessing", "RobertaProcessing", "BertProcessing")
 _CLASSES = {
     "vocab.txt": ("Bert", "Electra", "DistilBert", "ConvBert", "MobileBert", "Lxmert", "LayoutLM", "Retriever"),
@@ -77,20 +83,18 @@ def _as_it_stands(found: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     if own.get("tokenizer_class") in _PLAIN or not laid_out:  # what stands around a text is the class's to say
         return found
     if model.get("type") == "WordPiece":
-        usual, flags = _BERT, {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-        keys = dict(zip(flags, ("lowercase", "strip_accents", "handle_chinese_chars"), strict=True))
-        expected = {keys[name]: said.get(name, default) for name, default in flags.items()}
-        theirs = [{"type": "BertNormalizer", "clean_text": True, **expected}, {"type": "BertPreTokenizer"}]
-        there = rules[0]
+        usual, flagged, flags = _BERT, 0, _BERT_FLAGS
+        theirs = [{"type": "BertNormalizer", "clean_text": True}, {"type": "BertPreTokenizer"}]
     elif model.get("type") == "BPE" and '"ByteLevel"' in json.dumps(rules):
-        usual, keys = _ROBERTA, {"add_prefix_space": "add_prefix_space"}
-        expected = {"add_prefix_space": said.get("add_prefix_space", False)}
-        theirs, there = [{}, rules[1] | {"type": "ByteLevel", **expected}], rules[1]
+        usual, flagged, flags = _ROBERTA, 1, {"add_prefix_space": ("add_prefix_space", False)}
+        theirs = [{}, rules[1] | {"type": "ByteLevel"}]
     else:
         return found
+    theirs[flagged] |= {key: said.get(name, default) for name, (key, default) in flags.items()}
     if rules == theirs:
         return found
-    if told := [name for name, key in keys.items() if name in said and key in there and there[key] != said[name]]:
+    there = rules[flagged]
+    if told := [name for name, (key, _) in flags.items() if name in said and there.get(key, said[name]) != said[name]]:
         what = " and ".join(f"{name}: {json.dumps(said[name])}" for name in told)
         warn(f"{folder}: tokenizer_config.json says {what}, and tokenizer.json otherwise, which is what is read")
     pieces = {token["content"] for token in tokenizer.get("added_tokens") or []} | set(model.get("vocab") or ())
